@@ -1,0 +1,7 @@
+"""Costs that are counted: a graph and kept counts in, numbers out. Nothing is run."""
+
+from sartor.cost.count import bytes_of, count, params
+from sartor.cost.macs import by_group, macs, unit_macs
+from sartor.cost.memory import peak_memory
+
+__all__ = ["by_group", "bytes_of", "count", "macs", "params", "peak_memory", "unit_macs"]

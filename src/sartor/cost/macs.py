@@ -1,0 +1,71 @@
+"""Multiply-accumulates, as sums of products of axis sizes.
+
+Conventions: "macs" counts convolutions, linear maps, matrix products and attention (two FLOPs each; what
+`torch.utils.flop_counter` counts, halved). "thop" adds two for every batch-norm element and (window + 1) for every
+output of an adaptive average pool, as the papers that used the thop tool report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from sartor.structure.axes import Axis, find, leaves, new_size
+from sartor.structure.graph import Graph
+from sartor.structure.rules import lookup
+from sartor.types import Counts
+
+Convention = Literal["macs", "thop"]
+Term = tuple[int, tuple[Axis, ...]]  # a factor no cut changes, and the axes that a cut may change
+
+
+def terms(graph: Graph, convention: Convention = "macs") -> list[Term]:
+    """All products of one convention; computed once a graph."""
+    key = f"_terms_{convention}"
+    if key not in graph.__dict__:
+        found: list[Term] = []
+        for op in graph.ops:
+            rule = lookup(op.func) if op.live else None
+            if rule is None:
+                continue
+            for cost in (rule.macs, rule.extra if convention == "thop" else None):
+                for axes in cost(op) if cost else []:
+                    free = tuple(find(a) for a in axes if not find(a).frozen)
+                    found.append((math.prod(find(a).size for a in axes if find(a).frozen), free))
+        graph.__dict__[key] = found
+    return graph.__dict__[key]
+
+
+def macs(graph: Graph, counts: Counts | None = None, *, convention: Convention = "macs") -> int:
+    """Multiply-accumulates of one forward of the traced example once `counts[group]` units stay."""
+    return evaluate(terms(graph, convention), graph.leaf_counts(counts or {}))
+
+
+def evaluate(products: list[Term], kept: Mapping[Axis, int]) -> int:
+    """Sum of products under kept counts by leaf."""
+    total = 0
+    for n, axes in products:
+        for a in axes:
+            n *= new_size(a, kept)
+        total += n
+    return total
+
+
+def unit_macs(graph: Graph, group: str) -> float:
+    """MACs freed by removing one unit of a group from the whole network."""
+    leaf = find(graph.leaves[graph.group(group).name])
+    mine = [(n, axes) for n, axes in terms(graph) if any(leaf in leaves(a) for a in axes)]
+    return float(evaluate(mine, {}) - evaluate(mine, {leaf: leaf.size - 1}))
+
+
+def by_group(graph: Graph) -> dict[str, float]:
+    """Share of all MACs that each group takes part in; shares overlap, since an operator has two sides."""
+    everything = terms(graph)
+    whole = evaluate(everything, {}) or 1
+    share: dict[Axis, float] = {}
+    for n, axes in everything:
+        part = evaluate([(n, axes)], {}) / whole
+        for leaf in {leaf for a in axes for leaf in leaves(a)}:
+            share[leaf] = share.get(leaf, 0.0) + part
+    return {name: share.get(find(leaf), 0.0) for name, leaf in graph.leaves.items()}

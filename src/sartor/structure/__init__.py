@@ -1,0 +1,28 @@
+"""Structure: a model and example inputs in; operators with axes, and the groups that can be cut, out."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from sartor.structure.example import Example
+from sartor.structure.graph import Graph, Site
+from sartor.structure.record import record
+from sartor.structure.replay import replay
+from sartor.structure.rules import rule
+from sartor.structure.solve import solve
+
+
+def trace(model: nn.Module, example: Example) -> Graph:
+    """Understand a model from one forward in evaluation mode; it is neither changed nor computed with.
+
+    Args:
+        model: any module.
+        example: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+
+    Raises:
+        CannotTrace: the forward cannot be followed on these inputs.
+    """
+    return solve(record(model, example))
+
+
+__all__ = ["Example", "Graph", "Site", "record", "replay", "rule", "solve", "trace"]

@@ -1,0 +1,136 @@
+"""What was recorded: values and the operator calls between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+
+from sartor.structure.axes import UNIT, Axes, Axis, find, fixed, new_size
+from sartor.types import Role
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor that took part in the forward: its shape, its axes (once solved), and the memory it lies in."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    storage: int  # equal for views of one memory
+    name: str | None = None  # parameter or buffer
+    origin: str = "a constant tensor"  # "input", "parameter", "buffer", "op", or why it is fixed
+    axes: Axes = field(default_factory=list)
+    roles: dict[int, Role] = field(default_factory=dict)
+    died: int | None = None  # number of operators recorded when the last reference went; None: it outlived the forward
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def numel(self, kept: Mapping[Axis, int]) -> int:
+        """Elements once `kept[leaf]` units stay."""
+        return math.prod(new_size(a, kept) for a in self.axes)
+
+
+@dataclass(eq=False, slots=True)
+class Op:
+    """One operator call: tensors replaced by Values, everything else as it was."""
+
+    index: int
+    func: OpOverload
+    path: str  # of the module whose forward called it
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any  # Value, or a list of Values and None
+    live: bool = True
+    kind: str = ""  # rule family
+    ties: list[Axes] = field(default_factory=list)  # axes that must keep equal sizes
+    sizes: dict[str, Axis | Axes] = field(default_factory=dict)  # module attribute -> the axes whose size it states
+
+    @property
+    def name(self) -> str:
+        """Without the namespace and the in-place underscore: "conv2d", "relu"."""
+        return short_name(self.func)
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.name} in {self.path or 'the model'}"
+
+    def arg(self, name: str, default: Any = None) -> Any:
+        """Argument by the schema's name."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        place = _argument_places(self.func).get(name)
+        if place is None:
+            return default
+        i, schema_default = place
+        if i < len(self.args):
+            return self.args[i]
+        return schema_default if schema_default is not None else default
+
+    @property
+    def inputs(self) -> list[Value]:
+        """Every Value among the arguments, in order."""
+        return list(values((self.args, self.kwargs)))
+
+    @property
+    def outputs(self) -> list[Value]:
+        """Every Value that came out."""
+        return list(values(self.out))
+
+    @property
+    def mutates(self) -> bool:
+        """Whether it writes to an argument."""
+        return self.func._schema.is_mutable
+
+
+def values(x: Any) -> Iterator[Value]:
+    """Values inside nested sequences and mappings."""
+    if isinstance(x, Value):
+        yield x
+    elif isinstance(x, list | tuple):
+        for v in x:
+            yield from values(v)
+    elif isinstance(x, dict):
+        for v in x.values():
+            yield from values(v)
+
+
+@lru_cache(maxsize=None)
+def short_name(func: OpOverload) -> str:
+    """ "aten::relu_" -> "relu"."""
+    name = func._schema.name.split("::")[-1]
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+@lru_cache(maxsize=None)
+def _argument_places(func: OpOverload) -> dict[str, tuple[int, Any]]:
+    return {
+        a.name: (i, a.default_value if a.has_default_value() else None) for i, a in enumerate(func._schema.arguments)
+    }
+
+
+def dims(d: Any, n: int) -> list[int]:
+    """Dimension arguments as non-negative ints; none or empty: all."""
+    if d is None or (isinstance(d, list | tuple) and not d):
+        return list(range(n))
+    return [x % n if n else 0 for x in ([d] if isinstance(d, int) else d)]
+
+
+def dim(d: int, n: int) -> int:
+    """One dimension argument as a non-negative int."""
+    return d % n if n else 0
+
+
+def frozen_axes(shape: tuple[int, ...], why: str) -> Axes:
+    """Axes that cannot be cut."""
+    return [fixed(n, why) for n in shape]
+
+
+__all__ = ["UNIT", "Op", "Value", "dim", "dims", "find", "frozen_axes", "short_name", "values"]

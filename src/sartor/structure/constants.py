@@ -1,0 +1,71 @@
+"""Numbers in a call that follow from axes: what a cut changes them to.
+
+A forward that says `x.view(n, self.heads, self.dim)` holds sizes in attributes; surgery looks for them by value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sartor.structure.axes import Axis, find, keep_mask, new_size
+from sartor.structure.calls import Op, Value, dim
+
+_FROM_OUTPUT = {"view", "expand", "factory"}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One number, or a sequence of them, of a call: as traced, and after the cut."""
+
+    old: int | tuple[int, ...]
+    new: int | tuple[int, ...]
+
+
+def constants(op: Op, masks: Mapping[Axis, Tensor]) -> Iterator[Constant]:
+    """Sequences first, then single numbers; those the cut leaves alone are given too (they rule out other readings)."""
+    kept = {a: int(m.sum()) for a, m in masks.items()}
+    if not op.live or not isinstance(op.out, Value | list | tuple):
+        return
+    if op.kind in _FROM_OUTPUT and isinstance(op.out, Value):
+        yield from _numbers([(find(a).size, new_size(a, kept)) for a in op.out.axes])
+    elif op.kind == "split":
+        x = op.args[0]
+        d = dim(op.arg("dim", 0), x.ndim)
+        yield from _numbers([(find(o.axes[d]).size, new_size(o.axes[d], kept)) for o in op.out])
+    elif op.kind == "slice":
+        x = op.args[0]
+        d = dim(op.arg("dim", 0), x.ndim)
+        mask = keep_mask(x.axes[d], masks)
+        ends = [v for v in (op.arg("start"), op.arg("end"), op.arg("length")) if isinstance(v, int)]
+        yield from _numbers([(v, _moved(v, mask)) for v in ends if abs(v) <= len(mask)])
+    elif op.kind == "pad":
+        yield from _numbers(_pads(op, masks))
+
+
+def _pads(op: Op, masks: Mapping[Axis, Tensor]) -> list[tuple[int, int]]:
+    out: list[tuple[int, int]] = []
+    amounts = op.args[1]
+    for i in range(len(amounts) // 2):
+        before, after = amounts[2 * i : 2 * i + 2]
+        mask = keep_mask(op.out.axes[op.out.ndim - 1 - i], masks)
+        out.append((before, int(mask[:before].sum()) if before > 0 else before))
+        out.append((after, int(mask[len(mask) - after :].sum()) if after > 0 else after))
+    return out
+
+
+def _moved(v: int, mask: Tensor) -> int:
+    """Where a boundary lies after the cut; negative ones count from the end."""
+    return int(mask[:v].sum()) if v >= 0 else -int(mask[v:].sum())
+
+
+def _numbers(pairs: list[tuple[int, int]]) -> Iterator[Constant]:
+    if len(pairs) > 1:
+        yield Constant(tuple(o for o, _ in pairs), tuple(n for _, n in pairs))
+        tail = [p for p in pairs if p != (0, 0)]
+        if 1 < len(tail) < len(pairs):
+            yield Constant(tuple(o for o, _ in tail), tuple(n for _, n in tail))
+    for old, new in pairs:
+        yield Constant(old, new)

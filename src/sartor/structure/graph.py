@@ -1,0 +1,154 @@
+"""A model understood: operator calls with solved axes, the groups that can be cut, and what cannot, with reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sartor.errors import BadInput, UnknownName
+from sartor.structure.axes import Axis, find, keep_mask, new_size, positions
+from sartor.structure.calls import Op, Value
+from sartor.types import Counts, Frozen, Group, Member, Plan
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where activations carry the units of a group: what an operator reads (its first argument) or gives."""
+
+    op: int
+    slot: str  # "in0" or "out"
+    dim: int  # counted from the front
+    positions: Tensor  # [units, times]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What `trace` found. Sizes and slices follow from counts or kept indices by group, without running anything."""
+
+    ops: tuple[Op, ...]
+    tensors: Mapping[str, Value]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    groups: Mapping[str, Group]
+    leaves: Mapping[str, Axis]  # group name -> its leaf
+    frozen: tuple[Frozen, ...]
+    ties: tuple[tuple[str, ...], ...]  # groups that must keep equal counts
+    fingerprint: str
+    example: Any = None  # the inputs it was traced with, on meta where that was enough
+
+    def group(self, name: str) -> Group:
+        """One group by name."""
+        try:
+            return self.groups[name]
+        except KeyError:
+            raise UnknownName("group", name, self.groups) from None
+
+    def leaf_counts(self, counts: Counts) -> dict[Axis, int]:
+        """Kept units by leaf, from kept units by group."""
+        return {find(self.leaves[self.group(n).name]): int(k) for n, k in counts.items()}
+
+    def shapes(self, counts: Counts) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter and buffer once `counts[group]` units stay."""
+        kept = self.leaf_counts(counts)
+        return {name: tuple(new_size(a, kept) for a in v.axes) for name, v in self.tensors.items()}
+
+    def masks(self, plan: Plan) -> dict[Axis, Tensor]:
+        """Bool mask of every cut leaf.
+
+        Raises:
+            BadInput: made for another model, or an index outside its group.
+        """
+        if plan.fingerprint != self.fingerprint:
+            raise BadInput(
+                f"plan: made for the graph {plan.fingerprint[:12]}, this model's graph is {self.fingerprint[:12]}; "
+                "trace the model it was made for"
+            )
+        masks: dict[Axis, Tensor] = {}
+        for name, kept in plan.keep.items():
+            units = self.group(name).units
+            if kept[-1] >= units:
+                raise BadInput(f"plan, group {name!r}: kept indices must lie within [0, {units}); got {kept[-1]}")
+            if len(kept) < units:
+                mask = torch.zeros(units, dtype=torch.bool)
+                mask[list(kept)] = True
+                masks[find(self.leaves[name])] = mask
+        for tied in self.ties:
+            sizes = {len(plan.keep[n]) if n in plan.keep else self.groups[n].units for n in tied}
+            if len(sizes) > 1:
+                raise BadInput(f"plan: the groups {', '.join(tied)} must keep equal counts; got {sorted(sizes)}")
+        return masks
+
+    def slices(self, plan: Plan) -> dict[str, dict[int, Tensor]]:
+        """Tensor name -> dimension -> kept indices, for the dimensions that shrink."""
+        masks = self.masks(plan)
+        out: dict[str, dict[int, Tensor]] = {}
+        for name, v in self.tensors.items():
+            for d, a in enumerate(v.axes):
+                mask = keep_mask(a, masks)
+                if not bool(mask.all()):
+                    out.setdefault(name, {})[d] = mask.nonzero()[:, 0]
+        return out
+
+    def positions(self, group: str, member: Member) -> Tensor:
+        """Indices of each unit along the member's dimension, int64 [units, times]."""
+        return positions(self.tensors[member.tensor].axes[member.dim], self.leaves[group])
+
+    def unit_view(self, group: str, member: Member, tensor: Tensor) -> Tensor:
+        """Everything of a member's tensor (or its gradient) that belongs to each unit: [units, rest]."""
+        return _per_unit(tensor, member.dim, self.positions(group, member))
+
+    def sites(self, group: str) -> list[Site]:
+        """Where activations carry the units: inputs of the operators that sum over them, else outputs of their writers."""
+        self.group(group)
+        reads, writes = self._sites[find(self.leaves[group])]
+        return reads or writes
+
+    def site_view(self, site: Site, tensor: Tensor) -> Tensor:
+        """Everything of an activation that belongs to each unit: [units, rest]."""
+        return _per_unit(tensor, site.dim, site.positions)
+
+    @property
+    def _sites(self) -> dict[Axis, tuple[list[Site], list[Site]]]:
+        cached = self.__dict__.get("_site_table")
+        if cached is None:
+            cached = {find(a): ([], []) for a in self.leaves.values()}
+            for op in self.ops:
+                if op.live and op.kind in ("conv", "linear", "matmul", "rnn"):
+                    _add_sites(cached, op)
+            self.__dict__["_site_table"] = cached
+        return cached
+
+    def summary(self) -> str:
+        """One line."""
+        return f"{len(self.ops)} operators, {len(self.groups)} groups that can be cut, {len(self.frozen)} frozen axes"
+
+
+def _add_sites(table: dict[Axis, tuple[list[Site], list[Site]]], op: Op) -> None:
+    first = next((a for a in op.args if isinstance(a, Value)), None)
+    weights = {find(leaf) for v in op.inputs if v is not first for a in v.axes for leaf in _cut_leaves(a)}
+    for which, slot, v in ((0, "in0", first), (1, "out", op.outputs[0] if op.outputs else None)):
+        if v is None or v.name is not None:
+            continue
+        for d, a in enumerate(v.axes):
+            for leaf in dict.fromkeys(_cut_leaves(a)):
+                if leaf in table and leaf in weights:
+                    table[leaf][which].append(Site(op.index, slot, d, positions(a, leaf)))
+
+
+def _cut_leaves(a: Axis) -> Iterable[Axis]:
+    a = find(a)
+    if a.frozen:
+        return ()
+    return (a,) if a.kind is None else tuple(leaf for k in a.kids for leaf in _cut_leaves(k))
+
+
+def _per_unit(tensor: Tensor, dim: int, where: Tensor) -> Tensor:
+    units, times = where.shape
+    if times == 1 and units == tensor.shape[dim]:
+        return tensor.movedim(dim, 0).reshape(units, -1)
+    picked = tensor.index_select(dim, where.reshape(-1).to(tensor.device)).movedim(dim, 0)
+    return picked.reshape(units, -1)

@@ -1,0 +1,20 @@
+"""Operator rules, one file per family; importing this package enters them all."""
+
+from sartor.structure.rules import (
+    attention,
+    contract,
+    convolution,
+    factory,
+    index,
+    layout,
+    norm,
+    pointwise,
+    reduce,
+    spatial,
+)
+from sartor.structure.rules.registry import RULES, Rule, lookup, opaque, rule
+
+__all__ = [
+    "RULES", "Rule", "attention", "contract", "convolution", "factory", "index", "layout", "lookup", "norm", "opaque",
+    "pointwise", "reduce", "rule", "spatial",
+]  # fmt: skip

@@ -1,0 +1,103 @@
+"""Attention and recurrent layers, each seen whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sartor.structure.axes import Axes, Axis, find, fixed, freeze, mixing, split_product, total, unify
+from sartor.structure.calls import Op, Value
+from sartor.structure.rules.registry import Terms, freeze_all, rule
+
+
+def _sdpa_macs(op: Op) -> Terms:
+    q, k, v = (op.arg(n) for n in ("query", "key", "value"))
+    return [[*q.axes, k.axes[-2]], [*q.axes[:-1], k.axes[-2], v.axes[-1]]]
+
+
+@rule("attention", "scaled_dot_product_attention", macs=_sdpa_macs)
+def sdpa(op: Op) -> Axes:
+    """softmax(q k' * scale + mask) v, with q [..., H, L, D], k [..., H, S, D], v [..., H, S, E]; grouped heads allowed."""
+    q, k, v = (op.arg(n) for n in ("query", "key", "value"))
+    unify(q.axes[-1], k.axes[-1], op.where)
+    unify(k.axes[-2], v.axes[-2], op.where)
+    mixing(k.axes[-2], "attention normalises over it")
+    if op.arg("scale") is None:
+        mixing(q.axes[-1], "the default scale of attention is 1 / sqrt(head_dim)")
+    lead: Axes = list(q.axes[:-2])
+    for i, a in enumerate(lead):
+        for other in (k, v):
+            b = other.axes[i]
+            if a.size == b.size:
+                a = unify(a, b, op.where)
+            elif a.size == 1 or b.size == 1:
+                a = b if a.size == 1 else a
+            elif a.size % b.size == 0:  # grouped queries: heads (kv * each)
+                unify(split_product(a, b.size)[0], b, op.where)
+        lead[i] = find(a)
+    mask = op.arg("attn_mask")
+    if isinstance(mask, Value):
+        full = [*lead, q.axes[-2], k.axes[-2]]
+        for j in range(1, min(mask.ndim, len(full)) + 1):
+            if mask.shape[-j] != 1:
+                unify(mask.axes[-j], full[-j], op.where)
+    return [*map(find, lead), q.axes[-2], v.axes[-1]]
+
+
+@rule("rnn", "lstm gru rnn_tanh rnn_relu", macs=lambda op: _rnn_macs(op))
+def recurrent(op: Op) -> Any:
+    """Weights hold 4, 3 or 1 gates times the hidden units; the state stacked over layers makes all layers share them."""
+    spec = _recurrent_spec(op)
+    if spec is None:
+        return freeze_all(op, f"{op.where}: projections and packed sequences are not described")
+    x, state, layers, gates = spec
+    reads = x.axes[-1]
+    hidden: Axis | None = None
+    for layer in layers:
+        writes: Axes = []
+        for tensors in layer:
+            unify(tensors[0].axes[1], reads, op.where)
+            h = tensors[1].axes[1]
+            for t in tensors:
+                t.roles.setdefault(0, "out")
+                outer, inner = split_product(t.axes[0], gates)
+                freeze(outer, "the gates of a recurrent layer")
+                h = unify(h, inner, op.where)
+            for t in tensors[:2]:
+                t.roles.setdefault(1, "in")
+            writes.append(h)
+            hidden = h if hidden is None else unify(hidden, h, f"the stacked state of {op.where}")
+        reads = total(map(find, writes))
+    assert hidden is not None
+    op.sizes.update(hidden_size=hidden, input_size=layers[0][0][0].axes[1])
+    for s in state:
+        unify(s.axes[-1], hidden, op.where)
+    rest: list[Axes] = [
+        [*(fixed(n, "layers, directions and batch of a state") for n in o.shape[:-1]), find(hidden)] for o in op.out[1:]
+    ]
+    return [[*x.axes[:-1], find(reads)], *rest]
+
+
+def _recurrent_spec(op: Op) -> tuple[Value, list[Value], list[list[list[Value]]], int] | None:
+    """(input, initial states, weights [layer][direction][tensor], gates); None for forms not described."""
+    if not isinstance(op.args[2], list | tuple) or len(op.args) < 9:
+        return None
+    gates = {"lstm": 4, "gru": 3}.get(op.name, 1)
+    x, hx, params, biases, layers = op.args[:5]
+    directions = 2 if op.args[7] else 1
+    each = 4 if biases else 2
+    if len(params) != each * layers * directions:
+        return None
+    state = list(hx) if isinstance(hx, list | tuple) else [hx]
+    tensors = [list(params[i : i + each]) for i in range(0, len(params), each)]
+    return x, state, [tensors[i : i + directions] for i in range(0, len(tensors), directions)], gates
+
+
+def _rnn_macs(op: Op) -> Terms:
+    spec = _recurrent_spec(op)
+    if spec is None:
+        return []
+    x, _, layers, _ = spec
+    steps = x.axes[:-1]
+    return [[*steps, *t.axes] for layer in layers for tensors in layer for t in tensors[:2]]
+
+

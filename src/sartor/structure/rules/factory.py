@@ -1,0 +1,29 @@
+"""Tensors made from nothing: uniform ones take any axes, ordered ones stay whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sartor.structure.axes import Axes, fresh
+from sartor.structure.calls import Op
+from sartor.structure.rules.registry import freeze_all, rule, same_nesting
+
+
+@rule(
+    "factory",
+    """zeros ones full empty new_zeros new_ones new_full new_empty rand randn scalar_tensor empty_strided new_empty_strided
+    randint""",
+)
+def uniform(op: Op) -> Any:
+    """Fresh leaves without a parameter: they acquire meaning by unification."""
+    return same_nesting(op, lambda shape: [fresh(n) for n in shape])
+
+
+@rule(
+    "factory",
+    """arange linspace logspace eye randperm tril_indices triu_indices nonzero bincount unique_dim _unique2 tensor
+    hann_window one_hot histc bucketize searchsorted is_pinned equal""",
+)
+def ordered(op: Op) -> Axes:
+    """Positions have meaning: frozen, and what goes in too."""
+    return freeze_all(op, f"{op.where} gives each position its own meaning")

@@ -1,0 +1,332 @@
+"""Moving elements about: views, permutations, splits, concatenations, padding, repeats, shuffles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sartor.structure.axes import (
+    UNIT,
+    Axes,
+    Axis,
+    Conflict,
+    find,
+    fixed,
+    freeze,
+    fresh,
+    product,
+    reshape,
+    split_product,
+    split_sum,
+    total,
+    unify,
+)
+from sartor.structure.calls import Op, Value, dim, dims
+from sartor.structure.rules.pointwise import broadcast
+from sartor.structure.rules.registry import freeze_all, rule
+
+
+def replaced(axes: Axes, d: int, a: Axis) -> Axes:
+    """A copy with one axis exchanged."""
+    return [*axes[:d], a, *axes[d + 1 :]]
+
+
+@rule(
+    "view",
+    """view reshape _unsafe_view _reshape_alias view_copy flatten unflatten reshape_as view_as _reshape_copy ravel""",
+)
+def view(op: Op) -> Axes:
+    """Row-major: axes become products, products come apart."""
+    x = op.args[0]
+    if len(op.args) > 1 and isinstance(op.args[1], torch.dtype):
+        freeze(x.axes[-1], "its bytes are reinterpreted")
+        return replaced(x.axes, x.ndim - 1, fixed(op.out.shape[-1], "its bytes are reinterpreted"))
+    return reshape(x.axes, op.out.shape)
+
+
+@rule("view", "as_strided")
+def as_strided(op: Op) -> Any:
+    """The in-place form with the same shape only changes the memory format."""
+    x = op.args[0]
+    if op.mutates and tuple(op.args[1]) == x.shape:
+        return list(x.axes)
+    return freeze_all(op, f"{op.where} addresses memory directly")
+
+
+@rule("move", "t numpy_T")
+def transpose_all(op: Op) -> Axes:
+    """Dimensions reversed."""
+    return list(reversed(op.args[0].axes))
+
+
+@rule("move", "transpose swapaxes swapdims")
+def transpose(op: Op) -> Axes:
+    """Two dimensions swapped."""
+    axes = list(op.args[0].axes)
+    if axes:
+        i, j = dim(op.args[1], len(axes)), dim(op.args[2], len(axes))
+        axes[i], axes[j] = axes[j], axes[i]
+    return axes
+
+
+@rule("move", "permute")
+def permute(op: Op) -> Axes:
+    """Dimensions in the order given."""
+    axes = op.args[0].axes
+    return [axes[dim(d, len(axes))] for d in op.args[1]]
+
+
+@rule("move", "movedim moveaxis")
+def movedim(op: Op) -> Axes:
+    """Some dimensions moved, the others in order."""
+    axes = op.args[0].axes
+    source, goal = dims(op.args[1], len(axes)), dims(op.args[2], len(axes))
+    moved = dict(zip(goal, source))
+    rest = iter(d for d in range(len(axes)) if d not in source)
+    return [axes[moved[d]] if d in moved else axes[next(rest)] for d in range(len(axes))]
+
+
+@rule("move", "unsqueeze")
+def unsqueeze(op: Op) -> Axes:
+    """A dimension of size 1 appears."""
+    axes = list(op.args[0].axes)
+    axes.insert(dim(op.args[1], len(axes) + 1), UNIT)
+    return axes
+
+
+@rule("move", "squeeze")
+def squeeze(op: Op) -> Axes:
+    """Dimensions of size 1 go."""
+    x = op.args[0]
+    over = dims(op.args[1] if len(op.args) > 1 else None, x.ndim)
+    return [a for i, a in enumerate(x.axes) if not (i in over and x.shape[i] == 1)]
+
+
+@rule("expand", "expand broadcast_to")
+def expand(op: Op) -> Axes:
+    """Dimensions of size 1 grow to any size."""
+    return broadcast([op.args[0]], op.out.shape, op.where)
+
+
+@rule("expand", "repeat tile")
+def repeat(op: Op) -> Axes:
+    """n copies: (copies * axis)."""
+    x, out = op.args[0], op.out
+    axes: Axes = []
+    for d, n in enumerate(out.shape):
+        k = d - out.ndim + x.ndim
+        a, old = (x.axes[k], x.shape[k]) if k >= 0 else (UNIT, 1)
+        axes.append(product([fresh(n // old), a]) if old else fixed(0, "empty"))
+    return axes
+
+
+@rule("expand", "repeat_interleave")
+def repeat_interleave(op: Op) -> Any:
+    """Each unit n times: (axis * copies)."""
+    if len(op.args) < 2 or isinstance(op.args[1], Value):
+        return freeze_all(op, f"{op.where} repeats by counts held in a tensor")
+    x, d = op.args[0], op.arg("dim")
+    if d is None:
+        return [product([*x.axes, fresh(op.args[1])])]
+    d = dim(d, x.ndim)
+    return replaced(x.axes, d, product([x.axes[d], fresh(op.args[1])]))
+
+
+def part(a: Axis, start: int, end: int, where: str) -> Axis:
+    """The piece [start, end) of an axis; what cannot be cut there is frozen."""
+    try:
+        _, rest = split_sum(a, start)
+        piece, _ = split_sum(rest, end - start)
+        return find(piece)
+    except Conflict as e:
+        freeze(a, f"{e} (in {where})")
+        return fixed(end - start, f"{e} (in {where})")
+
+
+@rule("slice", "slice slice_copy")
+def slice_(op: Op) -> Axes:
+    """A run of units is a summand; every s-th unit is the outer factor of (n/s * s)."""
+    x = op.args[0]
+    d = dim(op.arg("dim", 0), x.ndim)
+    n = x.shape[d]
+    start, end, step = op.arg("start"), op.arg("end"), op.arg("step") or 1
+    start = 0 if start is None else min(max(start + n if start < 0 else start, 0), n)
+    end = n if end is None else min(max(end + n if end < 0 else end, 0), n)
+    if op.out.shape[d] == n:
+        return list(x.axes)
+    if step == 1:
+        return replaced(x.axes, d, part(x.axes[d], start, end, op.where))
+    if n % step == 0 and start < step and end > n - step:
+        outer, inner = split_product(x.axes[d], n // step)
+        freeze(inner, f"{op.where} takes every {step}th")
+        return replaced(x.axes, d, outer)
+    freeze(x.axes[d], f"{op.where} takes every {step}th")
+    return replaced(x.axes, d, fixed(op.out.shape[d], f"{op.where} takes every {step}th"))
+
+
+@rule("slice", "narrow")
+def narrow(op: Op) -> Axes:
+    """A run of units."""
+    x, start = op.args[0], op.args[2]
+    d = dim(op.args[1], x.ndim)
+    if isinstance(start, Value):
+        freeze(x.axes[d], f"{op.where} starts at a computed position")
+        return replaced(x.axes, d, fixed(op.args[3], f"{op.where} starts at a computed position"))
+    return replaced(x.axes, d, part(x.axes[d], start % x.shape[d], start % x.shape[d] + op.args[3], op.where))
+
+
+@rule("select", "select select_copy")
+def select(op: Op) -> Axes:
+    """One position is picked: the dimension stays whole."""
+    x = op.args[0]
+    d = dim(op.args[1], x.ndim)
+    freeze(x.axes[d], f"{op.where} picks one position of it")
+    return [*x.axes[:d], *x.axes[d + 1 :]]
+
+
+@rule("select", "unbind")
+def unbind(op: Op) -> list[Axes]:
+    """Every position becomes a tensor: the dimension stays whole."""
+    x = op.args[0]
+    d = dim(op.arg("dim", 0), x.ndim)
+    freeze(x.axes[d], f"{op.where} takes each position apart")
+    return [[*x.axes[:d], *x.axes[d + 1 :]] for _ in op.out]
+
+
+@rule("split", "split split_with_sizes chunk unsafe_split unsafe_chunk tensor_split split_copy")
+def split(op: Op) -> list[Axes]:
+    """Pieces are summands. Pieces of one size given by a number must stay equal in count."""
+    x = op.args[0]
+    d = dim(op.arg("dim", 0), x.ndim)
+    rest, pieces = x.axes[d], []
+    for o in op.out:
+        piece, rest = split_sum(rest, o.shape[d])
+        pieces.append(piece)
+    sizes = op.args[1] if len(op.args) > 1 else None
+    if len(pieces) > 1 and (isinstance(sizes, int) or op.name in ("chunk", "unsafe_chunk")):
+        op.ties.append([find(p) for p in pieces])
+    return [replaced(x.axes, d, p) for p in pieces]
+
+
+@rule("concat", "cat concat concatenate")
+def cat(op: Op) -> Axes:
+    """A sum along the dimension; the other dimensions unify."""
+    parts = [v for v in op.args[0] if v.shape != (0,)]
+    if not parts:
+        return list(op.args[0][0].axes)
+    d = dim(op.arg("dim", 0), op.out.ndim)
+    out: Axes = []
+    for k in range(op.out.ndim):
+        if k == d:
+            out.append(total(v.axes[k] for v in parts))
+            continue
+        a = parts[0].axes[k]
+        for v in parts[1:]:
+            a = unify(a, v.axes[k], op.where)
+        out.append(find(a))
+    return out
+
+
+@rule("concat", "stack")
+def stack(op: Op) -> Axes:
+    """A new frozen dimension; the others unify."""
+    parts = op.args[0]
+    axes = broadcast(parts, parts[0].shape, op.where)
+    axes.insert(dim(op.arg("dim", 0), op.out.ndim), fixed(len(parts), f"{op.where} counts the tensors"))
+    return axes
+
+
+@rule("pad", "constant_pad_nd pad")
+def pad(op: Op) -> Any:
+    """Constants before and behind: summands that may line up with another branch and be cut with it (ResNet option A)."""
+    x, amounts = op.args[0], op.args[1]
+    axes = list(x.axes)
+    constant = op.name == "constant_pad_nd" or op.arg("mode", "constant") == "constant"
+    zero = not op.arg("value")
+    for i in range(len(amounts) // 2):
+        d, (before, after) = x.ndim - 1 - i, amounts[2 * i : 2 * i + 2]
+        if before == after == 0:
+            continue
+        if not constant:
+            freeze(axes[d], f"{op.where} reflects or repeats its border")
+            axes[d] = fixed(op.out.shape[d], f"{op.where} reflects or repeats its border")
+            continue
+        a = axes[d]
+        if before < 0 or after < 0:
+            a = part(a, max(-before, 0), x.shape[d] - max(-after, 0), op.where)
+        room = fresh if zero else (lambda n: fixed(n, f"{op.where} pads with a constant other than zero"))
+        axes[d] = total([*([room(before)] if before > 0 else []), a, *([room(after)] if after > 0 else [])])
+    return axes
+
+
+@rule("shuffle", "pixel_shuffle")
+def pixel_shuffle(op: Op) -> Axes:
+    """Channels (c * r^2) give c."""
+    x, out = op.args[0], op.out
+    c, square = split_product(x.axes[-3], out.shape[-3])
+    freeze(square, "sub-pixels of a pixel shuffle")
+    for a in x.axes[-2:]:
+        freeze(a, "a spatial dimension")
+    return [*x.axes[:-3], c, *(fixed(n, "a spatial dimension") for n in out.shape[-2:])]
+
+
+@rule("shuffle", "pixel_unshuffle")
+def pixel_unshuffle(op: Op) -> Axes:
+    """Channels c give (c * r^2)."""
+    x, out, r = op.args[0], op.out, op.args[1]
+    for a in x.axes[-2:]:
+        freeze(a, "a spatial dimension")
+    square = fixed(r * r, "sub-pixels of a pixel unshuffle")
+    return [*x.axes[:-3], product([x.axes[-3], square]), *(fixed(n, "a spatial dimension") for n in out.shape[-2:])]
+
+
+@rule("shuffle", "channel_shuffle native_channel_shuffle")
+def channel_shuffle(op: Op) -> Axes:
+    """(groups * each) becomes (each * groups)."""
+    x = op.args[0]
+    g, each = split_product(x.axes[1], op.args[1])
+    op.sizes["groups"] = g
+    return replaced(x.axes, 1, product([each, g]))
+
+
+@rule("shuffle", "im2col")
+def im2col(op: Op) -> Axes:
+    """Channels c give (c * kernel)."""
+    x, out = op.args[0], op.out
+    for a in x.axes[-2:]:
+        freeze(a, "a spatial dimension")
+    kernel = fixed(out.shape[-2] // x.shape[-3], "a kernel dimension")
+    return [*x.axes[:-3], product([x.axes[-3], kernel]), fixed(out.shape[-1], "a spatial dimension")]
+
+
+@rule("shuffle", "col2im")
+def col2im(op: Op) -> Axes:
+    """(c * kernel) gives c."""
+    x, out = op.args[0], op.out
+    c, kernel = split_product(x.axes[-2], out.shape[-3])
+    freeze(kernel, "a kernel dimension")
+    return [*x.axes[:-2], c, *(fixed(n, "a spatial dimension") for n in out.shape[-2:])]
+
+
+@rule("shuffle", "unfold")
+def unfold(op: Op) -> Axes:
+    """Sliding windows along a dimension: it stays whole."""
+    x = op.args[0]
+    d = dim(op.args[1], x.ndim)
+    freeze(x.axes[d], f"{op.where} slides a window along it")
+    return [*replaced(x.axes, d, fixed(op.out.shape[d], "windows")), fixed(op.out.shape[-1], "positions in a window")]
+
+
+@rule("complex", "view_as_complex")
+def view_as_complex(op: Op) -> Axes:
+    """Pairs become one number."""
+    x = op.args[0]
+    freeze(x.axes[-1], "real and imaginary parts")
+    return list(x.axes[:-1])
+
+
+@rule("complex", "view_as_real _view_as_real")
+def view_as_real(op: Op) -> Axes:
+    """One number becomes a pair."""
+    return [*op.args[0].axes, fixed(2, "real and imaginary parts")]

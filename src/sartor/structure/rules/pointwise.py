@@ -1,0 +1,85 @@
+"""Operators that treat every element alone: their operands share axes, broadcast dimensions aside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sartor.structure.axes import UNIT, Axes, Axis, find, freeze, fresh, split_sum, unify
+from sartor.structure.calls import Op, Value
+from sartor.structure.rules.registry import each_output, rule
+
+
+def broadcast(operands: Sequence[Value], shape: Sequence[int], why: str) -> Axes:
+    """Axes of operands broadcast to `shape`: equal dimensions unify, dimensions of size 1 have no say."""
+    out: Axes = []
+    for d in range(len(shape)):
+        got: Axis | None = None
+        for v in operands:
+            k = d - len(shape) + v.ndim
+            if k < 0 or v.shape[k] == 1:
+                continue
+            if v.shape[k] != shape[d]:
+                freeze(v.axes[k], f"broadcast in {why}")
+                continue
+            got = v.axes[k] if got is None else unify(got, v.axes[k], why)
+        out.append(find(got) if got is not None else (UNIT if shape[d] == 1 else fresh(shape[d])))
+    return out
+
+
+@rule(
+    "pointwise",
+    """add masked_fill where native_dropout hardtanh rrelu_with_noise celu isin _prelu_kernel softplus mish silu heaviside
+    real imag nan_to_num hardswish hardsigmoid log_sigmoid_forward selu relu6 softshrink hardshrink bitwise_and logical_and
+    polar complex floor_divide copy relu gelu sub mul div rsub clamp clip addcmul addcdiv lerp threshold elu leaky_relu
+    true_divide divide multiply subtract log_sigmoid logsigmoid rrelu square float_power maximum minimum absolute""",
+)
+def pointwise(op: Op) -> Any:
+    """Everything the operands share is one."""
+    out = op.outputs[0]
+    return each_output(op, broadcast(op.inputs, out.shape, op.where))
+
+
+@rule(
+    "identity",
+    """clone detach alias _to_copy contiguous lift_fresh lift_fresh_copy lift _conj positive resolve_conj resolve_neg to
+    dropout feature_dropout alpha_dropout feature_alpha_dropout zeros_like ones_like full_like empty_like rand_like
+    randn_like randint_like zero fill uniform normal bernoulli type_as _conj_physical expand_as requires_grad
+    _fused_dropout""",
+)
+def identity(op: Op) -> Any:
+    """The same axes come out."""
+    x = op.inputs[0]
+    if x.shape != op.out.shape:
+        return broadcast([x], op.out.shape, op.where)
+    return list(x.axes)
+
+
+@rule("identity", "_assert_tensor_metadata _assert_async _local_scalar_dense is_nonzero is_same_size sym_size item")
+def nothing(op: Op) -> None:
+    """No tensor comes out, so nothing is said about axes."""
+    return None
+
+
+@rule("prelu", "prelu")
+def prelu(op: Op) -> Axes:
+    """One slope for all, or one a channel (dimension 1)."""
+    x, w = op.args[0], op.args[1]
+    out = list(x.axes)
+    if w.shape and w.shape[0] != 1:
+        d = 1 if x.ndim > 1 else 0
+        out[d] = unify(out[d], w.axes[0], op.where)
+        w.roles.setdefault(0, "norm")
+        op.sizes["num_parameters"] = w.axes[0]
+    return out
+
+
+@rule("glu", "glu")
+def glu(op: Op) -> Axes:
+    """The halves of a dimension multiply: they are cut together."""
+    x = op.args[0]
+    d = op.arg("dim", -1) % x.ndim
+    left, right = split_sum(x.axes[d], op.out.shape[d])
+    out = list(x.axes)
+    out[d] = unify(left, right, op.where)
+    return out

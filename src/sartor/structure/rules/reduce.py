@@ -1,0 +1,80 @@
+"""Reductions and softmax: the reduced dimension goes; what was computed over units mixes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sartor.structure.axes import UNIT, Axes, fixed, freeze, mixing
+from sartor.structure.calls import Op, Value, dims
+from sartor.structure.rules.pointwise import pointwise
+from sartor.structure.rules.registry import each_output, freeze_all, rule, same_nesting
+
+_EXACT = {"sum", "linalg_vector_norm", "norm", "nansum", "count_nonzero"}  # zeros do not change them
+
+
+@rule(
+    "reduce",
+    """sum mean amax amin max min var std var_mean std_mean prod norm linalg_vector_norm logsumexp any all argmax argmin
+    median nansum nanmean aminmax mode count_nonzero norm_except_dim""",
+)
+def reduce(op: Op) -> Any:
+    """Drop the reduced dimensions, or keep them with size 1."""
+    if len(op.inputs) > 1:  # torch.max(a, b)
+        return pointwise(op)
+    x = op.inputs[0]
+    over = dims(op.arg("dim"), x.ndim)
+    keep = op.arg("keepdim", False)
+    indices = "arg" in op.name or (not isinstance(op.out, Value) and op.name not in ("var_mean", "std_mean", "aminmax"))
+    for d in over:
+        if indices:
+            freeze(x.axes[d], f"{op.where} gives indices along it")
+        elif op.name not in _EXACT:
+            mixing(x.axes[d], f"{op.where} reduces over it")
+    axes = [UNIT if d in over else a for d, a in enumerate(x.axes) if keep or d not in over]
+    if len(axes) != op.outputs[0].ndim:
+        return freeze_all(op, f"{op.where}: this form is not described")
+    return each_output(op, axes)
+
+
+@rule("softmax", "softmax _softmax log_softmax _log_softmax _safe_softmax")
+def softmax(op: Op) -> Axes:
+    """Mixes along its dimension."""
+    x = op.args[0]
+    if x.ndim:
+        mixing(x.axes[op.args[1] % x.ndim], f"{op.where} normalises over it")
+    return list(x.axes)
+
+
+@rule("normalize", "cumsum cumprod cummax cummin logcumsumexp topk sort argsort kthvalue flip roll diff")
+def along(op: Op) -> Any:
+    """Order along the dimension matters: it stays whole; the others pass."""
+    x = op.args[0]
+    d = op.arg("dim")
+    over = dims(op.arg("dims") if d is None else d, x.ndim)
+    return freeze_dims(op, over, f"{op.where} depends on the order along it")
+
+
+@rule("normalize", "triu tril")
+def triangle(op: Op) -> Any:
+    """The last two dimensions stay whole."""
+    n = op.args[0].ndim
+    return freeze_dims(op, [n - 2, n - 1], f"{op.where} depends on positions")
+
+
+@rule("fourier", "_fft_r2c _fft_c2r _fft_c2c")
+def fourier(op: Op) -> Any:
+    """Every output of a transform depends on every input along it."""
+    return freeze_dims(op, dims(op.args[1], op.args[0].ndim), "a Fourier transform runs along it")
+
+
+def freeze_dims(op: Op, over: list[int], why: str) -> Any:
+    """Freeze some dimensions of the first argument, pass the others to every output of the same rank."""
+    x = op.args[0]
+    for d in over:
+        freeze(x.axes[d], why)
+    def axes(shape: tuple[int, ...]) -> Axes:
+        if len(shape) != x.ndim:
+            return [fixed(n, why) for n in shape]
+        return [fixed(shape[d], why) if d in over else a for d, a in enumerate(x.axes)]
+
+    return same_nesting(op, axes)

@@ -1,0 +1,113 @@
+"""What is known of operators: how their axes relate, what they cost.
+
+A rule is a function from a recorded call to the axes of its output (a list of axes for one tensor, a list of such lists
+for several). It may unify and freeze axes of the inputs on the way. A `Conflict` it lets through freezes the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+
+from sartor.errors import BadInput
+from sartor.structure.axes import Axes, freeze
+from sartor.structure.calls import Op, frozen_axes
+
+AxesRule = Callable[[Op], Any]  # -> Axes | list[Axes | None]
+Terms = list[Axes]  # each term is a product of axis sizes; their sum is the number of multiply-accumulates
+CostRule = Callable[[Op], Terms]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Everything known of one operator."""
+
+    kind: str
+    axes: AxesRule
+    macs: CostRule | None = None  # conv, linear, matmul: what every convention counts
+    extra: CostRule | None = None  # what thop counts besides
+
+
+RULES: dict[str, Rule] = {}
+_CACHE: dict[OpOverload, Rule | None] = {}
+
+
+def rule(
+    kind: str, names: str, *, macs: CostRule | None = None, extra: CostRule | None = None
+) -> Callable[[AxesRule], AxesRule]:
+    """Enter a rule for operators, named as in their schema ("aten::conv2d"; without a namespace: aten).
+
+    The in-place form ("aten::relu_") follows the plain one.
+    """
+
+    def enter(f: AxesRule) -> AxesRule:
+        for name in names.split():
+            full = name if "::" in name else f"aten::{name}"
+            if full in RULES:
+                raise BadInput(f"operator rule {full!r} is already registered")
+            RULES[full] = Rule(kind, f, macs, extra)
+        _CACHE.clear()
+        return f
+
+    return enter
+
+
+def lookup(func: OpOverload) -> Rule | None:
+    """The rule of an operator: by name, its plain form, or because PyTorch tags it pointwise; None: nobody described it."""
+    try:
+        return _CACHE[func]
+    except KeyError:
+        found = _CACHE[func] = _lookup(func)
+        return found
+
+
+def _lookup(func: OpOverload) -> Rule | None:
+    name = func._schema.name
+    plain = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+    for n in (name, plain):
+        if n in RULES:
+            return RULES[n]
+    if torch.Tag.pointwise in func.tags:
+        return RULES["aten::add"]
+    if plain != name and func.namespace == "aten" and hasattr(torch.ops.aten, plain[6:]):
+        packet = getattr(torch.ops.aten, plain[6:])
+        if any(torch.Tag.pointwise in getattr(packet, o).tags for o in packet.overloads()):
+            return RULES["aten::add"]
+    return None
+
+
+def opaque(op: Op) -> Any:
+    """Nobody described this operator: everything it touches stays whole."""
+    why = f"no rule says how {op.func._schema.name} moves its axes (called in {op.path or 'the model'})"
+    return freeze_all(op, why)
+
+
+def freeze_all(op: Op, why: str) -> Any:
+    """Freeze every axis that goes in, and give frozen axes out."""
+    for v in op.inputs:
+        for a in v.axes:
+            freeze(a, why)
+    return same_nesting(op, lambda shape: frozen_axes(shape, why))
+
+
+def same_nesting(op: Op, f: Callable[[tuple[int, ...]], Axes]) -> Any:
+    """Axes for the output, or for every output, from shapes."""
+    if isinstance(op.out, list | tuple):
+        return [f(o.shape) if hasattr(o, "shape") else None for o in op.out]
+    return f(op.out.shape) if op.out is not None else None
+
+
+def each_output(op: Op, axes: Axes) -> Any:
+    """The same axes for every output."""
+    return same_nesting(op, lambda _: list(axes))
+
+
+def freeze_values(items: Iterable[Any], why: str) -> None:
+    """Freeze all axes of the Values among `items`."""
+    for v in items:
+        for a in getattr(v, "axes", ()):
+            freeze(a, why)

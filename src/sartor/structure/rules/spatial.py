@@ -1,0 +1,60 @@
+"""Pooling, resizing and borders: space stays whole, channels pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sartor.structure.axes import Axes, find, fixed, freeze
+from sartor.structure.calls import Op
+from sartor.structure.rules.registry import Terms, freeze_values, rule, same_nesting
+
+_POOL = """max_pool{n}d max_pool{n}d_with_indices avg_pool{n}d adaptive_avg_pool{n}d adaptive_max_pool{n}d
+ lp_pool{n}d mkldnn_max_pool{n}d _adaptive_avg_pool{n}d upsample_nearest{n}d _upsample_nearest_exact{n}d
+ reflection_pad{n}d replication_pad{n}d"""
+_NAMES = (
+    " ".join(_POOL.format(n=n) for n in (1, 2, 3))
+    + """ upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa
+ _upsample_bicubic2d_aa grid_sampler grid_sampler_2d grid_sampler_3d fractional_max_pool2d fractional_max_pool3d"""
+)
+
+
+def _thop_macs(op: Op) -> Terms:
+    """Adaptive average pooling counts (window area + 1) for each output."""
+    if "adaptive_avg_pool" not in op.name:
+        return []
+    x, out = op.args[0], op.outputs[0]
+    n = space(op)
+    window = 1
+    for a, b in zip(x.shape[-n:], out.shape[-n:]):
+        window *= a // b
+    return [[*out.axes, fixed(window + 1, "window")]]
+
+
+def space(op: Op) -> int:
+    """Number of spatial dimensions, from the operator's name."""
+    return next(n for n in (3, 2, 1) if f"{n}d" in op.name or (n == 2 and op.name == "grid_sampler"))
+
+
+@rule("spatial", _NAMES, extra=_thop_macs)
+def spatial(op: Op) -> Any:
+    """[batch, channels, space...]: the space is frozen, channels keep their axis."""
+    x = op.args[0]
+    lead = x.ndim - space(op)
+    for a in x.axes[lead:]:
+        freeze(a, "a spatial dimension")
+    freeze_values(op.inputs[1:], "a spatial dimension")
+
+    def axes(shape: tuple[int, ...]) -> Axes:
+        return [*map(find, x.axes[:lead]), *(fixed(n, "a spatial dimension") for n in shape[lead:])]
+
+    return same_nesting(op, axes)
+
+
+@rule("detection", "torchvision::roi_align torchvision::roi_pool")
+def roi(op: Op) -> Axes:
+    """[boxes, channels, ...] from [batch, channels, ...]."""
+    x = op.args[0]
+    for a in [*x.axes[2:], *op.args[1].axes]:
+        freeze(a, "boxes and spatial dimensions")
+    first = op.outputs[0].shape
+    return [fixed(first[0], "boxes"), x.axes[1], *(fixed(n, "a spatial dimension") for n in first[2:])]

@@ -1,0 +1,166 @@
+"""From recorded calls to groups: drop dead operators, apply the rules in order, read off the leaves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from sartor.structure.axes import Axes, Axis, Conflict, find, freeze, fresh, leaves
+from sartor.structure.calls import Op, Value, frozen_axes, values
+from sartor.structure.graph import Graph
+from sartor.structure.record import Recording
+from sartor.structure.rules.registry import freeze_all, lookup, opaque
+from sartor.types import Frozen, Group, Member
+
+_KINDS = {"conv": "channels", "linear": "features", "rnn": "hidden units", "embedding": "embedding", "matmul": "features"}
+
+
+def solve(rec: Recording) -> Graph:
+    """Axes for every value, groups, frozen axes with reasons, ties."""
+    for v in {id(v): v for v in rec.tensors.values()}.values():
+        v.axes = [fresh(n) for n in v.shape]
+    for v in rec.inputs:
+        v.axes = frozen_axes(v.shape, "an input of the model")
+    _mark_live(rec)
+    touched: set[int] = set()
+    for op in rec.ops:
+        if op.live:
+            touched.update(id(v) for v in op.inputs)
+            _apply(op)
+    for v in rec.tensors.values():
+        if id(v) not in touched:
+            for a in v.axes:
+                freeze(a, "no operator of this forward uses it")
+    for v in rec.outputs:
+        for a in _axes(v):
+            freeze(a, "an output of the model")
+    return read_off(rec)
+
+
+def _mark_live(rec: Recording) -> None:
+    """An operator counts when its result reaches an output, or when it writes into memory that does."""
+    alive = {id(v) for v in rec.outputs}
+    for op in reversed(rec.ops):
+        op.live = op.mutates or any(id(v) in alive for v in op.outputs)
+        if op.live:
+            alive.update(id(v) for v in op.inputs)
+
+
+def _axes(v: Value) -> Axes:
+    if len(v.axes) != len(v.shape):
+        v.axes = frozen_axes(v.shape, v.origin)
+    return v.axes
+
+
+def _apply(op: Op) -> None:
+    for v in op.inputs:
+        _axes(v)
+    rule = lookup(op.func)
+    apply: Callable[[Op], Any] = rule.axes if rule else opaque
+    op.kind = rule.kind if rule else "unknown"
+    try:
+        result = apply(op)
+    except Conflict as e:
+        result = freeze_all(op, f"{op.where}: {e}")
+    for v, axes in zip(_flat(op.out), result if _is_several(op) else [result]):
+        if v is None or axes is None:
+            continue
+        if len(axes) != v.ndim:
+            raise AssertionError(f"rule of {op.func}: {len(axes)} axes for shape {v.shape}")
+        if not v.axes:
+            v.axes = list(axes)
+
+
+def _is_several(op: Op) -> bool:
+    return isinstance(op.out, list | tuple)
+
+
+def _flat(out: Any) -> list[Value | None]:
+    return list(out) if isinstance(out, list | tuple) else [out]
+
+
+def read_off(rec: Recording) -> Graph:
+    """Groups and frozen axes as the axes stand now."""
+    members: dict[Axis, list[Member]] = {}
+    cuttable: set[Axis] = set()
+    frozen: list[Frozen] = []
+    seen: set[int] = set()
+    for name, v in rec.tensors.items():
+        tied = id(v) in seen
+        seen.add(id(v))
+        for d, a in enumerate(v.axes):
+            for leaf in dict.fromkeys(map(find, leaves(a))):
+                if leaf.frozen:
+                    if leaf.size > 1 and v.origin == "parameter" and not tied:
+                        frozen.append(Frozen(f"{name}:{d}", leaf.size, leaf.frozen))
+                elif leaf.size > 1:
+                    role = v.roles.get(d, "buffer" if v.origin == "buffer" else "other")
+                    if not tied:
+                        members.setdefault(leaf, []).append(Member(name, d, role))
+                    if v.origin == "parameter":
+                        cuttable.add(leaf)
+    kinds = _kinds(rec)
+    groups: dict[str, Group] = {}
+    named: dict[str, Axis] = {}
+    for leaf, places in members.items():
+        if leaf not in cuttable:
+            continue
+        name = _name(places, groups)
+        groups[name] = Group(name, kinds.get(leaf, "features"), leaf.size, tuple(places), "; ".join(leaf.mix) or None)
+        named[name] = leaf
+    ties = _ties(rec, {leaf: n for n, leaf in named.items()})
+    return Graph(
+        tuple(rec.ops), rec.tensors, tuple(rec.inputs), tuple(rec.outputs), groups, named, tuple(frozen), ties, _fingerprint(rec),
+        rec.example,
+    )
+
+
+def _name(places: list[Member], taken: dict[str, Group]) -> str:
+    first = next((m for m in places if m.role == "out"), places[0])
+    plain = first.tensor.endswith(".weight") and first.dim == 0
+    base = first.tensor.removesuffix(".weight") if plain else f"{first.tensor}:{first.dim}"
+    name, k = base, 1
+    while name in taken:
+        k += 1
+        name = f"{base}#{k}"
+    return name
+
+
+def _kinds(rec: Recording) -> dict[Axis, str]:
+    """What the units of a leaf are called, by the first operator that writes them."""
+    kinds: dict[Axis, str] = {}
+    for op in rec.ops:
+        if not op.live or op.kind not in _KINDS:
+            continue
+        weights = [v for v in op.inputs if v.name is not None]
+        for v in [*op.outputs, *weights]:
+            for a in v.axes:
+                a = find(a)
+                parts = [find(k) for k in a.kids] if a.kind == "p" and not a.frozen else [a]
+                for i, part in enumerate(parts):
+                    outer = len(parts) > 1 and i == 0 and any(not find(k).frozen for k in parts[1:])
+                    for leaf in map(find, leaves(part)):
+                        kinds.setdefault(leaf, "groups" if outer else _KINDS[op.kind])
+    return kinds
+
+
+def _ties(rec: Recording, names: dict[Axis, str]) -> tuple[tuple[str, ...], ...]:
+    """Pieces of a chunk that must stay equal in count: those made of one leaf each become ties, others freeze nothing here;
+    surgery checks them."""
+    ties: list[tuple[str, ...]] = []
+    for op in rec.ops:
+        for parts in op.ties:
+            found = list(dict.fromkeys(names[find(p)] for p in parts if find(p) in names))
+            if len(found) > 1:
+                ties.append(tuple(found))
+    return tuple(dict.fromkeys(ties))
+
+
+def _fingerprint(rec: Recording) -> str:
+    lines = [f"{name}:{v.shape}" for name, v in rec.tensors.items()]
+    lines += [f"{op.func._schema.name}@{op.path}" for op in rec.ops]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+__all__ = ["read_off", "solve", "values"]

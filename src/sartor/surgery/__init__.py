@@ -1,0 +1,9 @@
+"""Surgery: a model and a plan in; a smaller model of the same class, and the proof that it does the same, out."""
+
+from sartor.surgery.cut import cut, edits_for
+from sartor.surgery.edits import Edits, apply_edits
+from sartor.surgery.optimizer import carry_optimizer
+from sartor.surgery.probe import probe
+from sartor.surgery.prove import prove, silence
+
+__all__ = ["Edits", "apply_edits", "carry_optimizer", "cut", "edits_for", "probe", "prove", "silence"]

@@ -1,0 +1,81 @@
+"""Which attributes of which modules state a size that a cut changes.
+
+Operators say the sizes that torch.nn modules hold by name (`in_channels`, `num_features`, `groups`). Numbers that a
+user's forward passes on (view, split, slice, pad) are looked for by value in the module that made the call, then in
+its ancestors. Readings by value can be wrong: the lock-step check decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from sartor.structure.axes import Axis, find, new_size
+from sartor.structure.constants import Constant, constants
+from sartor.structure.graph import Graph
+
+_NOT_WIDTHS = re.compile(
+    r"kernel|stride|dilat|window|patch|img|image|grid|resol|shift|pool|level|depth|stage|num_layers|training|eps"
+)
+Attributes = dict[tuple[str, str], Any]  # (module path, attribute) -> new value
+
+
+def attributes_for(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor]) -> Attributes:
+    """New values of all attributes that a cut by `masks` changes."""
+    modules = dict(model.named_modules())
+    kept = {a: int(m.sum()) for a, m in masks.items()}
+    found: Attributes = {}
+    said: set[tuple[str, str]] = set()  # attributes an operator spoke for by name
+    for op in graph.ops:
+        module = modules.get(op.path)
+        if module is None:
+            continue
+        for name, axes in op.sizes.items():
+            several = isinstance(axes, list)
+            listed = axes if isinstance(axes, list) else [axes]
+            old = tuple(find(a).size for a in listed)
+            new = tuple(new_size(a, kept) for a in listed)
+            has = getattr(module, name, None)
+            if has == (old if several else old[0]) or (several and has == list(old)):
+                said.add((op.path, name))
+                if old != new:
+                    found[op.path, name] = new if several else new[0]
+    for op in graph.ops:
+        for c in constants(op, masks):
+            if c.old != c.new:
+                _place(modules, op.path, c, found, said)
+    return found
+
+
+def _place(modules: Mapping[str, nn.Module], path: str, c: Constant, found: Attributes, said: set[tuple[str, str]]) -> None:
+    """Enter a changed constant at the nearest module that holds its old value."""
+    while True:
+        module = modules.get(path)
+        if module is not None and _place_in(module, path, c, found, said):
+            return
+        if not path:
+            return
+        path = path.rpartition(".")[0]
+
+
+def _place_in(module: nn.Module, path: str, c: Constant, found: Attributes, said: set[tuple[str, str]]) -> bool:
+    hit = False
+    for name, value in vars(module).items():
+        key = (path, name)
+        if name.startswith("_") or key in said or _NOT_WIDTHS.search(name):
+            continue
+        if isinstance(c.old, tuple):
+            if isinstance(value, list | tuple) and tuple(value) == c.old:
+                found[key] = c.new
+                hit = True
+        elif type(value) is int and value == c.old and value > 1:
+            found.setdefault(key, c.new)
+            hit = True
+        elif isinstance(value, list | tuple) and c.old > 1 and c.old in value and all(type(x) is int for x in value):
+            if key not in found:
+                found[key] = tuple(c.new if x == c.old else x for x in value)
+            hit = True
+    return hit

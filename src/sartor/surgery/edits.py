@@ -1,0 +1,92 @@
+"""What a cut does to a module, as data: which slices of which tensors stay, which attributes change.
+
+Edits replay on a fresh instance of the same class without tracing it again: that is how files load.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.errors import BadInput, CorruptFile
+from sartor.structure.record import clone, named_tensors
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Kept indices by tensor and dimension, and attribute values by module path."""
+
+    slices: Mapping[str, Mapping[int, tuple[int, ...]]]
+    attributes: tuple[tuple[str, str, Any], ...]  # (module path, attribute, new value)
+    shapes: Mapping[str, tuple[int, ...]]  # of the sliced tensors before the cut
+
+    def to_json(self) -> str:
+        """One tensor or attribute a line."""
+        head = [
+            f'    {json.dumps(n)}: {{"shape": {json.dumps(list(self.shapes[n]))}, "keep": '
+            f"{json.dumps({str(d): list(i) for d, i in s.items()})}}}"
+            for n, s in self.slices.items()
+        ]
+        rows = [f"    {json.dumps([p, a, v])}" for p, a, v in self.attributes]
+        return '{\n  "tensors": {\n%s\n  },\n  "attributes": [\n%s\n  ]\n}\n' % (",\n".join(head), ",\n".join(rows))
+
+    @classmethod
+    def from_json(cls, text: str) -> Edits:
+        """The inverse of `to_json`."""
+        try:
+            raw = json.loads(text)
+            slices = {n: {int(d): tuple(i) for d, i in t["keep"].items()} for n, t in raw["tensors"].items()}
+            shapes = {n: tuple(t["shape"]) for n, t in raw["tensors"].items()}
+            attributes = tuple(
+                (str(p), str(a), tuple(v) if isinstance(v, list) else v) for p, a, v in raw["attributes"]
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise CorruptFile(f"edits: expected JSON with tensors and attributes; {type(e).__name__}: {e}") from e
+        return cls(slices, attributes, shapes)
+
+
+def sliced(t: Tensor, keep: Mapping[int, Any]) -> Tensor:
+    """The kept indices of each dimension, as a tensor of its own."""
+    out = t.detach()
+    for d, i in keep.items():
+        out = out.index_select(d, torch.as_tensor(i, device=t.device))
+    return out.clone(memory_format=torch.contiguous_format) if out is t or out._base is not None else out
+
+
+def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
+    """A cut copy of the model; nothing is shared, the model itself stays as it is.
+
+    Raises:
+        BadInput: the model is not of the class the edits were made for; says the first difference.
+    """
+    tensors = {name: t for *_, name, t in named_tensors(model)}
+    modules = dict(model.named_modules())
+    for name, shape in edits.shapes.items():
+        if name not in tensors:
+            raise BadInput(f"the model has no tensor {name!r} that the edits slice; was it built by the same factory?")
+        if tuple(tensors[name].shape) != tuple(shape):
+            raise BadInput(
+                f"tensor {name!r}: the edits were made for shape {tuple(shape)}; got {tuple(tensors[name].shape)}"
+            )
+    for path, attribute, _ in edits.attributes:
+        if path not in modules or not hasattr(modules[path], attribute):
+            raise BadInput(f"the model has no attribute {attribute!r} in module {path!r} that the edits set")
+    keep = {id(tensors[name]): s for name, s in edits.slices.items()}
+    new = clone(model, lambda t: sliced(t, keep[id(t)]) if id(t) in keep else t.detach().clone())
+    for (*_, old), (*_, t) in zip(named_tensors(model), named_tensors(new)):
+        t.requires_grad_(old.requires_grad)
+    set_attributes_(new, edits.attributes)
+    return new
+
+
+def set_attributes_(model: nn.Module, attributes: tuple[tuple[str, str, Any], ...]) -> None:
+    """Write attribute values in place, keeping the kind of sequence."""
+    modules = dict(model.named_modules())
+    for path, attribute, value in attributes:
+        old = getattr(modules[path], attribute)
+        setattr(modules[path], attribute, type(old)(value) if isinstance(old, list | tuple) else value)

@@ -1,0 +1,75 @@
+"""The reference for norms that mix units: statistics over the units that survive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+
+from sartor.structure.axes import Axis, find, keep_mask, new_size
+from sartor.structure.calls import Op, short_name
+from sartor.structure.example import Example, call
+from sartor.structure.graph import Graph
+from sartor.structure.record import watching
+
+_NORMS = {"layer_norm", "rms_norm", "group_norm"}
+_SAID = ("layer_norm takes", "rms_norm takes", "group norm takes")
+
+
+def reproducible(graph: Graph, name: str) -> bool:
+    """Whether everything that mixes a group is a layer, rms or group norm: then a reference exists."""
+    return all(reason.startswith(_SAID) for reason in find(graph.leaves[name]).mix)
+
+
+def reference_output(silenced: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], example: Example) -> Any:
+    """Forward of the silenced model in which layer, rms and group norms see only the units that survive.
+
+    The removed units stay zero behind such a norm.
+    """
+    place = 0
+
+    def see(*_: Any) -> None:
+        nonlocal place
+        place += 1
+
+    def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
+        if short_name(func) not in _NORMS:
+            return NotImplemented
+        return _norm_of_survivors(graph.ops[place], masks, func, args, kwargs)
+
+    with watching(silenced, see, meta=False, instead=instead):
+        return call(silenced, example)
+
+
+def _norm_of_survivors(op: Op, masks: Mapping[Axis, Tensor], func: OpOverload, args: Any, kwargs: Any) -> Any:
+    if op.name not in _NORMS or not op.live:
+        return NotImplemented
+    x: Tensor = args[0]
+    first = 1 if op.name == "group_norm" else x.dim() - len(args[1])
+    last = 2 if op.name == "group_norm" else x.dim()
+    alive = {d: keep_mask(op.args[0].axes[d], masks).nonzero()[:, 0].to(x.device) for d in range(first, last)}
+    if all(len(i) == x.shape[d] for d, i in alive.items()):
+        return NotImplemented
+    small = x
+    for d, i in alive.items():
+        small = small.index_select(d, i)
+    rest = list(args[1:])
+    for n, value in enumerate(rest):
+        if isinstance(value, Tensor):
+            for d in range(value.dim()):
+                value = value.index_select(d, alive[first + d])
+            rest[n] = value
+    if op.name == "group_norm":
+        groups = op.sizes["num_groups"]
+        assert isinstance(groups, Axis)
+        rest[0] = new_size(groups, {a: int(m.sum()) for a, m in masks.items()})
+    else:
+        rest[0] = list(small.shape[first:])
+    where: list[Any] = [torch.arange(n, device=x.device) for n in x.shape]
+    where = [alive.get(d, i) for d, i in enumerate(where)]
+    out = torch.zeros_like(x)
+    out[torch.meshgrid(*where, indexing="ij")] = func(small, *rest, **kwargs)
+    return out

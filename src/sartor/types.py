@@ -1,0 +1,307 @@
+"""The values that travel between rooms: frozen, checked at construction, no other behaviour."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sartor.errors import BadInput, CorruptFile
+
+Role = Literal["out", "in", "norm", "buffer", "other"]
+Scores = Mapping[str, Tensor]  # group name -> [units]; larger = keep
+Counts = Mapping[str, int]  # group name -> units kept; a group not named is whole
+METRICS = ("macs", "flops", "params", "bytes", "memory", "latency")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One place where the units of a group occur.
+
+    `role` says what the dimension does there: "out" the operator writes these units, "in" it reads and sums over them,
+    "norm" scales them one by one, "buffer" statistics of them, "other" anything else.
+    """
+
+    tensor: str  # name in named_parameters() or named_buffers()
+    dim: int
+    role: Role
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that live or die together."""
+
+    name: str  # "<tensor>:<dim>" of its first writer, with "#k" when one dimension holds several groups
+    kind: str  # "channels", "features", "groups", ...
+    units: int
+    members: tuple[Member, ...]
+    mixes: str | None = None  # why cutting changes the other units (a layer norm, say); None: cutting is exact
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A dimension of a parameter that cannot be cut, and why, in plain words."""
+
+    axis: str
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One line of a budget: metric <= at_most."""
+
+    metric: str  # one of METRICS
+    at_most: float  # share of the original when relative, else a count, bytes or seconds
+    relative: bool
+    target: str | None = None  # where latency is measured
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise BadInput(f"budget metric: expected one of {', '.join(METRICS)}; got {self.metric!r}")
+        if not (math.isfinite(self.at_most) and self.at_most > 0):
+            raise BadInput(f"budget limit for {self.metric}: expected a positive number; got {self.at_most}")
+        if self.relative and self.at_most > 1:
+            raise BadInput(
+                f"budget limit for {self.metric}: expected at most 100 % of the original; got {100 * self.at_most:g} %"
+            )
+        if (self.metric == "latency") != (self.target is not None):
+            raise BadInput(
+                "a latency limit names its target and no other limit does: 'latency<=60% @ onnxruntime-cpu'; "
+                f"got metric {self.metric!r} with target {self.target!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is asked for: limits on cost, and how much quality may be lost at most (in points of the metric)."""
+
+    limits: tuple[Limit, ...]
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.limits:
+            raise BadInput("a budget needs at least one limit on cost, such as 'macs<=50%'; got none")
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise BadInput(f"budget 'drop': expected points >= 0; got {self.max_drop}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which units stay: the waist of the hourglass. A group not named stays whole."""
+
+    keep: Mapping[str, tuple[int, ...]]  # group name -> sorted kept unit indices
+    made_by: str
+    fingerprint: str  # of the Graph it was made for
+
+    def __post_init__(self) -> None:
+        for name, kept in self.keep.items():
+            if not kept or any(b <= a for a, b in zip(kept, kept[1:])) or kept[0] < 0:
+                raise BadInput(f"plan, group {name!r}: kept indices must be sorted, unique, non-empty and >= 0; got {kept[:8]}")
+
+    def counts(self) -> dict[str, int]:
+        """Units kept by group."""
+        return {name: len(kept) for name, kept in self.keep.items()}
+
+    def to_json(self) -> str:
+        """One group a line, so that a person can edit it."""
+        rows = ",\n".join(f"    {json.dumps(n)}: {json.dumps(list(k))}" for n, k in self.keep.items())
+        head = f'"made_by": {json.dumps(self.made_by)},\n  "fingerprint": {json.dumps(self.fingerprint)}'
+        return f'{{\n  {head},\n  "keep": {{\n{rows}\n  }}\n}}\n'
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The inverse of `to_json`."""
+        try:
+            raw = json.loads(text)
+            keep = {str(n): tuple(int(i) for i in k) for n, k in raw["keep"].items()}
+            return cls(keep, str(raw["made_by"]), str(raw["fingerprint"]))
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as e:
+            raise CorruptFile(f"plan: expected JSON with keep, made_by and fingerprint; {type(e).__name__}: {e}") from e
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where latency is true."""
+
+    backend: str  # a name of the target registry: "eager", "compile", "onnxruntime"
+    device: str = "cpu"
+    threads: int = 0  # 0: as many as the machine has
+    batch: int = 1
+    dtype: str = "float32"
+
+    @property
+    def name(self) -> str:
+        """As written in a budget: "onnxruntime-cpu"."""
+        return f"{self.backend}-{self.device}"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Raw samples of one artefact on one target."""
+
+    seconds: tuple[float, ...]
+    warmup: int
+    target: Target
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def median_s(self) -> float:
+        """Median of the samples, in seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def iqr_s(self) -> float:
+        """Interquartile range of the samples, in seconds."""
+        q = statistics.quantiles(self.seconds, n=4) if len(self.seconds) > 1 else [0.0, 0.0, 0.0]
+        return q[2] - q[0]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two artefacts timed in turns on one target; sample i of both was taken side by side."""
+
+    original: Latency
+    fitted: Latency
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """fitted / original, pair by pair."""
+        return tuple(f / o for o, f in zip(self.original.seconds, self.fitted.seconds))
+
+    @property
+    def ratio(self) -> float:
+        """Median of the pairwise ratios."""
+        return statistics.median(self.ratios)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the median ratio, from order statistics."""
+        r, n = sorted(self.ratios), len(self.ratios)
+        half = 1.96 * math.sqrt(n) / 2
+        return r[max(0, math.floor(n / 2 - half))], r[min(n - 1, math.ceil(n / 2 + half) - 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the cut network is trained back. Zero epochs: not at all."""
+
+    epochs: int = 0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.05  # share of all steps
+    label_smoothing: float = 0.0
+    distill: float = 0.7  # weight of the original's soft targets, 0: none
+    temperature: float = 2.0
+    ema: float = 0.0  # decay of the averaged weights, 0: none
+    clip: float = 0.0  # largest gradient norm, 0: no limit
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self, "epochs", self.epochs >= 0, ">= 0")
+        _check(self, "lr", self.lr > 0, "> 0")
+        _check(self, "optimizer", self.optimizer in ("sgd", "adamw"), "sgd or adamw")
+        _check(self, "precision", self.precision in ("float32", "bfloat16", "float16"), "float32, bfloat16 or float16")
+        for name in ("warmup", "label_smoothing", "distill", "ema", "momentum"):
+            _check(self, name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
+        _check(self, "temperature", self.temperature > 0, "> 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What matters, how much where, and how it heals: one frozen value a method."""
+
+    name: str = "custom"
+    source: str = ""
+    criterion: Any = "l2"  # name, or a function [units, rest] -> [units]
+    reduce: Literal["sum", "mean", "max", "out"] = "sum"  # over the tensors a unit lives in; "out": writers only
+    normalise: Literal["none", "mean", "max", "rank"] = "mean"  # across groups
+    per_cost: float = 0.0  # exponent: scores are divided by (MACs a unit frees) ** per_cost
+    allocation: str = "global"  # a name of the allocator registry
+    floor: float = 0.1  # least share of every group that stays
+    round_to: int = 1  # kept counts are multiples of it
+    only: tuple[str, ...] = ()  # group name patterns (fnmatch); empty: all
+    exclude: tuple[str, ...] = ()
+    fold_mean: bool = True  # mean contribution of removed units goes into the consumers' biases
+    refresh_norm: bool = True  # batch-norm statistics re-estimated, kept only if it helps
+    calibration: int = 2000  # samples for scores and repair
+    training: Training = field(default_factory=Training)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self, "reduce", self.reduce in ("sum", "mean", "max", "out"), "sum, mean, max or out")
+        _check(self, "normalise", self.normalise in ("none", "mean", "max", "rank"), "none, mean, max or rank")
+        _check(self, "floor", 0 <= self.floor < 1, "in [0, 1)")
+        _check(self, "round_to", self.round_to >= 1, ">= 1")
+        _check(self, "calibration", self.calibration >= 1, ">= 1")
+        _check(self, "criterion", isinstance(self.criterion, str) or callable(self.criterion), "a name or a function")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Costs that are counted, not timed."""
+
+    macs: int  # multiply-accumulates of one forward of the example batch
+    params: int  # elements of parameters, tied ones once
+    bytes: int  # of parameters and buffers as they lie in memory
+    memory: int  # peak bytes of activations alive at once in one forward of the example batch
+
+    @property
+    def flops(self) -> int:
+        """Two for every multiply-accumulate."""
+        return 2 * self.macs
+
+    def get(self, metric: str) -> float:
+        """The value of a counted metric by name."""
+        return float(getattr(self, metric))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Cut model against silenced original, before any repair."""
+
+    passed: bool
+    max_relative_error: float
+    groups: int  # cut groups checked against the silenced original
+    mixing_groups: int  # cut groups that an operator mixes: left out of the exact comparison, cut all the same
+    tolerance: float = 1e-4
+
+
+def _check(value: Any, name: str, fine: bool, expected: str) -> None:
+    if not fine:
+        kind = type(value).__name__.lower()
+        raise BadInput(f"{kind} field {name!r}: expected {expected}; got {getattr(value, name)!r}")
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, paths, tuples and tensors as JSON knows them."""
+    if hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_plain(v) for v in value]
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    return getattr(value, "__name__", str(value))
+
+
+__all__ = [
+    "Budget", "Comparison", "Counted", "Counts", "Frozen", "Group", "Latency", "Limit", "METRICS", "Member", "Plan", "Proof",
+    "Recipe", "Role", "Scores", "Target", "Training", "asdict", "to_plain",
+]  # fmt: skip
