@@ -1,0 +1,107 @@
+"""From an order of removal to counts that meet every cap with nothing to spare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from sartor.allocate.bundles import Bundle, kept
+from sartor.allocate.registry import Cap, Keep
+from sartor.errors import BadInput, BudgetNotMet, NothingToDo
+from sartor.types import Counts, Scores
+
+
+def fit(
+    order: Sequence[Bundle], limits: Sequence[Cap | tuple[Callable[[Counts], float], float]], scores: Scores
+) -> Keep:
+    """Take bundles away from the front of `order` until every cap is met, then put back what still fits.
+
+    The number to take is found by bisection. Putting back goes from the end: the bundle that `order` would rather have
+    kept comes first; once a step of a group does not fit it never will, because costs only grow with what is put back.
+    Cost functions are called about log2(bundles) times, and then a few times a group.
+
+    Args:
+        order: bundles, those of one group in their order.
+        limits: caps.
+        scores: which units stay, given how many.
+
+    Returns:
+        Kept units of the groups that are cut.
+
+    Raises:
+        NothingToDo, BudgetNotMet, BadInput: see `Allocator`.
+    """
+    caps = [Cap(*limit) for limit in limits]
+    if not caps:
+        raise BadInput("allocation: expected at least one limit; got none")
+    fits = _Test(caps)
+    if fits({}):
+        raise NothingToDo("the original already meets every counted limit; there is nothing to cut")
+    least = _taken({}, order)
+    if not fits(least):
+        raise BudgetNotMet(_floor_message(caps, least), kept(scores, least))
+    few, enough = 0, len(order)  # taking `few` misses, taking `enough` meets
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if fits(_taken({}, order[:middle])) else (middle, enough)
+    counts = _taken({}, order[:enough])
+    stuck = order[enough - 1].groups  # the last one taken is known not to fit
+    candidates = [b for b in reversed(order[: enough - 1]) if b.groups != stuck]
+    while candidates:
+        back = _fitting(counts, candidates, fits)
+        counts = _put_back(counts, candidates[:back])
+        stuck = candidates[back].groups if back < len(candidates) else ()
+        candidates = [b for b in candidates[back + 1 :] if b.groups != stuck]
+    whole = {g: b.before for b in reversed(order) for g in b.groups}
+    return kept(scores, {g: k for g, k in counts.items() if k < whole[g]})
+
+
+def _taken(counts: Counts, steps: Sequence[Bundle]) -> dict[str, int]:
+    return {**counts, **{g: b.after for b in steps for g in b.groups}}
+
+
+def _put_back(counts: Mapping[str, int], steps: Sequence[Bundle]) -> dict[str, int]:
+    return {**counts, **{g: b.before for b in steps for g in b.groups}}
+
+
+def _fitting(counts: Counts, steps: Sequence[Bundle], fits: Callable[[Counts], bool]) -> int:
+    """How many of the first steps can be put back together."""
+    return _longest(lambda k: fits(_put_back(counts, steps[:k])), len(steps))
+
+
+def _longest(fine: Callable[[int], bool], most: int) -> int:
+    """Largest n in [0, most] with fine(n), where fine(0) holds and fine never comes back once lost; gallops.
+
+    >>> _longest(lambda n: n <= 11, 100), _longest(lambda n: n == 0, 100), _longest(lambda n: True, 5)
+    (11, 0, 5)
+    """
+    good, step = 0, 1
+    while good < most and fine(min(good + step, most)):
+        good, step = min(good + step, most), step * 2
+    bad = min(good + step, most + 1) if good < most else most + 1
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fine(middle) else (good, middle)
+    return good
+
+
+class _Test:
+    """Whether counts meet every cap; the cap that failed last is asked first."""
+
+    def __init__(self, caps: Sequence[Cap]):
+        self.caps = list(caps)
+
+    def __call__(self, counts: Counts) -> bool:
+        for i, cap in enumerate(self.caps):
+            if not cap.cost(counts) <= cap.at_most:
+                self.caps.insert(0, self.caps.pop(i))
+                return False
+        return True
+
+
+def _floor_message(caps: Sequence[Cap], least: Counts) -> str:
+    """What the smallest allowed network costs, for every cap it misses."""
+    missed = [(c, c.cost(least)) for c in caps]
+    parts = [
+        f"{c.name} cannot go below {v:.6g}, asked for at most {c.at_most:.6g}" for c, v in missed if not v <= c.at_most
+    ]
+    return f"no plan meets the budget: {'; '.join(parts)}. Allow more, lower the floor, or cut more groups"

@@ -1,0 +1,29 @@
+"""One order over all units of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from sartor.allocate.bundles import bundles
+from sartor.allocate.exact import fit
+from sartor.allocate.registry import ALLOCATORS, Cap, Keep
+from sartor.types import Counts, Scores
+
+
+@ALLOCATORS.register("global", source="Liu et al. 2017, arXiv:1708.06519 (one threshold for the whole network)")
+def global_(
+    scores: Scores,
+    limits: Sequence[Cap | tuple[Callable[[Counts], float], float]],
+    units: Mapping[str, int],
+    *,
+    ties: Sequence[Sequence[str]] = (),
+    floor: float = 0.1,
+    round_to: int = 1,
+) -> Keep:
+    """The units of lowest score go first, wherever they are.
+
+    Scores are compared across groups as they are; `importance.score` normalises them. See `Allocator` for arguments,
+    result and errors. Of equal scores those go first whose group has lost least.
+    """
+    steps = bundles(scores, units, ties, floor, round_to)
+    return fit(sorted(steps, key=lambda b: (b.score, b.depth)), limits, scores)

@@ -1,0 +1,29 @@
+"""The same share everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from sartor.allocate.bundles import bundles
+from sartor.allocate.exact import fit
+from sartor.allocate.registry import ALLOCATORS, Cap, Keep
+from sartor.types import Counts, Scores
+
+
+@ALLOCATORS.register("uniform", source="Li et al. 2017, arXiv:1608.08710 (equal ratios), baseline")
+def uniform(
+    scores: Scores,
+    limits: Sequence[Cap | tuple[Callable[[Counts], float], float]],
+    units: Mapping[str, int],
+    *,
+    ties: Sequence[Sequence[str]] = (),
+    floor: float = 0.1,
+    round_to: int = 1,
+) -> Keep:
+    """Every group loses the same share; the units of lowest score within it go.
+
+    Shares lost are equal up to half a step of a group, and up to what still fits under the caps in the end: it is given
+    back to the groups that lost the largest share first. See `Allocator` for arguments, result and errors.
+    """
+    steps = bundles(scores, units, ties, floor, round_to)
+    return fit(sorted(steps, key=lambda b: (b.depth, b.score)), limits, scores)

@@ -1,0 +1,135 @@
+"""The front door: `fit` and what it gives back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sartor.export import atomic_write, export_onnx, export_pt2
+from sartor.report import write_report
+from sartor.run import Outcome, run
+from sartor.run.folder import RECORD, write_model, write_result
+from sartor.run.record import Progress
+from sartor.structure import Example
+from sartor.types import Budget, Plan, Proof, Recipe
+
+
+class Fitted:
+    """A network that fits, with the plan, the proof and everything measured on the way."""
+
+    def __init__(self, outcome: Outcome):
+        self._outcome = outcome
+
+    @property
+    def model(self) -> nn.Module:
+        """The smaller network: an ordinary module of the same class."""
+        return self._outcome.model
+
+    @property
+    def plan(self) -> Plan:
+        """Which units stayed."""
+        return self._outcome.plan
+
+    @property
+    def proof(self) -> Proof:
+        """Cut network against silenced original, before any repair."""
+        return self._outcome.proof
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What `sartor fit --json` prints."""
+        return self._outcome.result
+
+    @property
+    def met(self) -> bool:
+        """Whether every limit and the quality floor hold."""
+        return self._outcome.met
+
+    def __repr__(self) -> str:
+        parts = [f"{r['metric']} {'met' if r['met'] else 'missed'}" for r in self.result["budget"]]
+        return f"Fitted({type(self.model).__name__}, {', '.join(parts)})"
+
+    def save(self, folder: str | Path) -> Path:
+        """Plan, edits, weights, record and result; `sartor.load(folder, factory)` gives the network back bit for bit."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = write_model(folder, self.model, self.plan, self._outcome.edits)
+        lines = "".join(json.dumps(row) + "\n" for row in self._outcome.record)
+        atomic_write(folder / RECORD, lines)
+        write_result(folder, {**self.result, "run": str(folder), "files": {**self.result["files"], **files}})
+        return folder
+
+    def export(self, path: str | Path) -> dict[str, Any]:
+        """Write `.onnx` or `.pt2`, checked against eager at several batch sizes; the report of that check."""
+        from sartor.errors import BadInput
+
+        writers = {".onnx": export_onnx, ".pt2": export_pt2}
+        suffix = Path(path).suffix
+        if suffix not in writers:
+            raise BadInput(f"export: expected a path that ends in .onnx or .pt2; got {str(path)!r}")
+        return writers[suffix](self.model, self._outcome.example, path)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report: one HTML file that opens without a network."""
+        return Path(write_report({**self.result, "record": self._outcome.record}, path) or path)
+
+
+def fit(
+    model: nn.Module,
+    train: Iterable[Any] | None = None,
+    val: Iterable[Any] | None = None,
+    *,
+    budget: str | Budget,
+    recipe: str | Recipe | Callable[..., Any] = "taylor",
+    test: Iterable[Any] | None = None,
+    example: Example | None = None,
+    calibration: Iterable[Any] | None = None,
+    loss: Callable[[Any, Any], torch.Tensor] | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    metric: str = "accuracy",
+    out: str | Path | None = None,
+    seed: int | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+    model_name: str | None = None,
+) -> Fitted:
+    """Fit a network to a budget: find out what can be cut, decide, cut, prove, heal, measure.
+
+    Args:
+        model: any module; it stays as it is.
+        train: batches (inputs, targets) to train on and, unless `calibration` is given, to calibrate with.
+        val: batches the quality is judged on, chosen beforehand.
+        budget: such as "latency<=60% @ onnxruntime-cpu, macs<=50%, drop<=0.5".
+        recipe: a published method by name, a `Recipe`, or a function [units, rest] -> [units].
+        test: batches looked at only to report: never used to decide.
+        example: example inputs; taken from the data when not given. One sample is traced and timed.
+        calibration: batches for scores and repair, best without augmentation.
+        loss: loss(output, targets) -> scalar; None: cross entropy.
+        evaluate: evaluate(model) -> float, larger is better; None: top-1 accuracy on `val` in percent.
+        metric: what `evaluate` is called in the report.
+        out: run folder, written as the run goes on. None: nothing is written until `save`.
+        seed: of everything random; None: the recipe's.
+        device: where scores and training run; None: where the model lies.
+        progress: called as progress(step, share done or None, text).
+        model_name: for the record.
+
+    Returns:
+        The fitted network. `fitted.met` says whether every limit holds.
+
+    Raises:
+        BadInput: an argument is not what was asked for.
+        NothingToDo: the original already meets the budget.
+        BudgetNotMet: a limit cannot be met; says the floor.
+        CannotTrace, ProofFailed, TrainingDiverged: see `sartor.errors`.
+    """
+    return Fitted(
+        run(
+            model, train, val, budget=budget, recipe=recipe, test=test, example=example, calibration=calibration, loss=loss,
+            evaluate=evaluate, metric=metric, out=out, seed=seed, device=device, progress=progress, model_name=model_name,
+        )  # fmt: skip
+    )

@@ -1,0 +1,82 @@
+"""`sartor export`: files that load anywhere, checked against the network they come from."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sartor.cli.inputs import is_run
+from sartor.cli.loaded import load_subject
+from sartor.cli.options import AsJson, Data, Factory, Input, Out, SubjectOrRun, Weights
+from sartor.cli.reply import Reply
+from sartor.errors import BadInput
+
+
+class Format(StrEnum):
+    """Kinds of files."""
+
+    onnx = "onnx"
+    pt2 = "pt2"
+
+
+def export(
+    model: SubjectOrRun,
+    to: Annotated[list[Format] | None, typer.Option("--to", help="Kind of file; repeatable. Default: onnx.")] = None,
+    out: Out = None,
+    weights: Weights = None,
+    option: Factory = None,
+    shape: Input = None,
+    data: Data = None,
+    factory: Annotated[
+        str | None, typer.Option(help="The factory of a run's network, where the run knows none.")
+    ] = None,
+    as_json: AsJson = False,
+) -> Reply:
+    """Export a network, or the fitted network of a run folder, to ONNX or torch.export."""
+    from rich.text import Text
+
+    from sartor.report.text import grid
+    from sartor.units import show_bytes
+
+    formats = list(dict.fromkeys(to or [Format.onnx]))
+    places = {f: _place(model, f, out, len(formats)) for f in formats}
+    subject = load_subject(model, weights=weights, option=option, shape=shape, data=data, factory=factory)
+    written = {f.value: _write(f, subject.module, subject.example, places[f]) for f in formats}
+    table = grid("file", "size", "batch", "checked at batches", "largest relative error")
+    for facts in written.values():
+        free = "free" if facts.get("dynamic") else "fixed"
+        checked = ", ".join(map(str, facts.get("batches") or ()))
+        error = f"{facts['max_relative_error']:.1e}"
+        table.add_row(Text(str(facts["path"])), show_bytes(facts["bytes"]), free, checked, error)
+    return Reply({"model": model, "files": written}, table)
+
+
+def _place(model: str, to: Format, out: Path | None, formats: int) -> Path:
+    if out is None:
+        return Path(model) / f"model.{to.value}" if is_run(model) else Path(f"{slug(model)}.{to.value}")
+    if out.is_dir():
+        return out / f"model.{to.value}"
+    if formats > 1:
+        raise BadInput(f"--out {out}: several kinds of files are asked for; expected a folder that exists")
+    if out.suffix != f".{to.value}":
+        raise BadInput(f"--out {out}: expected a name that ends in .{to.value}")
+    return out
+
+
+def slug(words: str) -> str:
+    """A file name made of a model's.
+
+    >>> slug("timm:resnet18"), slug("bench/net.py:make?depth=20")
+    ('timm-resnet18', 'bench-net-make-depth-20')
+    """
+    return re.sub(r"[^A-Za-z0-9_]+", "-", words.replace(".py", "")).strip("-")
+
+
+def _write(to: Format, module: Any, example: Any, path: Path) -> dict[str, Any]:
+    from sartor.export import export_onnx, export_pt2
+
+    return export_onnx(module, example, path) if to is Format.onnx else export_pt2(module, example, path)

@@ -1,0 +1,54 @@
+"""Every way a command can fail, as an exit code and a sentence."""
+
+from __future__ import annotations
+
+import errno
+
+from sartor.errors import BadInput, BudgetNotMet, SartorError, UnknownName
+
+DONE, FAILURE, WRONG_USAGE, BUDGET_NOT_MET, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class Interrupted(SartorError):
+    """Ctrl-C; the message says what is left and how to go on."""
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of an error.
+
+    >>> exit_code(BadInput("no")), exit_code(BudgetNotMet("no")), exit_code(OSError("no"))
+    (2, 3, 1)
+    """
+    if isinstance(error, KeyboardInterrupt | Interrupted) or type(error).__name__ == "Abort":
+        return INTERRUPTED
+    if isinstance(error, BudgetNotMet):
+        return BUDGET_NOT_MET
+    if isinstance(error, BadInput | UnknownName) or _from_parser(error):
+        return WRONG_USAGE
+    return FAILURE
+
+
+def sentence(error: BaseException) -> str | None:
+    """What to tell the user, or None for an error nobody foresaw: that one is shown with its traceback."""
+    if isinstance(error, SartorError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        return "interrupted; no file was left half-written"
+    if _from_parser(error):
+        return error.format_message()  # type: ignore[attr-defined]
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full{_place(error)}; free some space and run the command again"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror.lower()}{_place(error)}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out of memory; a smaller --batch needs less"
+    return None
+
+
+def _place(error: OSError) -> str:
+    return f": {error.filename}" if error.filename else ""
+
+
+def _from_parser(error: BaseException) -> bool:
+    """Wrong words on the command line; the parser's own exceptions moved between versions of typer."""
+    return callable(getattr(error, "format_message", None)) and hasattr(error, "exit_code")

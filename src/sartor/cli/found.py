@@ -1,0 +1,54 @@
+"""What `trace` found, as plain objects: the answer of `inspect --json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sartor.structure import Graph
+
+
+def describe(graph: Graph) -> dict[str, Any]:
+    """Groups with their shares of the cost, frozen axes with reasons, and how much can be cut at all.
+
+    Returns:
+        {"groups": [{"name", "kind", "units", "mixes", "members", "macs_share", "params_share"}],
+        "frozen": [{"axis", "reason"}], "coverage": {"params_on_cuttable_axis", "macs_on_cuttable_axis"}}.
+        Shares are of what lies on the group; they overlap, since a weight has two sides.
+    """
+    from sartor.cost import macs
+    from sartor.run import group_rows
+
+    sizes = {name: v.numel({}) for name, v in graph.tensors.items() if v.origin == "parameter"}
+    tied = {id(graph.tensors[name]): name for name in sizes}  # one name for each tensor
+    sizes = {name: sizes[name] for name in tied.values()}
+    same = {name: tied[id(v)] for name, v in graph.tensors.items() if id(v) in tied}
+    all_params = sum(sizes.values()) or 1
+    rows = [{k: v for k, v in row.items() if k != "kept"} for row in group_rows(graph)]
+    cuttable = {same[m.tensor] for g in graph.groups.values() for m in g.members if m.tensor in same}
+    return {
+        "groups": rows,
+        "frozen": [{"axis": f.axis, "reason": f.reason} for f in graph.frozen],
+        "coverage": {
+            "params_on_cuttable_axis": sum(sizes[t] for t in cuttable) / all_params,
+            "macs_on_cuttable_axis": _cuttable_macs(graph) / (macs(graph) or 1),
+        },
+    }
+
+
+def _cuttable_macs(graph: Graph) -> int:
+    """MACs of the operators that a cut can shrink."""
+    from sartor.cost.macs import evaluate, terms
+    from sartor.structure.axes import find, leaves
+
+    own = {find(leaf) for leaf in graph.leaves.values()}
+    return evaluate([(n, axes) for n, axes in terms(graph) if any(a in own for x in axes for a in leaves(x))], {})
+
+
+def coverage_line(coverage: Mapping[str, Any]) -> str:
+    """One sentence on how much can be cut."""
+    params, counted = coverage["params_on_cuttable_axis"], coverage["macs_on_cuttable_axis"]
+    return (
+        f"{100 * params:.1f} % of the parameters and {100 * counted:.1f} % of the MACs lie on an axis that can be cut."
+    )

@@ -1,0 +1,77 @@
+"""`sartor list`: every method with its paper, every target with whether it works here."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from sartor.cli.options import AsJson
+from sartor.cli.reply import Reply
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    criteria = "criteria"
+    recipes = "recipes"
+    targets = "targets"
+    allocators = "allocators"
+    data = "data"
+
+
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    as_json: AsJson = False,
+) -> Reply:
+    """List criteria, recipes, targets, allocators or data sources, each with its source."""
+    from rich.text import Text
+
+    from sartor.report.text import grid
+
+    rows = _rows(kind)
+    here = kind is Kind.targets
+    table = grid("name", "what it is", "here" if here else "source", left=3)
+    for row in rows:
+        last = (
+            ("yes" if row["available"] else f"no: {row['why_not'].split('does not work here: ')[-1]}")
+            if here
+            else row["source"]
+        )
+        table.add_row(Text(row["name"], style="bold"), Text(row["summary"].rstrip(".")), Text(last, style="dim"))
+    return Reply({kind.value: rows}, table)
+
+
+def _rows(kind: Kind) -> list[dict[str, Any]]:
+    registry = _registry(kind)
+    rows = [{"name": e.name, "source": e.source, "summary": e.summary} for e in registry.entries()]
+    if kind is Kind.targets:
+        from sartor.measure import available
+
+        state = {name: (works, why) for name, works, why in available()}
+        for row in rows:
+            row["available"], row["why_not"] = state[row["name"]]
+    return rows
+
+
+def _registry(kind: Kind) -> Any:
+    if kind is Kind.criteria:
+        from sartor.importance import CRITERIA
+
+        return CRITERIA
+    if kind is Kind.recipes:
+        from sartor.recipes import RECIPES
+
+        return RECIPES
+    if kind is Kind.targets:
+        from sartor.measure import TARGETS
+
+        return TARGETS
+    if kind is Kind.allocators:
+        from sartor.allocate import ALLOCATORS
+
+        return ALLOCATORS
+    from sartor.sources import SOURCES
+
+    return SOURCES

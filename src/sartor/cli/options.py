@@ -1,0 +1,38 @@
+"""Options that several commands share, said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Batch = Annotated[int, typer.Option(min=1, help="Samples a batch.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
+Weights = Annotated[Path | None, typer.Option(help=".safetensors or .pth with nothing but tensors.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="cifar10:DIR, imagefolder:DIR, npz:FILE, digits: or file.py:factory; options follow as ?a=b&c=d."
+    ),
+]
+Input = Annotated[
+    str | None,
+    typer.Option(
+        "--input", help="Shape of the example input, such as 1x3x224x224 or 1x128:int64; several with commas."
+    ),
+]
+Factory = Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE for the model's factory; repeatable.")]
+Subject = Annotated[
+    str, typer.Argument(metavar="MODEL", help="timm:NAME, torchvision:NAME, file.py:factory or package.module:factory.")
+]
+SubjectOrRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="timm:NAME, torchvision:NAME, file.py:factory, an .onnx file or a run folder."
+    ),
+]

@@ -1,0 +1,28 @@
+"""`sartor report`: the page and the table of a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sartor.cli.options import AsJson, Out
+from sartor.cli.reply import Reply
+
+
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or its result.json.")],
+    out: Out = None,
+    as_json: AsJson = False,
+) -> Reply:
+    """Write the HTML report of a run (RUN/report.html unless --out says where) and show its table."""
+    from rich.console import Group as Stack
+    from rich.text import Text
+
+    from sartor.report import read_result, summary, write_report
+
+    result = read_result(run)
+    path = write_report(run, out).resolve()
+    answer = {"run": str(Path(run)), "report": str(path), "status": result.get("status"), "bytes": path.stat().st_size}
+    return Reply(answer, Stack(summary(result), Text(f"report: {path}")))

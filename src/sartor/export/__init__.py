@@ -1,0 +1,7 @@
+"""Artefacts that load anywhere, checked before they are written, and written whole."""
+
+from sartor.export.files import atomic_path, atomic_write
+from sartor.export.onnx import export_onnx
+from sartor.export.pt2 import export_pt2
+
+__all__ = ["atomic_path", "atomic_write", "export_onnx", "export_pt2"]

@@ -1,0 +1,73 @@
+"""Files of torch.export: load anywhere with torch alone, without the model's code."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sartor.borrow import borrowed
+from sartor.errors import SartorError
+from sartor.export.checked import compare_batches, eager_call, with_ending
+from sartor.export.files import atomic_write, check_writable
+from sartor.measure.program import capture, on_cpu
+from sartor.measure.quiet import first_line, quiet
+from sartor.structure.example import Example
+
+
+def export_pt2(
+    model: nn.Module, example: Example, path: str | Path, *, check: Sequence[int] = (1, 2, 5), tolerance: float = 1e-4
+) -> dict[str, Any]:
+    """Write a .pt2 file with a free batch size where the model allows it, reloaded and checked against eager.
+
+    Args:
+        model: borrowed in eval mode; as before afterwards.
+        example: example inputs.
+        path: ends in .pt2; replaced in one step, and only by a file that passed the check.
+        check: batch sizes at which the reloaded program must agree; only the example's when the batch is fixed.
+        tolerance: largest relative error allowed.
+
+    Returns:
+        {"path", "bytes", "dynamic", "reason" (why the batch is fixed, else ""), "batches" (checked),
+        "max_relative_error", "seconds"}.
+
+    Raises:
+        SartorError: cannot be exported, disagrees with eager, or cannot be written. Nothing is left behind.
+
+    Source: torch.export, https://docs.pytorch.org/docs/stable/export.html
+    """
+    start = time.perf_counter()
+    path = with_ending(path, ".pt2")
+    check_writable(path)
+    model, example = on_cpu(model, example)
+    program = capture(model, example)
+    stream = io.BytesIO()
+    with quiet():
+        try:
+            torch.export.save(program.exported, stream)
+            reloaded = torch.export.load(io.BytesIO(stream.getvalue())).module()
+        except Exception as e:
+            raise SartorError(f"export to .pt2: torch cannot save {type(model).__name__}: {first_line(e)}") from e
+    with borrowed(model):
+        report = compare_batches(
+            eager_call(model),
+            eager_call(reloaded),
+            example,
+            batches=check if program.dynamic else None,
+            tolerance=tolerance,
+            what=f"the .pt2 export of {type(model).__name__}",
+        )
+    atomic_write(path, stream.getvalue())
+    return {
+        "path": str(path),
+        "bytes": len(stream.getvalue()),
+        "dynamic": program.dynamic,
+        "reason": program.reason,
+        **report,
+        "seconds": time.perf_counter() - start,
+    }

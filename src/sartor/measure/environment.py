@@ -1,0 +1,99 @@
+"""What a measurement was taken on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RUNTIMES = ("torch", "onnxruntime", "onnx", "onnxscript", "openvino", "numpy")
+
+
+def usable_cores() -> int:
+    """Logical cores this process may run on (all of the machine's unless it is pinned to fewer)."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def environment() -> dict[str, Any]:
+    """Machine, software and load at this moment, as JSON knows them.
+
+    Keys: cpu, architecture, cores, usable_cores, memory_bytes, os, python, versions (package -> version),
+    torch_threads, gpu (names), governor (of the first core), load (1, 5 and 15 minutes), container_cpus, date (UTC).
+    What cannot be read is None.
+    """
+    return {
+        **_fixed(),
+        "usable_cores": usable_cores(),
+        "torch_threads": torch.get_num_threads(),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "load": _load(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@lru_cache(maxsize=1)
+def _fixed() -> dict[str, Any]:
+    return {
+        "cpu": cpu_model(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "container_cpus": _container_cpus(),
+        "memory_bytes": _memory(),
+        "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: v for name in RUNTIMES if (v := _version(name))},
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name as its maker writes it, else what the platform says."""
+    found = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _load() -> list[float] | None:
+    try:
+        return [round(v, 2) for v in os.getloadavg()]
+    except (OSError, AttributeError):
+        return None
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _container_cpus() -> float | None:
+    """CPU time a container may use, in cores; None without a limit."""
+    quota = (_read("/sys/fs/cgroup/cpu.max") or "").split()
+    try:
+        return int(quota[0]) / int(quota[1])
+    except (ValueError, IndexError):
+        return None

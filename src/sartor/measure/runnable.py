@@ -1,0 +1,65 @@
+"""One inference, ready to be repeated: what every backend hands to the stopwatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from sartor.errors import BadInput
+from sartor.types import Target
+
+
+@dataclass(eq=False)
+class Runnable:
+    """A model on a target with its inputs in place.
+
+    `step` executes one inference and returns when the result is there. `settings` is what must hold around it (thread
+    counts, inference mode); `held()` enters it once for many runs, and `run()` alone enters it for one.
+    """
+
+    target: Target
+    step: Callable[[], Any]
+    settings: Callable[[], AbstractContextManager[Any]] = nullcontext
+    release: Callable[[], None] | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)  # how it was made: exporter, seconds of preparation
+    _held: int = field(default=0, init=False, repr=False)
+    _closed: bool = field(default=False, init=False, repr=False)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The target's settings hold inside and are undone after; may be nested."""
+        if self._closed:
+            raise BadInput(f"target {self.target.name!r}: this runnable is closed; prepare the model again")
+        with self.settings() if not self._held else nullcontext():
+            self._held += 1
+            try:
+                yield
+            finally:
+                self._held -= 1
+
+    def run(self) -> Any:
+        """One inference; returns what the backend returns (tensors, or NumPy arrays from ONNX Runtime)."""
+        if self._held:
+            return self.step()
+        with self.held():
+            return self.step()
+
+    def close(self) -> None:
+        """Give memory and sessions back; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            if self.release is not None:
+                self.release()
+            self.step = _closed
+
+    def __enter__(self) -> Runnable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _closed() -> Any:
+    raise BadInput("this runnable is closed; prepare the model again")

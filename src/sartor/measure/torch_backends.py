@@ -1,0 +1,121 @@
+"""Targets that run in this process with torch: eager, and compiled by torch.compile."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.errors import SartorError
+from sartor.measure.environment import usable_cores
+from sartor.measure.quiet import first_line, quiet
+from sartor.measure.runnable import Runnable
+from sartor.structure.example import as_args, map_tensors, with_batch
+from sartor.types import Target
+
+COMPILED_AT_MOST = 4096  # variants of one forward that torch may hold compiled; its own limit of 8 falls back to eager
+
+
+def eager(model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
+    """The module as it is, under inference mode."""
+    start = time.perf_counter()
+    net, inputs = placed(model, example, target)
+    args, kwargs = as_args(inputs)
+    step = _synchronised(partial(net, *args, **kwargs), target)
+    return Runnable(target, step, partial(torch_settings, target), detail={"prepare_s": time.perf_counter() - start})
+
+
+def compiled(model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
+    """torch.compile with fixed shapes; compiled here, so that the first timed run is not the compilation."""
+    return _compiled(model, example, target, "inductor")
+
+
+def _compiled(model: nn.Module, example: Any, target: Target, backend: str | Callable[..., Any]) -> Runnable:
+    start = time.perf_counter()
+    net, inputs = placed(model, example, target)
+    args, kwargs = as_args(inputs)
+    with torch_settings(target):
+        net(*args, **kwargs)  # what the user's own forward raises is the user's
+        fast_net = torch.compile(net, dynamic=False, backend=backend)
+        try:
+            # many cut variants of one class share one code object: without this the ninth would run uncompiled
+            with quiet(), _many_variants():
+                fast_net(*args, **kwargs)
+        except Exception as e:
+            raise SartorError(
+                f"target {target.name!r}: torch.compile failed on {type(model).__name__}: {first_line(e)}"
+            ) from e
+    step = _synchronised(partial(fast_net, *args, **kwargs), target)
+    return Runnable(target, step, partial(torch_settings, target), detail={"prepare_s": time.perf_counter() - start})
+
+
+def placed(model: nn.Module, example: Any, target: Target) -> tuple[nn.Module, Any]:
+    """A copy of the model in eval mode, and the inputs at the target's batch, both on its device and in its dtype."""
+    dtype: torch.dtype = getattr(torch, target.dtype)
+
+    def place(t: Tensor) -> Tensor:
+        return t.detach().to(target.device, dtype if t.is_floating_point() else None)
+
+    net = copy.deepcopy(model).eval().requires_grad_(False).to(target.device, dtype)
+    return net, map_tensors(place, with_batch(example, target.batch))
+
+
+@contextmanager
+def torch_settings(target: Target) -> Iterator[None]:
+    """Inference mode and the target's number of threads; both as before afterwards."""
+    before, wanted = torch.get_num_threads(), target.threads or usable_cores()
+    if wanted != before:
+        torch.set_num_threads(wanted)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def _many_variants() -> Iterator[None]:
+    import torch._dynamo.config as config
+
+    names = ("recompile_limit", "accumulated_recompile_limit")
+    with config.patch({**dict.fromkeys(names, COMPILED_AT_MOST), "fail_on_recompile_limit_hit": True}):  # type: ignore[attr-defined]
+        yield
+
+
+def _synchronised(step: Callable[[], Any], target: Target) -> Callable[[], Any]:
+    if target.device == "cpu":
+        return step
+
+    def run() -> Any:
+        out = step()
+        torch.cuda.synchronize()
+        return out
+
+    return run
+
+
+def no_cuda() -> str | None:
+    """Why torch cannot use CUDA here; None when it can."""
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA; install a CUDA build or choose a -cpu target"
+    return "torch finds no CUDA device; choose a -cpu target"
+
+
+def no_compiler() -> str | None:
+    """Why torch.compile cannot make code for the CPU here; None when it can."""
+    names = [os.environ.get("CXX"), "g++", "clang++", "c++", "cl" if sys.platform == "win32" else None]
+    if any(name and shutil.which(name) for name in names):
+        return None
+    return "no C++ compiler was found (tried CXX, g++, clang++, c++); install one or choose eager-cpu"

@@ -1,0 +1,15 @@
+"""Filters near the geometric median of their layer go first (He et al. 2019), one order over the network."""
+
+from sartor.recipes.registry import enter
+from sartor.types import Recipe
+
+recipe = enter(
+    Recipe(
+        name="fpgm",
+        source="He et al. 2019, arXiv:1811.00250",
+        criterion="fpgm",
+        reduce="out",
+        normalise="mean",
+    ),
+    summary="Distance to the other filters, global order after division by the group mean",
+)

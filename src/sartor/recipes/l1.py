@@ -1,0 +1,15 @@
+"""L1 magnitude of the filters that write a unit, one order over the network (Li et al. 2017)."""
+
+from sartor.recipes.registry import enter
+from sartor.types import Recipe
+
+recipe = enter(
+    Recipe(
+        name="l1",
+        source="Li et al. 2017, arXiv:1608.08710",
+        criterion="l1",
+        reduce="out",
+        normalise="mean",
+    ),
+    summary="L1 norm of filters, global order after division by the group mean",
+)

@@ -1,0 +1,7 @@
+"""Reports: records into rows, rows into a page or a terminal table."""
+
+from sartor.report.html import render, write_report
+from sartor.report.record import read_record, read_result
+from sartor.report.text import summary
+
+__all__ = ["read_record", "read_result", "render", "summary", "write_report"]

@@ -1,0 +1,78 @@
+"""The terminal tables: the same rows as the page, for rich."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sartor.report import rows, sentences
+
+
+def summary(result: Mapping[str, Any]) -> Group:
+    """What a run came to: the headline, costs before and after, quality through the steps, proof, files."""
+    met, verdict = sentences.verdict(result)
+    parts: list[Any] = [Text(sentences.headline(result), style="bold"), changes(result)]
+    quality = quality_table(result)
+    if quality is not None:
+        parts.append(quality)
+    parts.append(Text(sentences.proof_sentence(result)))
+    parts.append(Text(("✓ " if met else "✗ ") + verdict, style="green" if met else "bold red"))
+    parts += [Text(f"note: {note}", style="yellow") for note in result.get("notes") or ()]
+    return Group(*parts)
+
+
+def changes(result: Mapping[str, Any]) -> Table:
+    """Costs and latency, original against fitted."""
+    table = grid("", "original", "fitted", "share")
+    for row in [*rows.latency_tiles(result), *rows.counted_rows(result)]:
+        table.add_row(Text(row.label), row.original, row.fitted, row.text)
+    return table
+
+
+def quality_table(result: Mapping[str, Any]) -> Table | None:
+    """Quality at every step of the run, or None where it was not evaluated."""
+    steps = rows.quality_rows(result)
+    if not steps:
+        return None
+    table = grid(sentences.quality_name(result), *(row.step for row in steps))
+    table.add_row("validation", *(row.text for row in steps))
+    if len(steps) > 1:
+        table.add_row("change", *(row.change for row in steps), style="dim")
+    test = {row.step: row.text for row in rows.quality_rows(result, "test")}
+    if test:
+        table.add_row("test", *(test.get(row.step, "") for row in steps))
+    return table
+
+
+def groups_table(found: Mapping[str, Any]) -> Table:
+    """The groups of `inspect --json`."""
+    table = grid("group", "kind", "units", "members", "MACs", "parameters", "cutting", left=2)
+    for row, group in zip(rows.kept_rows(found), found.get("groups") or ()):
+        members = group.get("members")
+        count = members if isinstance(members, int) else len(members or ())
+        exact = Text(f"mixed by {row.mixes}" if row.mixes else "exact", style="yellow" if row.mixes else "dim")
+        table.add_row(Text(row.name), row.kind, str(row.units), str(count), row.macs_share, row.params_share, exact)
+    return table
+
+
+def frozen_table(found: Mapping[str, Any], most: int = 6) -> Table:
+    """Frozen axes by reason, at most `most` of them spelled out a reason."""
+    table = grid("not cut, because", "axes", "which", left=1)
+    table.columns[2].justify = "left"
+    for row in rows.frozen_rows(found):
+        more = f", … {len(row.axes) - most} more" if len(row.axes) > most else ""
+        table.add_row(Text(row.reason), str(len(row.axes)), Text(", ".join(row.axes[:most]) + more, style="dim"))
+    return table
+
+
+def grid(*titles: str, left: int = 1) -> Table:
+    """An empty table in the house style: the first `left` columns to the left, numbers to the right."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    for i, title in enumerate(titles):
+        table.add_column(Text(title), justify="left" if i < left else "right", overflow="fold")
+    return table

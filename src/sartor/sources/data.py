@@ -1,0 +1,184 @@
+"""A data set from its name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from sartor.errors import BadInput, UnknownName
+from sartor.seed import seeded
+from sartor.sources.cifar import CIFAR_OPTIONS, read_cifar10
+from sartor.sources.digits import read_digits
+from sartor.sources.factory import call_factory, find_factory
+from sartor.sources.folder import FOLDER_OPTIONS, read_folder
+from sartor.sources.loader import Loader
+from sartor.sources.npz import NPZ_OPTIONS, read_npz
+from sartor.sources.registry import SOURCES, Parts, Source
+from sartor.sources.spec import Spec, known_options, parse_spec, whole
+from sartor.sources.split import stratified
+from sartor.structure.example import Example, with_batch
+
+Batches = Iterable[Any]
+_EXAMPLE = "cifar10:DIR, imagefolder:DIR, npz:FILE, digits: or path/file.py:factory"
+_SHARED = ("split_seed",)
+SOURCES.add(
+    "cifar10", Source(read_cifar10, CIFAR_OPTIONS), source="Krizhevsky 2009, Learning Multiple Layers of Features"
+)
+SOURCES.add("digits", Source(read_digits, ()), source="scikit-learn load_digits; Alpaydin and Kaynak 1998, UCI")
+SOURCES.add("imagefolder", Source(read_folder, FOLDER_OPTIONS), source="the layout of torchvision's ImageFolder")
+SOURCES.add("npz", Source(read_npz, NPZ_OPTIONS), source="the keys of Keras' mnist.npz")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Loaders of one data set. `val` is chosen beforehand and belongs to no other part."""
+
+    train: Batches
+    val: Batches | None
+    test: Batches | None
+    calibration: Batches  # the train part in a seeded order, without augmentation
+    example: Example  # inputs of one sample
+    classes: tuple[str, ...]  # empty when unknown
+    describe: str
+
+
+def load_data(spec: str, *, batch: int = 128, seed: int = 0, val: float | None = None) -> Data:
+    """Loaders from one line.
+
+    Args:
+        spec: one of
+            'cifar10:DIR' the official Python batches, in DIR or DIR/cifar-10-batches-py;
+            'imagefolder:DIR' with DIR/train/CLASS/*, or DIR/CLASS/*; DIR/val and DIR/test if there;
+            'npz:FILE' with x_train, y_train, and x_val, y_val, x_test, y_test if there;
+            'digits:' the 1,797 images of scikit-learn;
+            'path/file.py:factory' or 'package.module:factory' that returns a `Data`, a dict with "train", "val" and
+            "test", or a tuple (train, val) or (train, val, test); it is given `batch` and `seed` if it names them.
+            Options follow as '?name=value&...': mean, std, augment, ... (see each source); `split_seed` (default 0)
+            chooses another validation part. That seed is apart from `seed`, so that a network trained in one run is
+            never judged on what it was trained on in another.
+        batch: samples a batch.
+        seed: of order and augmentation.
+        val: share of the train part kept for validation where there is no part of its own; None: 0.1. Of 'digits:',
+            which comes in one piece, share of all (20 % are its test part).
+
+    Returns:
+        The loaders.
+
+    Raises:
+        BadInput: files, options, labels or what a factory returns are not as expected.
+        UnknownName: no such source, option or factory.
+        MissingExtra: the source needs a package that is not installed.
+        CorruptFile: damaged files.
+    """
+    if val is not None and not 0 < val < 1:
+        raise BadInput(f"validation share: expected a number strictly between 0 and 1; got {val}")
+    found = parse_spec(spec, SOURCES, _EXAMPLE)
+    if found.kind not in SOURCES:
+        return _from_factory(found, batch, seed)
+    source = SOURCES[found.kind].value
+    known_options(found, (*source.options, *_SHARED))
+    return _loaders(source.read(found), found, batch=batch, seed=seed, val=val)
+
+
+def _loaders(parts: Parts, spec: Spec, *, batch: int, seed: int, val: float | None) -> Data:
+    split_seed = whole(spec, "split_seed", 0, least=0)
+    taught, held, last = torch.arange(len(parts.train)), None, None  # numbers of samples
+    val_samples, test_samples = parts.val, parts.test
+    if parts.fractions is not None:
+        first, second, third = parts.fractions
+        shares = (first, second, third) if val is None else (first + second - val, val, third)
+        taught, held, last = stratified(parts.labels, shares, split_seed)
+        val_samples = test_samples = parts.train
+    elif val_samples is None:
+        share = 0.1 if val is None else val
+        taught, held = stratified(parts.labels, (1 - share, share), split_seed)
+        val_samples = parts.train
+    train = Loader(parts.train, batch=batch, indices=taught, shuffle=True, augment=True, drop_last=True, seed=seed)
+    judge = Loader(val_samples, batch=batch, indices=held)
+    test = Loader(test_samples, batch=batch, indices=last) if test_samples is not None else None
+    inputs, _ = parts.train.take(taught[:1], None)
+    sizes = f"{train.count:,} train, {judge.count:,} val" + (f", {test.count:,} test" if test else "")
+    return Data(
+        train=train,
+        val=judge,
+        test=test,
+        calibration=Loader(parts.train, batch=batch, indices=taught, shuffle=True, seed=seed),
+        example=inputs,
+        classes=parts.classes,
+        describe=f"{parts.name}: {sizes}, {len(parts.classes)} classes, inputs {list(inputs.shape[1:])}",
+    )
+
+
+def _from_factory(spec: Spec, batch: int, seed: int) -> Data:
+    if not spec.kind.endswith(".py") and "/" not in spec.kind and not _importable(spec.kind):
+        raise UnknownName("data source or module", spec.kind, SOURCES)
+    where = f"{spec.kind}:{spec.rest}"
+    factory = find_factory(spec.kind, spec.rest)
+    given = {"batch": batch, "seed": seed}
+    with seeded(seed):
+        made = call_factory(factory, {**_accepted(factory, given), **spec.options}, spec.kind, spec.rest)
+        return made if isinstance(made, Data) else _as_data(made, where)
+
+
+def _importable(name: str) -> bool:
+    try:
+        return "." in name or find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _accepted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that the factory names."""
+    try:
+        names = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}
+    return {k: v for k, v in given.items() if k in names}
+
+
+def _as_data(made: Any, where: str) -> Data:
+    expected = "a Data, a dict with 'train', 'val', 'test', or a tuple (train, val) or (train, val, test) of loaders"
+    if isinstance(made, Mapping):
+        if "train" not in made:
+            raise BadInput(f"{where}: expected {expected}; got a dict with {', '.join(map(str, made)) or 'nothing'}")
+        parts = dict(made)
+    elif isinstance(made, tuple | list) and len(made) in (2, 3):
+        parts = dict(zip(("train", "val", "test"), made))
+    else:
+        raise BadInput(f"{where}: expected {expected}; got {type(made).__name__}")
+    for name in parts:
+        if name not in {f.name for f in fields(Data)}:
+            raise UnknownName(f"part of the data of {where}", str(name), [f.name for f in fields(Data)])
+    train = parts["train"]
+    if not hasattr(train, "__iter__"):
+        raise BadInput(f"{where}: expected train to be a loader that can be iterated; got {type(train).__name__}")
+    if hasattr(train, "__next__"):
+        raise BadInput(f"{where}: expected a train loader that can be iterated anew every epoch; got an iterator")
+    example = parts.get("example")
+    return Data(
+        train=train,
+        val=parts.get("val"),
+        test=parts.get("test"),
+        calibration=parts.get("calibration") or train,
+        example=example if example is not None else _one_sample(train, where),
+        classes=tuple(str(c) for c in parts.get("classes") or ()),
+        describe=str(parts.get("describe") or where),
+    )
+
+
+def _one_sample(train: Iterable[Any], where: str) -> Example:
+    """Inputs of the first sample of the first batch."""
+    for batch in train:
+        if isinstance(batch, Mapping):
+            return with_batch({k: v for k, v in batch.items() if k not in ("label", "labels")}, 1)
+        if isinstance(batch, tuple | list) and len(batch) == 2:
+            return with_batch(batch[0], 1)
+        raise BadInput(
+            f"{where}: expected batches (inputs, targets) or with a key 'labels'; got {type(batch).__name__}"
+        )
+    raise BadInput(f"{where}: expected at least one batch; the train loader gave none")

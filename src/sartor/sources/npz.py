@@ -1,0 +1,107 @@
+"""The user's own arrays in one NumPy file."""
+
+from __future__ import annotations
+
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sartor.errors import BadInput, CorruptFile
+from sartor.sources.augment import crop_flip
+from sartor.sources.registry import Parts
+from sartor.sources.spec import Spec, choice, numbers, whole
+from sartor.sources.tensors import TensorSamples
+
+NPZ_OPTIONS = ("mean", "std", "augment", "classes")
+_EXPECTED = "x_train and y_train; x_val and y_val, x_test and y_test if there are such parts"
+
+
+def read_npz(spec: Spec) -> Parts:
+    """'npz:FILE': inputs x_* [n, ...] as the model wants them and class numbers y_* [n].
+
+    Bytes (uint8) are scaled to [0, 1], other numbers are taken as they are. Options: mean and std, one number or one
+    for every channel (dimension 1); augment=crop-flip for images [n, channels, height, width], default none; classes,
+    their number, default the largest label of y_train plus one.
+
+    Raises:
+        BadInput: keys, lengths, types or labels are not as expected.
+        CorruptFile: damaged, or it holds Python objects.
+    """
+    path = Path(spec.rest)
+    arrays = _arrays(path)
+    known = {f"{kind}_{part}" for part in ("train", "val", "test") for kind in "xy"}
+    odd = [name for part in ("val", "test") if (f"x_{part}" in arrays) != (f"y_{part}" in arrays) for name in (part,)]
+    if "x_train" not in arrays or "y_train" not in arrays or odd or not known >= set(arrays):
+        raise BadInput(f"npz {str(path)!r}: expected the arrays {_EXPECTED}; got {', '.join(sorted(arrays)) or 'none'}")
+    mean, std = numbers(spec, "mean", None), numbers(spec, "std", None)
+    augmented = choice(spec, "augment", ("crop-flip", "none"), "none") != "none"
+    labels = _labels(arrays["y_train"], "y_train", path)
+    classes = whole(spec, "classes", int(labels.max()) + 1)
+    samples: dict[str, TensorSamples] = {}
+    for part in ("train", "val", "test"):
+        if f"x_{part}" not in arrays:
+            continue
+        x = _inputs(arrays[f"x_{part}"], f"x_{part}", path)
+        y = _labels(arrays[f"y_{part}"], f"y_{part}", path)
+        if len(x) != len(y):
+            raise BadInput(f"npz {str(path)!r}: x_{part} has {len(x)} samples and y_{part} {len(y)}; expected as many")
+        if part != "train" and x.shape[1:] != samples["train"].inputs.shape[1:]:
+            raise BadInput(
+                f"npz {str(path)!r}: x_{part} has inputs {list(x.shape[1:])}; "
+                f"expected {list(samples['train'].inputs.shape[1:])} as in x_train"
+            )
+        if int(y.max()) >= classes:
+            of = "option 'classes'" if "classes" in spec.options else "y_train"
+            raise BadInput(
+                f"npz {str(path)!r}: y_{part} has the label {int(y.max())}; expected 0 ... {classes - 1}, as {of} says"
+            )
+        augment = partial(crop_flip, pad=4) if augmented and part == "train" else None
+        samples[part] = TensorSamples(x, y, mean=mean, std=std, augment=augment)
+    return Parts(
+        train=samples["train"],
+        labels=samples["train"].targets,
+        val=samples.get("val"),
+        test=samples.get("test"),
+        classes=tuple(str(c) for c in range(classes)),
+        name=path.name,
+    )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise BadInput(f"npz: no file {str(path)!r}")
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as e:
+        if "allow_pickle" in str(e):
+            raise CorruptFile(
+                f"npz {str(path)!r}: expected arrays of numbers; it holds Python objects or no npz"
+            ) from e
+        raise CorruptFile(f"npz {str(path)!r}: damaged or no npz file ({type(e).__name__}: {e})") from e
+
+
+def _inputs(array: np.ndarray, name: str, path: Path) -> Tensor:
+    if array.dtype.kind not in "fiub" or not array.ndim or not len(array):
+        raise BadInput(f"npz {str(path)!r}: expected numbers [n, ...] in {name}; got {array.dtype} {list(array.shape)}")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise BadInput(f"npz {str(path)!r}: {name} holds NaN or infinite values")
+        array = array.astype(np.float32)
+    elif array.dtype != np.uint8:
+        array = array.astype(np.int64)  # tokens, say
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _labels(array: np.ndarray, name: str, path: Path) -> Tensor:
+    if array.dtype.kind not in "iu" or array.ndim != 1 or not len(array):
+        raise BadInput(
+            f"npz {str(path)!r}: expected class numbers [n] in {name}; got {array.dtype} {list(array.shape)}"
+        )
+    if array.min() < 0:
+        raise BadInput(f"npz {str(path)!r}: {name} has the label {int(array.min())}; expected labels from 0")
+    return torch.from_numpy(array.astype(np.int64))

@@ -1,0 +1,128 @@
+"""Weights from a file into a module, checked before anything is touched."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.errors import BadInput, CorruptFile
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a state_dict.
+
+    PyTorch files are read with `weights_only=True`: nothing in them is executed. {"state_dict": ...},
+    {"model_state_dict": ...} and {"model": ...} are unwrapped; a prefix "module." or "_orig_mod." that every name has
+    is taken off.
+
+    Args:
+        path: .safetensors, or anything `torch.save` wrote that holds tensors only.
+
+    Returns:
+        Tensors by name, on the CPU.
+
+    Raises:
+        BadInput: no such file, or it holds Python objects.
+        CorruptFile: damaged, no state_dict, or values that are NaN or infinite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"no weights file {str(path)!r}")
+    state = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    for wrapper in _WRAPPERS:
+        inner = state.get(wrapper)
+        if isinstance(inner, Mapping):
+            state = inner
+            break
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd or not state:
+        holds = f"{odd[0]!r}: {type(state[odd[0]]).__name__}" if odd else "nothing"
+        raise CorruptFile(f"weights {str(path)!r}: expected tensors by name (a state_dict); it holds {holds}")
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CorruptFile(f"weights {str(path)!r}: {name!r} holds NaN or infinite values")
+    return dict(state)
+
+
+def load_weights_(model: nn.Module, path: str | Path) -> None:
+    """Fill the model with the weights of a file, or leave it untouched.
+
+    A missing `num_batches_tracked` is allowed: old files lack it.
+
+    Args:
+        model: its state_dict says which names and shapes are expected.
+        path: as for `read_weights`.
+
+    Raises:
+        BadInput: names or shapes do not fit; lists the first of each kind.
+        CorruptFile: as `read_weights`.
+    """
+    state, own = read_weights(path), model.state_dict()
+    shapes = {name: list(t.shape) for name, t in own.items() if isinstance(t, Tensor)}
+    missing = [n for n in shapes if n not in state and not n.endswith("num_batches_tracked")]
+    unexpected = [n for n in state if n not in own]
+    misshaped = [
+        f"{n} (file {list(state[n].shape)}, model {shapes[n]})"
+        for n in shapes
+        if n in state and list(state[n].shape) != shapes[n]
+    ]
+    faults = [
+        f"{len(names)} {kind}: {_first(names)}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
+        if names
+    ]
+    if faults:
+        raise BadInput(
+            f"weights {str(path)!r} do not fit {type(model).__name__} ({len(shapes)} tensors); " + "; ".join(faults)
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def _first(names: list[str], shown: int = 3) -> str:
+    return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
+
+
+def _safetensors(path: Path) -> Mapping[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as e:
+        raise CorruptFile(f"weights {str(path)!r}: damaged or not a safetensors file ({e})") from e
+
+
+def _torch(path: Path) -> Mapping[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        asked = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(e))
+        if asked:
+            raise BadInput(
+                f"weights {str(path)!r}: expected tensors only; the file asks for {asked[1]}, and Sartor runs no code from "
+                "files. Save it again with torch.save(model.state_dict(), ...) or as safetensors"
+            ) from None
+        raise CorruptFile(f"weights {str(path)!r}: damaged or not a PyTorch file ({_line(e)})") from e
+    except Exception as e:
+        raise CorruptFile(
+            f"weights {str(path)!r}: damaged or not a PyTorch file ({type(e).__name__}: {_line(e)})"
+        ) from e
+    if not isinstance(state, Mapping):
+        raise CorruptFile(f"weights {str(path)!r}: expected tensors by name (a state_dict); got {type(state).__name__}")
+    return state
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

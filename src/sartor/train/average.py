@@ -1,0 +1,63 @@
+"""Weights averaged over the steps of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sartor.errors import BadInput
+
+
+class Average:
+    """Exponential moving average of a model's floating parameters and buffers.
+
+    After step t the average moves to the weights by 1 - d_t, where d_t = min(decay, (1 + t) / (10 + t)): the start is
+    forgotten quickly, so short trainings are averaged too. Integer buffers are copied.
+
+    Args:
+        model: the network being trained; only read here, except inside `applied` and by `keep_`.
+        decay: in (0, 1); larger averages over more steps.
+
+    Source: Polyak and Juditsky 1992; the growing decay as in TensorFlow's ExponentialMovingAverage(num_updates).
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        if not 0 < decay < 1:
+            raise BadInput(f"averaged weights: expected a decay strictly between 0 and 1; got {decay}")
+        self._model = model
+        self._decay = decay
+        self._mean = [t.clone() for t in self._live()]
+        self._steps = 0
+
+    def _live(self) -> list[Tensor]:
+        return [t.detach() for t in (*self._model.parameters(), *self._model.buffers())]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights of now into the average."""
+        self._steps += 1
+        d = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        for mean, live in zip(self._mean, self._live()):
+            if live.is_floating_point():
+                mean.lerp_(live, 1 - d)
+            else:
+                mean.copy_(live)
+
+    def keep_(self) -> None:
+        """The model holds the average from now on."""
+        for mean, live in zip(self._mean, self._live()):
+            live.copy_(mean)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model holds the average inside the block and its own weights afterwards."""
+        own = [t.clone() for t in self._live()]
+        self.keep_()
+        try:
+            yield
+        finally:
+            for saved, live in zip(own, self._live()):
+                live.copy_(saved)

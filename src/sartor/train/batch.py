@@ -1,0 +1,95 @@
+"""What a loader gives: inputs and targets, told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.errors import BadInput
+from sartor.structure.example import Example, batch_of, map_tensors
+
+_TARGET_KEYS = ("labels", "label")
+
+
+def split(batch: Any) -> tuple[Example, Any]:
+    """The inputs and the targets of one batch of a loader.
+
+    Args:
+        batch: a pair `(inputs, targets)`, or a mapping whose key "labels" or "label" holds the targets.
+
+    Returns:
+        (inputs, targets): inputs are an example the model can be called with; of a mapping, all but the targets.
+
+    Raises:
+        BadInput: neither a pair nor a mapping with targets.
+
+    >>> split(([1, 2], [0, 1]))
+    ([1, 2], [0, 1])
+    >>> split({"input_ids": [[7]], "labels": [1]})
+    ({'input_ids': [[7]]}, [1])
+    """
+    if isinstance(batch, Mapping):
+        for key in _TARGET_KEYS:
+            if key in batch:
+                return {k: v for k, v in batch.items() if k != key}, batch[key]
+        raise BadInput(
+            f"batch: expected a key 'labels' or 'label' beside the inputs; got keys {', '.join(map(str, batch))}"
+        )
+    if isinstance(batch, list | tuple) and len(batch) == 2:
+        return batch[0], batch[1]
+    got = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, list | tuple) else type(batch).__name__
+    raise BadInput(
+        f"batch: expected a pair (inputs, targets) or a mapping with 'labels'; got {got}. "
+        "Several inputs go into one tuple or dict: ((a, b), targets)"
+    )
+
+
+def first_samples(batches: Iterable[Any], samples: int) -> Iterator[tuple[Example, Any]]:
+    """(inputs, targets) of the first `samples` samples, the last batch cut to fit; fewer if there are fewer.
+
+    Args:
+        batches: what `split` reads.
+        samples: how many samples at most, >= 1.
+
+    >>> data = [(torch.zeros(4, 3), torch.zeros(4)), (torch.zeros(4, 3), torch.zeros(4))]
+    >>> [len(targets) for _, targets in first_samples(data, 6)]
+    [4, 2]
+    """
+    if samples < 1:
+        raise BadInput(f"samples: expected at least 1; got {samples}")
+    seen = 0
+    for batch in batches:
+        inputs, targets = split(batch)
+        n = batch_of(inputs)
+        spare = samples - seen
+        if n > spare:
+            inputs, targets = _head(inputs, n, spare), _head(targets, n, spare)
+        yield inputs, targets
+        seen += n
+        if seen >= samples:
+            return
+
+
+def _head(value: Any, n: int, keep: int) -> Any:
+    """Every tensor whose dimension 0 has length n is cut to `keep`."""
+    return map_tensors(lambda t: t[:keep] if t.dim() and t.shape[0] == n else t, value)
+
+
+def move(value: Any, device: torch.device, *, channels_last: bool = False) -> Any:
+    """Every tensor on the device; four-dimensional ones laid out channels last if asked for."""
+
+    def one(t: Tensor) -> Tensor:
+        t = t.to(device, non_blocking=True)
+        return t.contiguous(memory_format=torch.channels_last) if channels_last and t.dim() == 4 else t
+
+    return map_tensors(one, value)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the first parameter or buffer lies; the CPU for a model without any."""
+    for t in (*model.parameters(), *model.buffers()):
+        return t.device
+    return torch.device("cpu")

@@ -1,0 +1,69 @@
+"""Quality of a classifier on labelled batches."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.borrow import borrowed
+from sartor.errors import BadInput
+from sartor.structure.example import call, first_tensor
+from sartor.train.batch import device_of, move, split
+
+
+def accuracy(model: nn.Module, loader: Iterable[Any], device: torch.device | str | None = None) -> float:
+    """Top-1 accuracy, in evaluation mode and full precision.
+
+    A sample whose logits hold a NaN counts as wrong: a network broken by a cut scores low, not by accident high.
+
+    Args:
+        model: gives logits [n, classes] or [n, classes, ...]; modes are as before afterwards. On another device than
+            `device` a copy is evaluated.
+        loader: batches as `sartor.train.split` reads them; targets are class numbers [n] or [n, ...], or one score for
+            every class, shaped like the logits.
+        device: where to compute; None: where the model lies.
+
+    Returns:
+        Percent of right answers, in [0, 100].
+
+    Raises:
+        BadInput: no batches, or logits and targets do not go together.
+    """
+    home = device_of(model)
+    where = torch.device(device) if device is not None else home
+    if where.type != home.type or (where.index is not None and where.index != home.index):
+        model = copy.deepcopy(model).to(where)
+    right = torch.zeros((), dtype=torch.int64, device=where)
+    total = 0
+    with borrowed(model), torch.no_grad():
+        for batch in loader:
+            inputs, targets = split(batch)
+            logits = first_tensor(call(model, move(inputs, where)))
+            hits = _hits(logits, torch.as_tensor(targets).to(where))
+            right += hits.sum()
+            total += hits.numel()
+    if not total:
+        raise BadInput("accuracy: expected at least one batch; the loader gave none")
+    return 100.0 * int(right) / total
+
+
+def _hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether the largest logit is the target, position by position."""
+    if logits.dim() < 2 or logits.shape[1] < 2:
+        raise BadInput(
+            f"accuracy: expected logits [n, classes] with at least two classes; got {list(logits.shape)}. "
+            "For another kind of output pass your own evaluate(model)"
+        )
+    if targets.shape == logits.shape:
+        targets = targets.argmax(1)
+    answers = logits.argmax(1)
+    if targets.shape != answers.shape:
+        raise BadInput(
+            f"accuracy: expected targets {list(answers.shape)} for logits {list(logits.shape)}; "
+            f"got {list(targets.shape)}"
+        )
+    return (answers == targets) & ~logits.isnan().any(1)
