@@ -110,7 +110,8 @@ class _Search:
     """What is known so far. Shares between `fast` and `slow` are worth trying."""
 
     def __init__(self, limit: float, tolerance: float, floor: float):
-        self.limit, self.floor = limit, floor
+        self.limit = limit
+        self.floor = floor * (1 + 1e-9)  # so that rounding does not put it out of reach
         self.low_end = limit * (1 - tolerance)
         self.aim = limit * (1 - tolerance / 2)
         self.unreachable = 0.0  # largest share known to be below what can be cut

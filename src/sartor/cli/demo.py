@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +35,7 @@ def demo(
     """Train a small residual network on digits, fit it to 60 % of its latency and half its MACs, prove it."""
     start = time.monotonic()
     make_room(out, force=force)
-    with steps(quiet=quiet) as progress:
+    with steps(quiet=quiet) as progress, _one_thread():
         try:
             result = perform(out, seed, progress)
         except KeyboardInterrupt as e:
@@ -77,6 +79,19 @@ def perform(folder: Path, seed: int, progress: Steps, *, epochs: int = 8, recove
         model_name="a small residual network for digits",
     )  # fmt: skip
     return deliver(fitted, folder, progress)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A network this small gains little from a second thread of torch, and loses much when another program has it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _view(result: dict[str, Any], folder: Path) -> Any:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from sartor.structure.axes import Axis, find, leaves, new_size
+from sartor.structure.axes import Axes, Axis, find, leaves, new_size
 from sartor.structure.graph import Graph
 from sartor.structure.rules import lookup
 from sartor.types import Counts
@@ -26,15 +26,19 @@ def terms(graph: Graph, convention: Convention = "macs") -> list[Term]:
     if key not in graph.__dict__:
         found: list[Term] = []
         for op in graph.ops:
-            rule = lookup(op.func) if op.live else None
+            rule = lookup(op.func) if op.kind else None  # those without a kind are dead and were not solved
             if rule is None:
                 continue
             for cost in (rule.macs, rule.extra if convention == "thop" else None):
-                for axes in cost(op) if cost else []:
-                    free = tuple(find(a) for a in axes if not find(a).frozen)
-                    found.append((math.prod(find(a).size for a in axes if find(a).frozen), free))
+                found += [term(axes) for axes in cost(op)] if cost else []
         graph.__dict__[key] = found
     return graph.__dict__[key]
+
+
+def term(axes: Axes) -> Term:
+    """A product of axis sizes, with what no cut changes multiplied out."""
+    found = [find(a) for a in axes]
+    return math.prod(a.size for a in found if a.frozen), tuple(a for a in found if not a.frozen)
 
 
 def macs(graph: Graph, counts: Counts | None = None, *, convention: Convention = "macs") -> int:

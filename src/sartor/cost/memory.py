@@ -2,13 +2,15 @@
 
 Every recorded value knows the memory it lies in (views share one) and when the forward dropped its last reference to
 it. Sizes follow from the axes, so the peak of any plan is known without running it. Parameters, buffers and the
-inputs are not counted; scratch space inside kernels is not seen.
+inputs are not counted; scratch space inside kernels is, where a rule knows of it.
 """
 
 from __future__ import annotations
 
+from sartor.cost.macs import Term, evaluate, term
 from sartor.structure.calls import Value
 from sartor.structure.graph import Graph
+from sartor.structure.rules import lookup
 from sartor.types import Counts
 
 Life = tuple[int, int, Value]  # (first operator, first operator after its end, its largest value)
@@ -53,8 +55,22 @@ def peak_memory(graph: Graph, counts: Counts | None = None) -> int:
         size = v.numel(kept) * v.dtype.itemsize
         change[first] += size
         change[max(end, first + 1)] -= size
+    scratch = _scratch(graph)
     peak = now = 0
-    for delta in change:
+    for i, delta in enumerate(change):
         now += delta
-        peak = max(peak, now)
+        peak = max(peak, now + evaluate(scratch[i], kept) if i in scratch else now)
     return peak
+
+
+def _scratch(graph: Graph) -> dict[int, list[Term]]:
+    """Bytes an operator needs while it runs, by its index; computed once a graph."""
+    if "_scratch" not in graph.__dict__:
+        found = {}
+        for op in graph.ops:
+            rule = lookup(op.func)
+            needs = rule.scratch(op) if rule and rule.scratch and op.live else []
+            if needs:
+                found[op.index] = [term(axes) for axes in needs]
+        graph.__dict__["_scratch"] = found
+    return graph.__dict__["_scratch"]

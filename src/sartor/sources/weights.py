@@ -111,8 +111,8 @@ def _torch(path: Path) -> Mapping[str, Any]:
         asked = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(e))
         if asked:
             raise BadInput(
-                f"weights {str(path)!r}: expected tensors only; the file asks for {asked[1]}, and Sartor runs no code from "
-                "files. Save it again with torch.save(model.state_dict(), ...) or as safetensors"
+                f"weights {str(path)!r}: expected tensors only; the file asks for {asked[1]}, and Sartor runs no code "
+                "from files. Save it again with torch.save(model.state_dict(), ...) or as safetensors"
             ) from None
         raise CorruptFile(f"weights {str(path)!r}: damaged or not a PyTorch file ({_line(e)})") from e
     except Exception as e:

@@ -24,8 +24,8 @@ def solve(rec: Recording) -> Graph:
         v.axes = frozen_axes(v.shape, "an input of the model")
     _mark_live(rec)
     touched: set[int] = set()
-    for op in rec.ops:
-        if op.live:
+    for op in rec.ops:  # a dead operator that holds parameters still runs: its sizes must go on fitting
+        if op.live or any(v.name is not None for v in op.inputs):
             touched.update(id(v) for v in op.inputs)
             _apply(op)
     for v in rec.tensors.values():
@@ -48,6 +48,7 @@ def _mark_live(rec: Recording) -> None:
 
 
 def _axes(v: Value) -> Axes:
+    """The axes of a value; of one that no rule spoke of, frozen ones."""
     if len(v.axes) != len(v.shape):
         v.axes = frozen_axes(v.shape, v.origin)
     return v.axes

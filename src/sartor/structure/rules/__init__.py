@@ -4,6 +4,7 @@ from sartor.structure.rules import (
     attention,
     contract,
     convolution,
+    einsum,
     factory,
     index,
     layout,
@@ -15,6 +16,6 @@ from sartor.structure.rules import (
 from sartor.structure.rules.registry import RULES, Rule, lookup, opaque, rule
 
 __all__ = [
-    "RULES", "Rule", "attention", "contract", "convolution", "factory", "index", "layout", "lookup", "norm", "opaque",
+    "RULES", "Rule", "attention", "contract", "convolution", "einsum", "factory", "index", "layout", "lookup", "norm", "opaque",
     "pointwise", "reduce", "rule", "spatial",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ class Rule:
     axes: AxesRule
     macs: CostRule | None = None  # conv, linear, matmul: what every convention counts
     extra: CostRule | None = None  # what thop counts besides
+    scratch: CostRule | None = None  # bytes it allocates for the time it runs, beside its output
 
 
 RULES: dict[str, Rule] = {}
@@ -37,7 +38,12 @@ _CACHE: dict[OpOverload, Rule | None] = {}
 
 
 def rule(
-    kind: str, names: str, *, macs: CostRule | None = None, extra: CostRule | None = None
+    kind: str,
+    names: str,
+    *,
+    macs: CostRule | None = None,
+    extra: CostRule | None = None,
+    scratch: CostRule | None = None,
 ) -> Callable[[AxesRule], AxesRule]:
     """Enter a rule for operators, named as in their schema ("aten::conv2d"; without a namespace: aten).
 
@@ -49,7 +55,7 @@ def rule(
             full = name if "::" in name else f"aten::{name}"
             if full in RULES:
                 raise BadInput(f"operator rule {full!r} is already registered")
-            RULES[full] = Rule(kind, f, macs, extra)
+            RULES[full] = Rule(kind, f, macs, extra, scratch)
         _CACHE.clear()
         return f
 

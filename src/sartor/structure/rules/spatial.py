@@ -35,7 +35,12 @@ def space(op: Op) -> int:
     return next(n for n in (3, 2, 1) if f"{n}d" in op.name or (n == 2 and op.name == "grid_sampler"))
 
 
-@rule("spatial", _NAMES, extra=_thop_macs)
+def _scratch(op: Op) -> Terms:
+    """Max pooling finds the 8-byte position of every output, also when nobody asks for it."""
+    return [[*op.outputs[0].axes, fixed(8, "bytes")]] if op.name in ("max_pool1d", "max_pool2d", "max_pool3d") else []
+
+
+@rule("spatial", _NAMES, extra=_thop_macs, scratch=_scratch)
 def spatial(op: Op) -> Any:
     """[batch, channels, space...]: the space is frozen, channels keep their axis."""
     x = op.args[0]

@@ -1,0 +1,160 @@
+"""The table *Measured* of the README: ResNet-56 on CIFAR-10, fitted and scored on the whole test set.
+
+SARTOR_DATA=... python bench/measured.py [--write README.md] [--json FILE] [--only TEXT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cifar_resnet import data_folder, trained
+
+OPEN, CLOSE = "<!-- measured -->", "<!-- /measured -->"
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One fit: what was asked."""
+
+    budget: str
+    recipe: str
+    epochs: int = 0
+
+
+ONE_SHOT = ("l1", "l2", "bn-scale", "taylor", "fpgm", "activation", "random", "uniform-l1")
+ROWS = (
+    *(Row("macs<=50%", recipe) for recipe in ONE_SHOT),
+    Row("macs<=50%", "taylor", epochs=3),
+    Row("latency<=60% @ onnxruntime-cpu", "taylor", epochs=3),
+)
+
+
+def fitted(row: Row, data: Any, folder: Path | None = None) -> dict[str, Any]:
+    """Run one row.
+
+    Returns:
+        {"row", "result" (the object of `fit --json`), "test": {"original", "final"} in percent, "seconds"}.
+    """
+    import sartor
+    from sartor.recipes import RECIPES
+    from sartor.train.evaluate import accuracy
+
+    recipe = RECIPES[row.recipe].value
+    recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=row.epochs))
+    model = trained(56)
+    start = time.perf_counter()
+    fit = sartor.fit(
+        model,
+        train=data.train,
+        val=data.val,
+        calibration=data.calibration,
+        example=data.example,
+        budget=row.budget,
+        recipe=recipe,
+        seed=SEED,
+        out=folder,
+    )
+    seconds = time.perf_counter() - start
+    test = {"original": accuracy(model, data.test), "final": accuracy(fit.model, data.test)}
+    return {"row": dataclasses.asdict(row), "result": fit.result, "test": test, "seconds": seconds}
+
+
+def cells(run: Mapping[str, Any]) -> list[str]:
+    """One line of the table, in words."""
+    row, result = run["row"], run["result"]
+    counted, latency = result["counted"], result["latency"]
+
+    def share(metric: str) -> str:
+        return f"{100 * counted[metric]['fitted'] / counted[metric]['original']:.1f} %"
+
+    if latency:
+        low, high = latency[0]["interval"]
+        timed = f"{100 * latency[0]['ratio']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    else:
+        timed = ""
+    scores = [f"{run['test'][when]:.2f}" for when in ("original", "final")]
+    proof = f"{result['proof']['max_relative_error']:.0e}" if result["proof"]["passed"] else "failed"
+    return [
+        row["budget"],
+        row["recipe"],
+        str(row["epochs"]),
+        share("macs"),
+        share("params"),
+        timed,
+        *scores,
+        proof,
+        f"{run['seconds']:.0f}",
+    ]
+
+
+HEADS = (
+    "budget",
+    "recipe",
+    "epochs",
+    "MACs",
+    "parameters",
+    "latency",
+    "top-1 before",
+    "after",
+    "cut = silenced to",
+    "seconds",
+)
+
+
+def table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown, one line a run, in the order given."""
+    lines = [HEADS, ["---"] * len(HEADS), *map(cells, runs)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def caption(environment: Mapping[str, Any]) -> str:
+    """Where the figures are true."""
+    known = [str(environment[key]) for key in ("cpu", "cores", "os", "python", "torch") if environment.get(key)]
+    return "ResNet-56 of He et al. on CIFAR-10, whole test set, last epoch. " + (
+        f"Machine: {', '.join(known)}." if known else ""
+    )
+
+
+def filled(page: str, body: str) -> str:
+    """The page with everything between its two markers replaced by `body`."""
+    if page.count(OPEN) != 1 or page.count(CLOSE) != 1 or page.index(OPEN) > page.index(CLOSE):
+        raise ValueError(f"expected {OPEN} and then {CLOSE}, once each")
+    before, rest = page.split(OPEN)
+    return f"{before}{OPEN}\n{body}\n{CLOSE}{rest.split(CLOSE)[1]}"
+
+
+def main() -> None:
+    """Run the rows, print the table, and put it where it was asked for."""
+    from sartor.sources import load_data
+    from sartor.types import to_plain
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", type=Path, help="page with the markers")
+    parser.add_argument("--json", type=Path, help="keep everything that was measured")
+    parser.add_argument("--only", default="", help="rows whose text contains this")
+    asked = parser.parse_args()
+    data = load_data(f"cifar10:{data_folder()}", batch=128, seed=SEED)
+    runs = []
+    for row in ROWS:
+        if asked.only in f"{row.budget} {row.recipe} {row.epochs}":
+            runs.append(fitted(row, data))
+            print("| " + " | ".join(cells(runs[-1])) + " |", flush=True)
+            if asked.json:
+                asked.json.write_text(json.dumps(to_plain(runs), indent=1))
+    if not runs:
+        parser.error(f"no row contains {asked.only!r}")
+    body = f"{caption(runs[0]['result'].get('environment', {}))}\n\n{table(runs)}"
+    print(body)
+    if asked.write:
+        asked.write.write_text(filled(asked.write.read_text(), body))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Counted costs: against torch's own counter, against the literature, against what is really allocated."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from sartor.cost import bytes_of, count, macs, params, unit_macs
+from sartor.measure import measured_memory
+from sartor.structure import trace
+from sartor.structure.example import call
+from sartor.surgery import cut
+from sartor.testing.plans import halves
+from sartor.testing.zoo import cases
+from tests.zoo_graphs import understood
+
+spec = importlib.util.spec_from_file_location("cifar_resnet", Path(__file__).parents[2] / "bench" / "cifar_resnet.py")
+cifar_resnet = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cifar_resnet)
+
+ALL = [c.name for c in cases()]
+UNSEEN = {"lstm", "gru", "matmul", "multi-head-attention", "transformer-encoder"}  # torch's counter skips some of theirs
+NOTHING = {"bilinear", "buffer-canvas", "multi-head-attention", "view-literals"}
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in UNSEEN])
+def test_two_flops_a_mac_as_torch_counts(name):
+    model, example, graph = understood(name)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call(model, example)
+    assert counter.get_total_flops() == 2 * macs(graph) == count(graph).flops
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in NOTHING])
+def test_what_is_predicted_for_a_plan_is_what_the_cut_network_costs(name):
+    model, example, graph = understood(name)
+    plan = halves(graph)
+    assert count(graph, plan.counts()) == count(trace(cut(model, graph, plan), example))
+
+
+@pytest.mark.parametrize(
+    "depth, m1, thop, parameters",
+    [(20, 40_551_040, None, None), (56, 125_485_696, 126_554_816, 853_018), (110, 252_887_680, None, None)],
+)
+def test_cifar_resnets_cost_what_the_literature_says(depth, m1, thop, parameters):
+    """He et al. 2016; the thop figure is the one AutoBot (arXiv:2106.10917) reports for ResNet-56."""
+    graph = trace(cifar_resnet.CifarResNet(depth), torch.empty(1, 3, 32, 32))
+    assert macs(graph) == m1
+    assert thop is None or macs(graph, convention="thop") == thop
+    assert parameters is None or params(graph) == parameters
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n not in NOTHING])
+def test_a_unit_frees_what_its_share_says(name):
+    _, _, graph = understood(name)
+    for group in graph.groups.values():
+        assert unit_macs(graph, group.name) == macs(graph) - macs(graph, {group.name: group.units - 1})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_parameters_and_bytes_are_those_of_the_module(name):
+    model, _, graph = understood(name)
+    tensors = {id(t): t for t in [*model.parameters(), *model.buffers()]}.values()
+    assert params(graph) == sum(p.numel() for p in model.parameters())
+    assert bytes_of(graph) == sum(t.numel() * t.element_size() for t in tensors)
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet-v2", "densenet", "unet", "squeeze-excite", "inception", "plain-attention"])
+def test_peak_memory_is_what_eager_really_holds(name):
+    model, example, graph = understood(name)
+    assert count(graph).memory == pytest.approx(measured_memory(model, example, inputs=False), rel=0.02)

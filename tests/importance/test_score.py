@@ -1,0 +1,233 @@
+"""Scores of a real network: finite, following renumbered units, reduced and normalised as said, model untouched."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sartor.errors import BadInput, UnknownName
+from sartor.importance import CRITERIA, score
+from sartor.importance.collect import gradients, limited, per_sample
+from sartor.importance.score import NORMALISATIONS, REDUCTIONS, normalised
+from sartor.structure import trace
+
+NAMES = list(CRITERIA)
+EQUIVARIANT = [e.name for e in CRITERIA.entries() if e.traits["equivariant"]]
+
+
+def quiet(sentence):
+    """Notes are looked at where they are the subject."""
+
+
+@pytest.mark.parametrize("normalise", NORMALISATIONS)
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_group_gets_finite_scores_under_every_option(name, reduce, normalise, model, graph, batches):
+    s = score(graph, model, name, reduce=reduce, normalise=normalise, per_cost=0.5, batches=batches, note=quiet)
+    assert s.keys() == graph.groups.keys()
+    for group, values in s.items():
+        assert values.shape == (graph.groups[group].units,)
+        assert values.dtype == torch.float64
+        assert torch.isfinite(values).all()
+
+
+@pytest.mark.parametrize("name", EQUIVARIANT)
+def test_renumbering_the_units_of_a_layer_renumbers_its_scores_only(name, model, graph, batches):
+    order = torch.tensor([3, 1, 7, 0, 2, 6, 5, 4])
+    other = copy.deepcopy(model)
+    for tensor in (other.inner.weight, *other.norm.parameters(), other.norm.running_mean, other.norm.running_var):
+        tensor.data = tensor.data[order]
+    other.outer.weight.data = other.outer.weight.data[:, order]
+    x = batches[0][0]
+    assert torch.allclose(model.eval()(x), other.eval()(x), atol=1e-5)
+    before = score(graph, model, name, batches=batches, note=quiet)
+    after = score(graph, other, name, batches=batches, note=quiet)
+    for group in before:
+        expected = before[group][order] if group == "inner" else before[group]
+        assert torch.allclose(after[group], expected, rtol=1e-3, atol=1e-6), group
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_is_given_back_as_it_was(name, model, graph, batches):
+    model.norm.eval()
+    model.head.weight.requires_grad_(False)
+    model.stem.weight.grad = torch.ones_like(model.stem.weight)
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    kept = torch.random.get_rng_state()
+    score(graph, model, name, batches=batches, note=quiet)
+    assert torch.equal(torch.random.get_rng_state(), kept)
+    assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
+    assert model.training and model.drop.training and not model.norm.training
+    assert not model.head.weight.requires_grad and model.stem.weight.requires_grad
+    assert torch.equal(model.stem.weight.grad, torch.ones_like(model.stem.weight))
+    assert all(p.grad is None for n, p in model.named_parameters() if n != "stem.weight")
+    assert not model._forward_hooks and not model.inner._forward_pre_hooks
+
+
+def test_reductions_by_hand(model, graph):
+    """The inner units live in their filters, the norm's scale and the next layer's inputs, never in shifts."""
+    writer = model.inner.weight.detach().double().flatten(1).norm(dim=1)
+    scale = model.norm.weight.detach().double().abs()
+    reader = model.outer.weight.detach().double().transpose(0, 1).flatten(1).norm(dim=1)
+    rows = torch.stack([writer, scale, reader])
+    expected = {"sum": rows.sum(0), "mean": rows.mean(0), "max": rows.amax(0), "out": writer}
+    for reduce, by_hand in expected.items():
+        s = score(graph, model, "l2", reduce=reduce, normalise="none")["inner"]
+        assert torch.allclose(s, by_hand), reduce
+
+
+def test_biases_are_not_read(model, graph):
+    before = score(graph, model, "l1", normalise="none")
+    with torch.no_grad():
+        for bias in (model.stem.bias, model.norm.bias, model.outer.bias):
+            bias.add_(100.0)
+    after = score(graph, model, "l1", normalise="none")
+    assert all(torch.equal(before[g], after[g]) for g in before)
+
+
+def test_taylor_is_the_mean_over_batches_of_squares(model, graph, batches):
+    model.eval()
+    squares = []
+    for x, y in batches:
+        net = copy.deepcopy(model)
+        F.cross_entropy(net(x), y).backward()
+        squares.append((net.inner.weight * net.inner.weight.grad).detach().flatten(1).sum(1) ** 2)
+    s = score(graph, model, "taylor", reduce="out", normalise="none", batches=batches)["inner"]
+    assert torch.allclose(s, torch.stack(squares).mean(0).double(), rtol=1e-3, atol=1e-9)
+
+
+def test_taylor_is_the_loss_with_the_unit_shrunk_a_little(model, graph, batches):
+    """Over what readers take in, sum(grad * w) is the derivative of the loss in the unit's own strength."""
+    model.eval()
+    x, y = batches[0]
+    s = score(
+        graph, model, lambda weight, grad: (weight * grad).sum(1), normalise="none", reduce="out", batches=batches[:1]
+    )
+    net, small = copy.deepcopy(model).double(), 1e-6
+    with torch.no_grad():
+        full = F.cross_entropy(net(x.double()), y)
+        net.inner.weight[2] *= 1 - small
+        less = F.cross_entropy(net(x.double()), y)
+    assert float((full - less) / small) == pytest.approx(float(s["inner"][2]), rel=1e-2, abs=1e-5)
+
+
+def test_activation_is_what_consumers_read(model, graph, batches):
+    model.eval()
+    s = score(graph, model, "activation", normalise="none", batches=batches)["inner"]
+    with torch.no_grad():
+        x = torch.cat([b[0] for b in batches])
+        stem = torch.relu(model.stem(x))
+        read = torch.relu(model.norm(model.inner(stem)))
+    assert torch.allclose(s, read.flatten(2).norm(dim=2).mean(0).double(), rtol=1e-4)
+
+
+def test_random_depends_on_the_seed_and_the_group_alone(model, graph):
+    once = score(graph, model, "random", seed=3, normalise="none")
+    again = score(graph, model, "random", seed=3, normalise="none", groups=["inner"])
+    assert list(again) == ["inner"] and torch.equal(once["inner"], again["inner"])
+    other = score(graph, model, "random", seed=4, normalise="none")
+    assert not torch.equal(once["inner"], other["inner"])
+
+
+def test_a_group_without_a_norm_is_ranked_by_l2_and_said(model, graph):
+    notes = []
+    s = score(graph, model, "bn-scale", normalise="none", note=notes.append)
+    assert torch.allclose(s["inner"], model.norm.weight.detach().abs().double())
+    assert len(notes) == 1 and "'bn-scale' does not apply to 2 of 3 groups" in notes[0] and "hidden" in notes[0]
+    l2 = score(graph, model, "l2", normalise="mean")
+    for group in ("stem", "hidden"):
+        assert torch.allclose(s[group], l2[group] * s["inner"].mean())
+
+
+def test_notes_become_warnings_when_nobody_listens(model, graph):
+    with pytest.warns(UserWarning, match="ranked by l2"):
+        score(graph, model, "bn-scale")
+
+
+def test_bn_scale_without_any_norm_is_refused():
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    with pytest.raises(BadInput, match="applies to no group"):
+        score(trace(net, torch.randn(1, 4)), net, "bn-scale")
+
+
+def test_the_dearer_of_two_equal_groups_scores_less(model, graph):
+    from sartor.cost import unit_macs
+
+    free, dear = (score(graph, model, lambda w: torch.ones(len(w)), per_cost=e) for e in (0.0, 1.0))
+    assert all(torch.equal(v, torch.ones_like(v)) for v in free.values())
+    ranked = sorted(dear, key=lambda g: float(dear[g][0]))
+    assert ranked == sorted(dear, key=lambda g: -unit_macs(graph, g))
+
+
+def test_normalised_groups_share_a_scale(model, graph, batches):
+    for how, of in (("mean", torch.mean), ("max", torch.max), ("rank", torch.max)):
+        for values in score(graph, model, "l2", normalise=how).values():
+            assert float(of(values)) == pytest.approx(1.0)
+    assert torch.equal(normalised(torch.zeros(3), "mean"), torch.zeros(3))
+
+
+def test_samples_cut_the_last_batch(batches):
+    taken = list(limited(batches, 6, needed_for="a test"))
+    assert [(len(x), len(y), n) for x, y, n in taken] == [(4, 4, 4), (2, 2, 2)]
+    assert torch.equal(taken[1][0], batches[1][0][:2]) and torch.equal(taken[1][1], batches[1][1][:2])
+
+
+def test_gradients_of_a_tied_and_an_unused_parameter(batches):
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    net[1].weight = net[0].weight
+    net.register_parameter("idle", nn.Parameter(torch.ones(2)))
+    x, y = torch.randn(5, 4), torch.randint(0, 4, (5,))
+    found = gradients(net, x, y)
+    F.cross_entropy(net(x), y).backward()
+    for name, p in net.named_parameters():
+        assert torch.allclose(found[name], p.grad if p.grad is not None else torch.zeros_like(p)), name
+
+
+def test_per_sample_keeps_samples_apart():
+    value = torch.arange(2 * 3 * 4).reshape(2, 3, 4).float()
+    view = per_sample(value, 1, torch.tensor([[2], [0]]))
+    assert torch.equal(view[0], value[:, 2]) and torch.equal(view[1], value[:, 0])
+    twice = per_sample(value, 2, torch.tensor([[0, 2], [1, 3]]))
+    assert twice.shape == (2, 2, 6)
+    assert set(twice[0, 1].tolist()) == set(value[1][:, [0, 2]].flatten().tolist())
+    assert per_sample(value, 0, torch.tensor([[0], [1]])).shape == (2, 1, 12)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"reduce": "median"}, "reduce: expected one of"),
+        ({"normalise": "sum"}, "normalise: expected one of"),
+        ({"per_cost": -1.0}, "per_cost: expected"),
+        ({"samples": 0}, "samples: expected"),
+        ({"criterion": "taylor"}, "'taylor' needs calibration data"),
+        ({"criterion": "taylor", "batches": []}, "are empty"),
+        (
+            {"criterion": "taylor", "batches": [torch.ones(2, 3, 6, 6)]},
+            r"expected a pair \(inputs, targets\); got Tensor of 2",
+        ),
+        ({"criterion": "activation"}, "'activation' needs calibration data"),
+        ({"criterion": lambda w: w}, r"expected a tensor of shape"),
+        ({"criterion": lambda w: w.sum(1) / 0}, r"unit 0 in stem.weight: expected a finite score; got"),
+    ],
+)
+def test_wrong_options_say_what_is_wrong(options, says, model, graph):
+    with pytest.raises(BadInput, match=says):
+        score(graph, model, **options)
+
+
+def test_unknown_groups_and_broken_weights_are_named(model, graph, batches):
+    with pytest.raises(UnknownName, match="'inner'"):
+        score(graph, model, groups=["iner"])
+    model.inner.weight.data[2, 0, 0, 0] = float("nan")
+    with pytest.raises(BadInput, match=r"in inner.weight: expected a finite score; got nan"):
+        score(graph, model)
+    with pytest.raises(BadInput, match="calibration loss: expected a finite number; got nan"):
+        score(graph, model, "taylor", batches=batches)
+
+
+def test_a_loss_that_is_no_number_is_refused(model, graph, batches):
+    with pytest.raises(BadInput, match=r"expected one number as a tensor; got \(4, 4\)"):
+        score(graph, model, "taylor", batches=batches, loss=lambda output, targets: output)
