@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "sartor"
 ROWS = (
-    ("cli", "report"),
+    ("cli", "api", "report"),
     ("recipes", "run"),
     ("train", "sources"),
     ("surgery", "repair", "export"),

@@ -136,9 +136,9 @@ def test_a_group_without_a_norm_is_ranked_by_l2_and_said(model, graph):
     s = score(graph, model, "bn-scale", normalise="none", note=notes.append)
     assert torch.allclose(s["inner"], model.norm.weight.detach().abs().double())
     assert len(notes) == 1 and "'bn-scale' does not apply to 2 of 3 groups" in notes[0] and "hidden" in notes[0]
-    l2 = score(graph, model, "l2", normalise="mean")
+    l2 = score(graph, model, "l2", normalise="none")
     for group in ("stem", "hidden"):
-        assert torch.allclose(s[group], l2[group] * s["inner"].mean())
+        assert torch.allclose(s[group], l2[group] / l2[group].mean() * s["inner"].mean())
 
 
 def test_notes_become_warnings_when_nobody_listens(model, graph):
@@ -161,11 +161,17 @@ def test_the_dearer_of_two_equal_groups_scores_less(model, graph):
     assert ranked == sorted(dear, key=lambda g: -unit_macs(graph, g))
 
 
-def test_normalised_groups_share_a_scale(model, graph, batches):
-    for how, of in (("mean", torch.mean), ("max", torch.max), ("rank", torch.max)):
-        for values in score(graph, model, "l2", normalise=how).values():
-            assert float(of(values)) == pytest.approx(1.0)
-    assert torch.equal(normalised(torch.zeros(3), "mean"), torch.zeros(3))
+@pytest.mark.parametrize("how, of", [("mean", torch.mean), ("max", torch.max), ("rank", torch.max)])
+def test_normalised_tensors_share_a_scale_so_a_sum_counts_the_places(how, of, model, graph):
+    """The residual stream lives in four weights, the channels inside the block in two and a norm, the hidden ones in two."""
+    for values in score(graph, model, "fpgm", groups=["inner", "hidden"], normalise=how).values():
+        assert float(of(values)) == pytest.approx(1.0)
+    assert float(of(normalised(torch.tensor([0.5, 3.0, 3.5]), how))) == pytest.approx(1.0, abs=0.01)
+    means = {g: float(s.mean()) for g, s in score(graph, model, "l2", normalise="mean", reduce="sum").items()}
+    assert means == pytest.approx({"stem": 4.0, "inner": 3.0, "hidden": 2.0})
+    means = {g: float(s.mean()) for g, s in score(graph, model, "l2", normalise="mean", reduce="mean").items()}
+    assert means == pytest.approx({"stem": 1.0, "inner": 1.0, "hidden": 1.0})
+    assert torch.equal(normalised(torch.zeros(3), how if how != "rank" else "mean"), torch.zeros(3))
 
 
 def test_samples_cut_the_last_batch(batches):

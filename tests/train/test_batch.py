@@ -22,7 +22,9 @@ def test_anything_else_says_what_was_expected(batch):
         split(batch)
 
 
-@pytest.mark.parametrize("samples, sizes", [(1, [1]), (4, [4]), (6, [4, 2]), (12, [4, 4, 4]), (100, [4, 4, 4])])
+@pytest.mark.parametrize(
+    "samples, sizes", [(1, [1]), (4, [4]), (6, [4, 2]), (7, [4, 3]), (12, [4, 4, 4]), (100, [4, 4, 4])]
+)
 def test_first_samples_are_exact(samples, sizes):
     batches = [{"a": torch.full((4, 2), float(i)), "labels": torch.arange(4)} for i in range(3)]
     taken = list(first_samples(batches, samples))

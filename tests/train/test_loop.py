@@ -15,7 +15,7 @@ def network(seed=0):
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1),
-        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3),
+        nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 3),
     )  # fmt: skip
 
 
@@ -140,8 +140,8 @@ def test_without_a_teacher_the_loss_is_the_hard_one():
 
 def test_history_says_what_happened():
     rows = []
-    model, data = network(), loader()
-    history = fine_tune(model, data, options=options(epochs=3, warmup=0.0), val=data, on_epoch=rows.append)
+    model, data = network(), Loader(TensorSamples(*images()), batch=16)
+    history = fine_tune(model, loader(), options=options(epochs=3, warmup=0.0), val=data, on_epoch=rows.append)
     assert rows == list(history) and len(history) == 3 and [r["epoch"] for r in rows] == [1, 2, 3]
     assert set(rows[0]) == {"epoch", "loss", "val", "lr", "seconds"}
     assert 0.1 > rows[0]["lr"] > rows[1]["lr"] > rows[2]["lr"] > 0  # the last step still moves
@@ -170,6 +170,17 @@ def test_an_evaluator_that_leaves_eval_mode_does_no_harm():
 
     a, b = network(), network()
     fine_tune(a, loader(), options=options(), evaluate=careless)
+    fine_tune(b, loader(), options=options())
+    assert equal(state(a), state(b))
+
+
+def test_what_happens_between_epochs_does_not_reach_the_next():
+    def draws(model):
+        torch.rand(7)
+        return 0.0
+
+    a, b = network(), network()
+    fine_tune(a, loader(), options=options(), evaluate=draws)
     fine_tune(b, loader(), options=options())
     assert equal(state(a), state(b))
 

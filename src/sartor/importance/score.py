@@ -50,8 +50,10 @@ def score(
         reduce: over the tensors a unit lives in (weights that write, read or scale it; biases and statistics are not
             read): "sum", "mean", "max", or "out": the sum over those that write it. For activations, over the places
             where consumers read the group. A criterion that reads no writers (bn-scale) takes "out" as "sum".
-        normalise: makes groups comparable. "none": as they are; "mean": divided by the group's mean; "max": by its
-            maximum (both of absolute values); "rank": rank within the group / units, ties share their mean rank.
+            With a sum, a unit that lives in many places (a channel of a residual stream) weighs as much more.
+        normalise: makes tensors and groups comparable, before the reduction: the scores a tensor gives to the units of
+            a group are left as they are ("none"), divided by their mean ("mean") or maximum ("max", both of absolute
+            values), or replaced by rank / units ("rank", ties share their mean rank).
         per_cost: exponent e >= 0: scores are divided by (MACs one unit frees, relative to the mean group) ** e, so that
             of two equally important units the costly one goes first.
         groups: names of those to score; None: all.
@@ -79,19 +81,19 @@ def score(
     chosen = find_criterion(criterion)
     wanted = {n: graph.group(n) for n in (graph.groups if groups is None else groups)}
     if "activation" in chosen.needs:
-        raw = _from_activations(graph, model, chosen, wanted, reduce, batches, samples, seed)
+        raw = _from_activations(graph, model, chosen, wanted, reduce, normalise, batches, samples, seed)
     elif "weight" in chosen.needs or "grad" in chosen.needs:
         places = _places(graph, wanted.values(), chosen.roles(reduce))
-        raw = _from_weights(graph, model, chosen, places, reduce, batches, loss, samples, seed)
+        raw = _from_weights(graph, model, chosen, places, reduce, normalise, batches, loss, samples, seed)
     else:
-        raw = {n: _apply(chosen, g, seed) for n, g in wanted.items()}
+        raw = {n: normalised(_apply(chosen, g, seed), normalise) for n, g in wanted.items()}
     raw |= _stand_in(graph, model, chosen, [g for n, g in wanted.items() if n not in raw], raw, note)
-    scores = {n: normalised(raw[n], normalise) for n in wanted}
+    scores = {n: raw[n] for n in wanted}
     return _per_cost(graph, scores, per_cost) if per_cost else scores
 
 
 def normalised(scores: Tensor, how: str) -> Tensor:
-    """Scores of one group, made comparable to those of others; all zeros stay zeros.
+    """Scores of one tensor's units, made comparable to those of others; all zeros stay zeros.
 
     >>> normalised(torch.tensor([1.0, 3.0]), "mean"), normalised(torch.tensor([5.0, 1.0, 5.0]), "rank")
     (tensor([0.5000, 1.5000]), tensor([0.8333, 0.3333, 0.8333], dtype=torch.float64))
@@ -114,6 +116,7 @@ def _from_weights(
     chosen: Criterion,
     places: Mapping[str, Sequence[Member]],
     reduce: str,
+    normalise: str,
     batches: Iterable[Any] | None,
     loss: Loss | None,
     samples: int,
@@ -139,7 +142,7 @@ def _from_weights(
             visit(n, {name: grads[first] for name, first in shared.items() if first in grads})
     else:
         visit(1.0, None)
-    return totals.reduced(reduce)
+    return totals.reduced(reduce, normalise)
 
 
 def _from_activations(
@@ -148,6 +151,7 @@ def _from_activations(
     chosen: Criterion,
     wanted: Mapping[str, Group],
     reduce: str,
+    normalise: str,
     batches: Iterable[Any] | None,
     samples: int,
     seed: int,
@@ -159,7 +163,7 @@ def _from_activations(
             totals.add((name, place), _apply(chosen, wanted[name], seed, activation=value), n)
 
         activations(graph, model, inputs, wanted, visit)
-    return totals.reduced(reduce)
+    return totals.reduced(reduce, normalise)
 
 
 def _stand_in(
@@ -179,7 +183,7 @@ def _stand_in(
         graph, [g for g in missed if g.name not in places], ("out", "in", "norm", "other"), biases=True
     )
     l2 = find_criterion("l2")
-    found = _from_weights(graph, model, l2, {**places, **last_resort}, "sum", None, None, 1, 0)
+    found = _from_weights(graph, model, l2, {**places, **last_resort}, "sum", "none", None, None, 1, 0)
     for group in missed:
         if group.name not in found:
             raise BadInput(f"group {group.name!r} holds no floating-point parameter to score; exclude it")
@@ -249,12 +253,12 @@ class _Means:
         self.sums[key] = self.sums[key] + scores * weight if key in self.sums else scores * weight
         self.weights[key] = self.weights.get(key, 0.0) + weight
 
-    def reduced(self, how: str) -> dict[str, Tensor]:
-        """group -> [units] over its places."""
+    def reduced(self, reduce: str, normalise: str) -> dict[str, Tensor]:
+        """group -> [units] over its places, each normalised first."""
         by_group: dict[str, list[Tensor]] = {}
         for key in sorted(self.sums):
-            by_group.setdefault(key[0], []).append(self.sums[key] / self.weights[key])
-        pick = {"mean": lambda t: t.mean(0), "max": lambda t: t.amax(0)}.get(how, lambda t: t.sum(0))
+            by_group.setdefault(key[0], []).append(normalised(self.sums[key] / self.weights[key], normalise))
+        pick = {"mean": lambda t: t.mean(0), "max": lambda t: t.amax(0)}.get(reduce, lambda t: t.sum(0))
         return {name: pick(torch.stack(rows)) for name, rows in by_group.items()}
 
 

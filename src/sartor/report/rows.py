@@ -27,6 +27,7 @@ from sartor.report.fields import (
 )
 from sartor.units import show_percent, show_seconds
 
+COLOURS = 6  # of the parts of a bar
 STEPS = {"original": "original", "after_cut": "after the cut", "after_repair": "after repair", "final": "final"}
 
 
@@ -306,14 +307,18 @@ def trail_limit(result: Result) -> float | None:
 
 
 def time_rows(result: Result) -> list[TimeRow]:
-    """Seconds per step, in the order they were taken."""
+    """Seconds per step, in the order they were taken; the short ones are gathered into "the rest"."""
     seconds = {
         str(k): s for k, v in mapping(result, "seconds").items() if k != "total" and (s := number(v)) is not None
     }
     total = sum(seconds.values())
+    longest = sorted(seconds, key=lambda k: -seconds[k])[: COLOURS - 1 if len(seconds) > COLOURS else COLOURS]
+    shown = {k: s for k, s in seconds.items() if k in longest}
+    if rest := [s for k, s in seconds.items() if k not in longest]:
+        shown["the rest"] = sum(rest)
     return [
-        TimeRow(k.replace("_", " "), s, s / total if total else 0.0, f"{s:.1f} s", i % 6)
-        for i, (k, s) in enumerate(seconds.items())
+        TimeRow(k.replace("_", " "), s, s / total if total else 0.0, f"{s:.1f} s", i)
+        for i, (k, s) in enumerate(shown.items())
     ]
 
 

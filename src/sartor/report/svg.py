@@ -136,6 +136,8 @@ def quality_steps(rows: Sequence[QualityRow], floor: float | None = None) -> str
     values = [r.value for r in rows] + ([floor] if floor is not None else [])
     low, high = _span(values)
     ticks = nice_ticks(low, high)
+    if max(values) <= 100 < ticks[-1]:  # points out of a hundred
+        high, ticks = 100.0, [t for t in ticks if t <= 100]
     low, high = min(low, ticks[0]), max(high, ticks[-1])
 
     def at(value: float) -> float:
