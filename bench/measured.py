@@ -17,6 +17,7 @@ from cifar_resnet import data_folder, trained
 
 OPEN, CLOSE = "<!-- measured -->", "<!-- /measured -->"
 SEED = 0
+NAMED = ("torch", "onnxruntime")  # versions worth a word under the table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +37,14 @@ ROWS = (
 )
 
 
-def fitted(row: Row, data: Any, folder: Path | None = None) -> dict[str, Any]:
+def fitted(row: Row, data: Any, original: float, folder: Path | None = None) -> dict[str, Any]:
     """Run one row.
+
+    Args:
+        row: what is asked.
+        data: CIFAR-10, as `load_data` gives it.
+        original: accuracy of the uncut network on the test set, percent.
+        folder: run folder, or none.
 
     Returns:
         {"row", "result" (the object of `fit --json`), "test": {"original", "final"} in percent, "seconds"}.
@@ -62,7 +69,7 @@ def fitted(row: Row, data: Any, folder: Path | None = None) -> dict[str, Any]:
         out=folder,
     )
     seconds = time.perf_counter() - start
-    test = {"original": accuracy(model, data.test), "final": accuracy(fit.model, data.test)}
+    test = {"original": original, "final": accuracy(fit.model, data.test)}
     return {"row": dataclasses.asdict(row), "result": fit.result, "test": test, "seconds": seconds}
 
 
@@ -116,7 +123,14 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def caption(environment: Mapping[str, Any]) -> str:
     """Where the figures are true."""
-    known = [str(environment[key]) for key in ("cpu", "cores", "os", "python", "torch") if environment.get(key)]
+    known = [str(environment[key]) for key in ("cpu", "os") if environment.get(key)]
+    if environment.get("cores"):
+        known.insert(1, f"{environment['cores']} cores")
+    known += [
+        f"{package} {version}"
+        for package, version in environment.get("versions", {}).items()
+        if version and package in NAMED
+    ]
     return "ResNet-56 of He et al. on CIFAR-10, whole test set, last epoch. " + (
         f"Machine: {', '.join(known)}." if known else ""
     )
@@ -133,6 +147,7 @@ def filled(page: str, body: str) -> str:
 def main() -> None:
     """Run the rows, print the table, and put it where it was asked for."""
     from sartor.sources import load_data
+    from sartor.train.evaluate import accuracy
     from sartor.types import to_plain
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,15 +156,18 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows whose text contains this")
     asked = parser.parse_args()
     data = load_data(f"cifar10:{data_folder()}", batch=128, seed=SEED)
-    runs = []
-    for row in ROWS:
-        if asked.only in f"{row.budget} {row.recipe} {row.epochs}":
-            runs.append(fitted(row, data))
-            print("| " + " | ".join(cells(runs[-1])) + " |", flush=True)
-            if asked.json:
-                asked.json.write_text(json.dumps(to_plain(runs), indent=1))
-    if not runs:
+    rows = [row for row in ROWS if asked.only in f"{row.budget} {row.recipe} {row.epochs}"]
+    if not rows:
         parser.error(f"no row contains {asked.only!r}")
+    if data.test is None:
+        parser.error(f"no test set in {data_folder()}")
+    original = accuracy(trained(56), data.test)
+    runs = []
+    for row in rows:
+        runs.append(fitted(row, data, original))
+        print("| " + " | ".join(cells(runs[-1])) + " |", flush=True)
+        if asked.json:
+            asked.json.write_text(json.dumps(to_plain(runs), indent=1))
     body = f"{caption(runs[0]['result'].get('environment', {}))}\n\n{table(runs)}"
     print(body)
     if asked.write:

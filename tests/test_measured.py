@@ -47,6 +47,12 @@ def test_a_failed_proof_is_not_hidden(measured: ModuleType) -> None:
     assert "| failed |" in measured.table([failed])
 
 
+def test_the_caption_names_the_machine(measured: ModuleType) -> None:
+    environment = {"cpu": "A", "cores": 2, "os": "B", "versions": {"torch": "2.9", "numpy": "2", "onnxruntime": None}}
+    assert measured.caption(environment).endswith("Machine: A, 2 cores, B, torch 2.9.")
+    assert "Machine" not in measured.caption({})
+
+
 def test_only_the_place_between_the_markers_changes(measured: ModuleType) -> None:
     page = "a\n<!-- measured -->\nold\n<!-- /measured -->\nb\n"
     once = measured.filled(page, "new")

@@ -21,6 +21,7 @@ def inputs_of(name, units, rest, seed, order=None, scale=1.0):
         "weight": torch.randn(units, rest, generator=g, dtype=torch.float64)[order] * scale,
         "grad": torch.randn(units, rest, generator=g, dtype=torch.float64)[order],
         "activation": torch.randn(units, 3, rest, generator=g, dtype=torch.float64)[order] * scale,
+        "reader": torch.randn(units, rest, generator=g, dtype=torch.float64)[order],
         "units": units,
         "generator": torch.Generator().manual_seed(seed),
     }

@@ -155,7 +155,7 @@ def test_bn_scale_without_any_norm_is_refused():
 def test_the_dearer_of_two_equal_groups_scores_less(model, graph):
     from sartor.cost import unit_macs
 
-    free, dear = (score(graph, model, lambda w: torch.ones(len(w)), per_cost=e) for e in (0.0, 1.0))
+    free, dear = (score(graph, model, lambda w: torch.ones(len(w)), reduce="mean", per_cost=e) for e in (0.0, 1.0))
     assert all(torch.equal(v, torch.ones_like(v)) for v in free.values())
     ranked = sorted(dear, key=lambda g: float(dear[g][0]))
     assert ranked == sorted(dear, key=lambda g: -unit_macs(graph, g))
@@ -163,7 +163,7 @@ def test_the_dearer_of_two_equal_groups_scores_less(model, graph):
 
 @pytest.mark.parametrize("how, of", [("mean", torch.mean), ("max", torch.max), ("rank", torch.max)])
 def test_normalised_tensors_share_a_scale_so_a_sum_counts_the_places(how, of, model, graph):
-    """The residual stream lives in four weights, the channels inside the block in two and a norm, the hidden ones in two."""
+    """The residual stream lives in four weights, channels inside the block in two and a norm."""
     for values in score(graph, model, "fpgm", groups=["inner", "hidden"], normalise=how).values():
         assert float(of(values)) == pytest.approx(1.0)
     assert float(of(normalised(torch.tensor([0.5, 3.0, 3.5]), how))) == pytest.approx(1.0, abs=0.01)

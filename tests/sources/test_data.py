@@ -90,11 +90,12 @@ def test_cifar_values_are_those_of_the_file(tmp_path):
     torch.testing.assert_close(x.double(), pixels, rtol=1e-6, atol=1e-6)
 
 
-def test_only_training_is_augmented(tmp_path):
+def test_only_what_is_trained_on_is_augmented(tmp_path):
     folder = write_cifar(tmp_path / "c")
-    data = load_data(f"cifar10:{folder}", batch=90)
+    data = load_data(f"cifar10:{folder}?calibration=plain", batch=90)
     (train, _), (still, _) = everything(data.train), everything(data.calibration)
     assert not torch.equal(train, still)  # same order, other pixels
+    assert torch.equal(everything(load_data(f"cifar10:{folder}", batch=90).calibration)[0], train)
     assert torch.equal(everything(data.train)[0], train)
     data.train.set_epoch(1)
     assert not torch.equal(everything(data.train)[0], train)

@@ -46,12 +46,12 @@ def test_forward_is_finite_fast_and_the_same_at_every_build(case: Case) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     model, example = case.build(), case.example()
     assert not any(m.training for m in model.modules())
-    seconds = []
+    seconds = []  # of this thread, however busy the machine is
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.thread_time()
         with torch.no_grad():
             call(model, example)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.thread_time() - start)
     assert min(seconds) < 0.05
 
 

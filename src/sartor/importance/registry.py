@@ -13,7 +13,7 @@ from sartor.errors import BadInput
 from sartor.registry import Registry
 from sartor.types import Role
 
-INPUTS = ("weight", "grad", "activation", "units", "generator")
+INPUTS = ("weight", "grad", "activation", "reader", "units", "generator")
 READABLE: tuple[Role, ...] = ("out", "in", "norm")
 
 
@@ -26,6 +26,7 @@ class Criterion:
     - weight: [units, rest], one tensor of the group seen per unit; scores of all its tensors are reduced afterwards;
     - grad: [units, rest], gradient of one batch's mean loss at the same elements; scores are averaged over batches;
     - activation: [units, samples, rest], what the units carry at one place of the network; averaged over samples;
+    - reader: [units, rest], the weights that read the units at the place of `activation` (see `readers.py`);
     - units: how many there are, for a criterion that looks at nothing else;
     - generator: a torch.Generator, seeded for this group alone.
 
@@ -106,6 +107,8 @@ def _needs(function: Callable[..., Any], name: str) -> tuple[str, ...]:
             f"criterion {name!r} asks for activations and weights in one call; "
             "they lie at different places of the network: ask for one of them"
         )
+    if "reader" in needs and "activation" not in needs:
+        raise BadInput(f"criterion {name!r} asks for the weights of a reader: ask for the activations it reads too")
     if not needs:
         raise BadInput(f"criterion {name!r}: expected parameters among {', '.join(INPUTS)}; got none")
     return tuple(needs)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sartor.cost import unit_macs
 from sartor.errors import BadInput
 from sartor.importance.collect import Loss, activations, gradients, limited
+from sartor.importance.readers import reader_weight
 from sartor.importance.registry import READABLE, Criterion, find_criterion
 from sartor.structure import Graph
 from sartor.structure.record import named_tensors
@@ -157,10 +158,20 @@ def _from_activations(
     seed: int,
 ) -> dict[str, Tensor]:
     totals = _Means()
+    tensors = {n: t for *_, n, t in named_tensors(model)}
+    readers: dict[tuple[str, int], Tensor] = {}
+
+    def given(name: str, place: int, value: Tensor) -> dict[str, Tensor]:
+        if "reader" not in chosen.needs:
+            return {"activation": value}
+        if (name, place) not in readers:
+            readers[name, place] = reader_weight(graph, name, graph.sites(name)[place], tensors)
+        return {"activation": value, "reader": readers[name, place]}
+
     for inputs, _, n in limited(batches, samples, needed_for=f"criterion {chosen.name!r}"):
 
         def visit(name: str, place: int, value: Tensor, n: int = n) -> None:
-            totals.add((name, place), _apply(chosen, wanted[name], seed, activation=value), n)
+            totals.add((name, place), _apply(chosen, wanted[name], seed, **given(name, place, value)), n)
 
         activations(graph, model, inputs, wanted, visit)
     return totals.reduced(reduce, normalise)

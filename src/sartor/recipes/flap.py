@@ -1,0 +1,15 @@
+"""Fluctuation of what readers see, compared across the network as it is (An et al. 2023)."""
+
+from sartor.recipes.registry import enter
+from sartor.types import Recipe
+
+recipe = enter(
+    Recipe(
+        name="flap",
+        source="An et al. 2023, arXiv:2312.11983",
+        criterion="flap",
+        reduce="sum",
+        normalise="none",
+    ),
+    summary="Energy the readers of a unit would lose, means given back: strong without any training",
+)

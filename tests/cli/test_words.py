@@ -1,0 +1,138 @@
+"""Words of the command line into values: shapes, pairs, recipes, run files."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sartor.cli.asked import Asked, read_asked, read_run_file, write_asked
+from sartor.cli.fit import _with_changes, make_room
+from sartor.cli.inputs import DTYPES, example_for, parse_input, parse_pairs
+from sartor.cli.recipe import choose_recipe
+from sartor.errors import BadInput, CorruptFile, SartorError, UnknownName
+from sartor.types import Recipe, Training
+
+
+@given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=4), dtype=st.sampled_from(DTYPES))
+def test_an_input_has_the_shape_and_type_it_says(shape: list[int], dtype: str) -> None:
+    words = "x".join(map(str, shape)) + f":{dtype}"
+    made = parse_input(words)
+    assert list(made.shape) == shape and made.dtype is getattr(torch, dtype)
+    assert torch.equal(made, parse_input(words))
+
+
+def test_several_inputs_are_positional_arguments() -> None:
+    image, tokens = parse_input("1x3x4x4, 1x7:int64")
+    assert (image.shape, tokens.shape, tokens.dtype) == ((1, 3, 4, 4), (1, 7), torch.int64)
+
+
+@pytest.mark.parametrize("words", ["", "1x", "axb", "1x0x2", "1x2:float13", "-1x2", "1x2;3"])
+def test_other_inputs_are_refused(words: str) -> None:
+    with pytest.raises(SartorError, match="input"):
+        parse_input(words)
+
+
+def test_nobody_guesses_the_input_of_an_unknown_network() -> None:
+    with pytest.raises(BadInput, match="--input 1x3x224x224"):
+        example_for("my.py:net", torch.nn.Linear(2, 2))
+    with pytest.raises(BadInput, match="leave one out"):
+        example_for("my.py:net", torch.nn.Linear(2, 2), shape="1x2", data="digits:")
+    assert example_for("torchvision:resnet18", torch.nn.Linear(2, 2)).shape == (1, 3, 224, 224)
+
+
+@pytest.mark.parametrize("pairs", [["a"], ["=1"], ["a=1", "a=2"]])
+def test_pairs_that_are_none_are_refused(pairs: list[str]) -> None:
+    with pytest.raises(BadInput, match="--set"):
+        parse_pairs(pairs, "--set")
+
+
+def test_changes_land_in_the_recipe_and_nothing_else_moves() -> None:
+    plain = choose_recipe("l1")
+    changed = choose_recipe("l1", {"floor": 0.3, "training.epochs": 2, "only": "conv*"})
+    assert (changed.floor, changed.training.epochs, changed.only) == (0.3, 2, ("conv*",))
+    for f in fields(Recipe):
+        if f.name not in ("floor", "training", "only"):
+            assert getattr(changed, f.name) == getattr(plain, f.name)
+    for f in fields(Training):
+        if f.name != "epochs":
+            assert getattr(changed.training, f.name) == getattr(plain.training, f.name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes"),
+    [
+        ("l1", {"flor": 0.1}), ("l1", {"training.epoch": 1}), ("l7", {}), ("l1", {"floor": "much"}),
+        ("l1", {"training.epochs": 1.5}), ("l1", {"training.epochs": True}), ("l1", {"fold_mean": 1}),
+        ("l1", {"only": [1]}), ("l1", {"floor": 2.0}), ({"base": 3}, {}), ({"base": "l1", "training": 4}, {}),
+        ({"training": {"lr": -1.0}}, {}),
+    ],
+)  # fmt: skip
+def test_a_wrong_recipe_is_refused(asked: object, changes: dict[str, object]) -> None:
+    with pytest.raises((BadInput, UnknownName)):
+        choose_recipe(asked, changes)  # type: ignore[arg-type]
+
+
+def test_a_recipe_and_its_changes_can_be_said_again_as_one_table() -> None:
+    changes = {"floor": 0.3, "training.epochs": 2, "training.lr": 0.5}
+    for base in ("l2", {"base": "l2", "round_to": 4, "training": {"lr": 0.1, "ema": 0.9}}):
+        assert choose_recipe(_with_changes(base, changes)) == choose_recipe(base, changes)
+
+
+def test_a_run_file_says_what_flags_say(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'model = "a:b"\nbudget = "macs<=50%"\nval = 0.2\n[recipe]\nbase = "l1"\n[recipe.training]\nepochs = 2\n'
+    )
+    asked = Asked(**read_run_file(file))
+    assert (asked.model, asked.val, choose_recipe(asked.recipe).training.epochs) == ("a:b", 0.2, 2)
+
+
+@pytest.mark.parametrize(
+    "text", ["model = ", "modle = 'a'", "batch = 'many'", "seed = true", "recipe = 3", "val = '1'"]
+)
+def test_a_wrong_run_file_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises((BadInput, UnknownName)):
+        read_run_file(file)
+    with pytest.raises(BadInput, match="no run file"):
+        read_run_file(tmp_path / "other.toml")
+
+
+def test_what_was_asked_comes_back_from_the_run_folder(tmp_path: Path) -> None:
+    asked = Asked(model="a:b", model_options={"depth": 3}, recipe={"base": "l1", "floor": 0.2}, val=0.25, seed=7)
+    assert read_asked(tmp_path) is None
+    write_asked(asked, tmp_path)
+    assert read_asked(tmp_path) == asked
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"modle": "a"}', '{"seed": "x"}', "3"])
+def test_a_damaged_command_file_is_a_sentence(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "command.json").write_text(damage)
+    with pytest.raises(CorruptFile, match=r"command\.json"):
+        read_asked(tmp_path)
+
+
+def test_force_removes_earlier_runs_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    make_room(folder, force=False)
+    folder.mkdir()
+    make_room(folder, force=False)
+    (folder / "thesis.tex").write_text("years")
+    for force in (False, True):
+        with pytest.raises(BadInput):
+            make_room(folder, force=force)
+    assert (folder / "thesis.tex").is_file()
+    (folder / "result.json").write_text("{}")
+    with pytest.raises(BadInput, match="--force"):
+        make_room(folder, force=False)
+    make_room(folder, force=True)
+    assert not folder.exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="a file"):
+        make_room(tmp_path / "file", force=True)
