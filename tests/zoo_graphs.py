@@ -1,6 +1,6 @@
 """Zoo networks with their graphs, built once a test process."""
 
-from functools import lru_cache
+from functools import cache
 
 from torch import nn
 
@@ -9,7 +9,7 @@ from sartor.surgery import probe
 from sartor.testing.zoo import ZOO
 
 
-@lru_cache(maxsize=None)
+@cache
 def understood(name: str) -> tuple[nn.Module, Example, Graph]:
     """(model, example, graph with what can be cut in its class)."""
     case = ZOO[name].value

@@ -55,7 +55,7 @@ class Fitted:
         return f"Fitted({type(self.model).__name__}, {', '.join(parts)})"
 
     def save(self, folder: str | Path) -> Path:
-        """Plan, edits, weights, record and result; `sartor.load(folder, factory)` gives the network back bit for bit."""
+        """Plan, edits, weights, record and result; `sartor.load(folder, factory)` gives the network back."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         files = write_model(folder, self.model, self.plan, self._outcome.edits)
@@ -129,7 +129,21 @@ def fit(
     """
     return Fitted(
         run(
-            model, train, val, budget=budget, recipe=recipe, test=test, example=example, calibration=calibration, loss=loss,
-            evaluate=evaluate, metric=metric, out=out, seed=seed, device=device, progress=progress, model_name=model_name,
-        )  # fmt: skip
+            model,
+            train,
+            val,
+            budget=budget,
+            recipe=recipe,
+            test=test,
+            example=example,
+            calibration=calibration,
+            loss=loss,
+            evaluate=evaluate,
+            metric=metric,
+            out=out,
+            seed=seed,
+            device=device,
+            progress=progress,
+            model_name=model_name,
+        )
     )

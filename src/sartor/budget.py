@@ -1,6 +1,6 @@
 """The little language of budgets, read and written.
 
-    latency<=60% @ onnxruntime-cpu, macs<=50%, params<=200k, bytes<=1MB, memory<=80%, drop<=0.5
+latency<=60% @ onnxruntime-cpu, macs<=50%, params<=200k, bytes<=1MB, memory<=80%, drop<=0.5
 """
 
 from __future__ import annotations
@@ -11,8 +11,15 @@ from sartor.errors import BadInput, UnknownName
 from sartor.types import METRICS, Budget, Limit
 from sartor.units import parse_quantity, show_bytes, show_count, show_seconds
 
-_CLAUSE = re.compile(r"^\s*([a-zA-Z_]+)\s*(<=|≤|<|>=|>|==?)\s*([^@]+?)\s*(?:@\s*(\S+))?\s*$")
-_KIND = {"macs": "count", "flops": "count", "params": "count", "bytes": "bytes", "memory": "bytes", "latency": "seconds"}
+_CLAUSE = re.compile(r"^\s*([a-zA-Z_]+)\s*(<=|≤|=<|<|>=|=>|>|==?)\s*([^@]+?)\s*(?:@\s*(\S+))?\s*$")
+_KIND = {
+    "macs": "count",
+    "flops": "count",
+    "params": "count",
+    "bytes": "bytes",
+    "memory": "bytes",
+    "latency": "seconds",
+}
 
 
 def parse_budget(text: str | Budget) -> Budget:
@@ -37,6 +44,8 @@ def parse_budget(text: str | Budget) -> Budget:
         if sign not in ("<=", "≤"):
             raise BadInput(f"budget clause {clause.strip()!r}: limits are upper bounds, write '{metric}<={amount}'")
         if metric == "drop":
+            if drop is not None:
+                raise BadInput("budget: drop is limited twice; keep the tighter one")
             drop = _points(amount, clause)
             continue
         if metric not in METRICS:

@@ -1,4 +1,4 @@
-"""Phone books: name -> entry. A registry is how recipes and the command line say names; Python may pass the thing itself."""
+"""Phone books: name -> entry. Recipes and the command line say names; Python may pass the thing itself."""
 
 from __future__ import annotations
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import operator
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -102,8 +104,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name, kept in self.keep.items():
-            if not kept or any(b <= a for a, b in zip(kept, kept[1:])) or kept[0] < 0:
-                raise BadInput(f"plan, group {name!r}: kept indices must be sorted, unique, non-empty and >= 0; got {kept[:8]}")
+            if not kept or any(b <= a for a, b in itertools.pairwise(kept)) or kept[0] < 0:
+                raise BadInput(
+                    f"plan, group {name!r}: kept indices must be sorted, unique, non-empty and >= 0; got {kept[:8]}"
+                )
 
     def counts(self) -> dict[str, int]:
         """Units kept by group."""
@@ -120,7 +124,7 @@ class Plan:
         """The inverse of `to_json`."""
         try:
             raw = json.loads(text)
-            keep = {str(n): tuple(int(i) for i in k) for n, k in raw["keep"].items()}
+            keep = {str(n): tuple(operator.index(i) for i in k) for n, k in raw["keep"].items()}
             return cls(keep, str(raw["made_by"]), str(raw["fingerprint"]))
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as e:
             raise CorruptFile(f"plan: expected JSON with keep, made_by and fingerprint; {type(e).__name__}: {e}") from e
@@ -185,7 +189,7 @@ class Comparison:
         """95 % confidence interval of the median ratio, from order statistics."""
         r, n = sorted(self.ratios), len(self.ratios)
         half = 1.96 * math.sqrt(n) / 2
-        return r[max(0, math.floor(n / 2 - half))], r[min(n - 1, math.ceil(n / 2 + half) - 1)]
+        return r[max(0, math.floor(n / 2 - half) - 1)], r[min(n - 1, math.ceil(n / 2 + half))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +306,6 @@ def to_plain(value: Any) -> Any:
 
 
 __all__ = [
-    "Budget", "Comparison", "Counted", "Counts", "Frozen", "Group", "Latency", "Limit", "METRICS", "Member", "Plan", "Proof",
-    "Recipe", "Role", "Scores", "Target", "Training", "asdict", "to_plain",
+    "Budget", "Comparison", "Counted", "Counts", "Frozen", "Group", "Latency", "Limit", "METRICS", "Member", "Plan",
+    "Proof", "Recipe", "Role", "Scores", "Target", "Training", "asdict", "to_plain",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from sartor.errors import BadInput
 _COUNT = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
-_NUMBER = re.compile(r"^\s*([0-9]+(?:[._][0-9]+)*(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*$")
+_NUMBER = re.compile(r"^\s*([0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*$")
 KINDS = {"count": _COUNT, "bytes": _BYTES, "seconds": _SECONDS}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.zoo_graphs import understood
 from torch.utils.flop_counter import FlopCounterMode
 
 from sartor.cost import bytes_of, count, macs, params, unit_macs
@@ -14,14 +15,19 @@ from sartor.structure.example import call
 from sartor.surgery import cut
 from sartor.testing.plans import halves
 from sartor.testing.zoo import cases
-from tests.zoo_graphs import understood
 
 spec = importlib.util.spec_from_file_location("cifar_resnet", Path(__file__).parents[2] / "bench" / "cifar_resnet.py")
 cifar_resnet = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cifar_resnet)
 
 ALL = [c.name for c in cases()]
-UNSEEN = {"lstm", "gru", "matmul", "multi-head-attention", "transformer-encoder"}  # torch's counter skips some of theirs
+UNSEEN = {
+    "lstm",
+    "gru",
+    "matmul",
+    "multi-head-attention",
+    "transformer-encoder",
+}  # torch counts some not
 NOTHING = {"bilinear", "buffer-canvas", "multi-head-attention", "view-literals"}
 
 
@@ -67,7 +73,9 @@ def test_parameters_and_bytes_are_those_of_the_module(name):
     assert bytes_of(graph) == sum(t.numel() * t.element_size() for t in tensors)
 
 
-@pytest.mark.parametrize("name", ["resnet", "mobilenet-v2", "densenet", "unet", "squeeze-excite", "inception", "plain-attention"])
+@pytest.mark.parametrize(
+    "name", ["resnet", "mobilenet-v2", "densenet", "unet", "squeeze-excite", "inception", "plain-attention"]
+)
 def test_peak_memory_is_what_eager_really_holds(name):
     model, example, graph = understood(name)
     assert count(graph).memory == pytest.approx(measured_memory(model, example, inputs=False), rel=0.02)

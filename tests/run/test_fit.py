@@ -1,4 +1,4 @@
-"""The whole run on a network that trains in seconds: budgets met, files that load bit for bit, nothing of the user's touched."""
+"""The whole run on a network that trains in seconds: budgets met, files that load bit for bit, nothing touched."""
 
 import json
 
@@ -68,7 +68,11 @@ def test_a_counted_budget_is_met_exactly_and_the_files_load_bit_for_bit(net, tmp
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["quality"] == fitted.result["quality"]
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "record.jsonl").read_text().splitlines()]
-    assert steps[0] == "asked" and steps[-1] == "done" and {"understand", "score", "decide", "prove", "train"} <= set(steps)
+    assert (
+        steps[0] == "asked"
+        and steps[-1] == "done"
+        and {"understand", "score", "decide", "prove", "train"} <= set(steps)
+    )
 
 
 def test_the_same_seed_gives_the_same_network(net):
@@ -99,7 +103,9 @@ def test_a_function_is_a_recipe(net):
 
 
 def test_a_quality_floor_that_does_not_hold_is_said(net):
-    fitted = sartor.fit(net, data(), data(seed=1), budget="macs<=8%, drop<=0.1", recipe=Recipe(criterion="random", floor=0))
+    fitted = sartor.fit(
+        net, data(), data(seed=1), budget="macs<=8%, drop<=0.1", recipe=Recipe(criterion="random", floor=0)
+    )
     (drop,) = [r for r in fitted.result["budget"] if r["metric"] == "drop"]
     assert not drop["met"] and fitted.result["status"] == "missed" and not fitted.met
 
@@ -164,7 +170,9 @@ def test_a_measured_budget_is_met_on_the_target():
             nn.Conv2d(3, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 48, 3, padding=1), nn.ReLU(),
             nn.Conv2d(48, 48, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 5),
         ).eval()  # fmt: skip
-    fitted = sartor.fit(wide, budget="latency<=60% @ eager-cpu:threads=1", recipe="l2", example=torch.randn(1, 3, 48, 48))
+    fitted = sartor.fit(
+        wide, budget="latency<=60% @ eager-cpu:threads=1", recipe="l2", example=torch.randn(1, 3, 48, 48)
+    )
     assert fitted.result["trail"] and fitted.result["trail"][-1]["ratio"] > 0
     (row,) = fitted.result["latency"]
     assert row["target"] == "eager-cpu:threads=1" and len(row["samples"]["fitted_ms"]) >= 5

@@ -99,11 +99,13 @@ def test_a_cut_inside_an_inner_factor_conflicts():
 def structures(draw, depth=3):
     """An axis built of leaves, products and sums; leaves may repeat."""
     pool = [fresh(n) for n in draw(st.lists(st.integers(2, 4), min_size=1, max_size=4))]
+
     def build(level):
         if level == 0 or draw(st.booleans()):
             return draw(st.sampled_from(pool))
         kids = [build(level - 1) for _ in range(draw(st.integers(2, 3)))]
         return (product if draw(st.booleans()) else total)(kids)
+
     axis = build(depth)
     return axis, pool
 

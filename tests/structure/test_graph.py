@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.zoo_graphs import understood
 from torch import nn
 
 from sartor.errors import BadInput, CannotTrace, UnknownName
@@ -9,7 +10,6 @@ from sartor.structure import replay, trace
 from sartor.structure.rules import RULES
 from sartor.testing.zoo import ZOO, cases
 from sartor.types import Plan
-from tests.zoo_graphs import understood
 
 
 def mlp():

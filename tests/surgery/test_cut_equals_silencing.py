@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.zoo_graphs import understood
 from torch import nn
 
 from sartor.errors import NothingToDo, ProofFailed
@@ -14,10 +15,14 @@ from sartor.surgery.prove import difference
 from sartor.testing.plans import halves, plans
 from sartor.testing.zoo import ZOO, cases
 from sartor.types import Plan
-from tests.zoo_graphs import understood
 
 NAMES = [c.name for c in cases(without=("hard",))]
-NOTHING = {"bilinear", "buffer-canvas", "multi-head-attention", "view-literals"}  # what they hold cannot be cut in place
+NOTHING = {
+    "bilinear",
+    "buffer-canvas",
+    "multi-head-attention",
+    "view-literals",
+}  # not in place
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,7 +92,7 @@ def test_a_plan_that_cuts_nothing_raises():
 
 
 def test_attribute_free_sizes_freeze_with_the_operator_as_reason():
-    model, _, graph = understood("view-literals")
+    _, _, graph = understood("view-literals")
     assert any("view" in f.reason and "no attribute" in f.reason for f in graph.frozen)
 
 

@@ -5,6 +5,6 @@ from sartor.importance.registry import CRITERIA, Criterion, criterion, find_crit
 from sartor.importance.score import score
 
 __all__ = [
-    "CRITERIA", "Criterion", "activation", "bn_scale", "criterion", "find_criterion", "flap", "fpgm", "l1", "l2", "random",
-    "score", "taylor",
+    "CRITERIA", "Criterion", "activation", "bn_scale", "criterion", "find_criterion", "flap", "fpgm", "l1", "l2",
+    "random", "score", "taylor",
 ]  # fmt: skip

@@ -161,7 +161,7 @@ def _from_activations(
     tensors = {n: t for *_, n, t in named_tensors(model)}
     readers: dict[tuple[str, int], Tensor] = {}
 
-    def given(name: str, place: int, value: Tensor) -> dict[str, Tensor]:
+    def given(name: str, place: int, value: Tensor) -> dict[str, Any]:
         if "reader" not in chosen.needs:
             return {"activation": value}
         if (name, place) not in readers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -25,6 +25,7 @@ _COST: dict[str, Callable[[Graph, Counts], float]] = {
     "memory": peak_memory,
 }
 _AIM = 0.985  # of a latency limit: room for the noise of the next measurement
+_STEPS = (1, 4, 8, 16)  # multiples of units to try on the target: kernels like whole vectors
 
 
 @dataclass(frozen=True)
@@ -69,61 +70,102 @@ def decide(
     """
     counted = caps(graph, budget, original)
     timed = [x for x in budget.limits if x.metric == "latency"]
+
+    def plan_at(share: float | None, round_to: int) -> Plan:
+        cap = [] if share is None else [Cap(lambda c: macs(graph, c), share * original.macs, "macs")]
+        return _allocate(graph, scores, replace(recipe, round_to=round_to), [*counted, *cap])
+
     if not timed:
-        return Decision(_allocate(graph, scores, recipe, counted))
+        return Decision(plan_at(None, recipe.round_to))
     with ExitStack() as stack:
         originals = [stack.enter_context(prepare(model, example, str(x.target))) for x in timed]
-        return _decide_timed(model, graph, scores, recipe, original, example, counted, timed, originals, tell)
+        watch = _Stopwatch(model, graph, example, timed, originals, original, tell)
+        return _fit_timed(graph, recipe, watch, plan_at, bool(counted))
 
 
-def _decide_timed(
-    model: nn.Module,
-    graph: Graph,
-    scores: Scores,
-    recipe: Recipe,
-    original: Counted,
-    example: Example,
-    counted: list[Cap],
-    timed: Sequence[Limit],
-    originals: Sequence[Runnable],
-    tell: Callable[[str], None],
-) -> Decision:
-    measured: dict[int, tuple[Comparison, ...]] = {}
-    allowed = [x.at_most if x.relative else x.at_most / latency(b).median_s for x, b in zip(timed, originals)]
-    goal = min(min(allowed), 1.0)
+class _Stopwatch:
+    """Times plans against the original, each once."""
 
-    def plan_at(share: float) -> Plan:
-        return _allocate(graph, scores, recipe, [*counted, Cap(lambda c: macs(graph, c), share * original.macs, "macs")])
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        example: Example,
+        limits: Sequence[Limit],
+        originals: Sequence[Runnable],
+        original: Counted,
+        tell: Callable[[str], None],
+    ):
+        self.model, self.graph, self.example, self.limits, self.originals = model, graph, example, limits, originals
+        self.whole, self.tell = original.macs, tell
+        self.allowed = [x.at_most if x.relative else x.at_most / latency(b).median_s for x, b in zip(limits, originals)]
+        self.goal = min(self.allowed)  # the ratio that is exactly the limit
+        self.seen: list[tuple[Plan, float, tuple[Comparison, ...]]] = []
 
-    def measure(plan: Plan) -> float:
-        """Latency of the target that is hardest to please, on the scale of `goal`: equal to it is exactly the limit."""
-        smaller = cut(model, graph, plan)
+    def share(self, plan: Plan) -> float:
+        """MACs left, as a share of the original's."""
+        return macs(self.graph, plan.counts()) / self.whole
+
+    def ratio(self, plan: Plan) -> float:
+        """Latency on the target that is hardest to please, on the scale of `goal`."""
+        for known, ratio, _ in self.seen:
+            if known.keep == plan.keep:
+                return ratio
+        smaller = cut(self.model, self.graph, plan)
         found = []
-        for limit, base in zip(timed, originals):
-            with prepare(smaller, example, str(limit.target)) as runnable:
+        for limit, base in zip(self.limits, self.originals):
+            with prepare(smaller, self.example, str(limit.target)) as runnable:
                 found.append(compare(base, runnable, precision=0.01))
-        measured[id(plan)] = tuple(found)
-        share = macs(graph, plan.counts()) / original.macs
-        tell(f"{share:.1%} of the MACs takes {', '.join(f'{c.ratio:.1%}' for c in found)} of the time")
-        return goal * max(c.ratio / a for c, a in zip(found, allowed))
+        self.tell(f"{self.share(plan):.1%} of the MACs takes {', '.join(f'{c.ratio:.1%}' for c in found)} of the time")
+        ratio = self.goal * max(c.ratio / a for c, a in zip(found, self.allowed))
+        self.seen.append((plan, ratio, tuple(found)))
+        return ratio
 
-    trail: list[Step] = []
+    def decision(self, plan: Plan) -> Decision:
+        """The plan, with every round on the way to it."""
+        trail = tuple(Step(self.share(p), r) for p, r, _ in self.seen)
+        return Decision(plan, trail, next(found for p, _, found in self.seen if p.keep == plan.keep))
+
+
+def _fit_timed(
+    graph: Graph, recipe: Recipe, watch: _Stopwatch, plan_at: Callable[[float | None, int], Plan], counted: bool
+) -> Decision:
+    """Which multiples of units this target rewards, then how many MACs it can have."""
+    goal = watch.goal
+    if goal >= 1:
+        raise NothingToDo("the original already meets every latency limit")
+    tried: dict[int, float] = {}
+    for step in dict.fromkeys(recipe.round_to * k for k in _STEPS):
+        if step > 1 and step >= max((g.units for g in graph.groups.values()), default=1):
+            continue
+        try:
+            tried[step] = watch.ratio(plan_at(goal, step))
+        except BudgetNotMet:  # too coarse to reach that share
+            continue
+    step = min(tried, key=lambda k: tried[k]) if tried else recipe.round_to
     if counted:
         try:
-            plan: Plan | None = _allocate(graph, scores, recipe, counted)
+            plan = plan_at(None, step)
+            if plan.keep == plan_at(goal, step).keep and watch.ratio(plan) <= goal * _AIM:
+                return watch.decision(plan)  # the counted limits alone make it fast enough
         except NothingToDo:
-            plan = None
-        if plan is not None:
-            trail.append(Step(macs(graph, plan.counts()) / original.macs, measure(plan)))
-            if trail[0].ratio <= goal * _AIM:
-                return Decision(plan, tuple(trail), measured[id(plan)])
-    floor = macs(graph, floor_counts(_units(graph), graph.ties, recipe.floor, recipe.round_to)) / original.macs
+            pass
+    floor = macs(graph, floor_counts(_units(graph), graph.ties, recipe.floor, step)) / watch.whole
     try:
-        plan, steps = fit_latency(plan_at, measure, goal * _AIM, tolerance=0.03, rounds=8, lowest=min(floor, 0.999))
+        plan, _ = fit_latency(
+            lambda share: plan_at(share, step),
+            watch.ratio,
+            goal * _AIM,
+            tolerance=0.03,
+            rounds=8,
+            lowest=min(floor, 0.999),
+        )
     except BudgetNotMet as e:
-        asked = " and ".join(f"{x.target} at most {100 * a:.4g} % of the original" for x, a in zip(timed, allowed))
+        asked = " and ".join(
+            f"{x.target} at most {100 * a:.4g} % of the original" for x, a in zip(watch.limits, watch.allowed)
+        )
         raise BudgetNotMet(f"latency, asked on {asked}: {e}", e.plan) from e
-    return Decision(plan, (*trail, *steps), measured[id(plan)])
+    return watch.decision(plan)
 
 
 def _units(graph: Graph) -> dict[str, int]:

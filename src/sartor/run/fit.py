@@ -24,7 +24,7 @@ from sartor.run.outcome import Facts, Outcome, result_of
 from sartor.run.record import Progress, Recorder
 from sartor.seed import seeded
 from sartor.structure import Example, Graph, trace
-from sartor.structure.example import batch_of, first_tensor, call, map_tensors, to_device, with_batch
+from sartor.structure.example import batch_of, call, first_tensor, map_tensors, to_device, with_batch
 from sartor.surgery import apply_edits, edits_for, probe, prove
 from sartor.surgery.probe import without_groups
 from sartor.train import History, accuracy, fine_tune
@@ -69,7 +69,9 @@ def run(
         example = _first_inputs(source if source is not None else val)
     _check_asked(budget, recipe, train, val, evaluate)
     where = torch.device(device) if device is not None else device_of(model)
-    record.add("asked", budget=show_budget(budget), recipe=recipe, seed=seed, device=str(where), environment=environment())
+    record.add(
+        "asked", budget=show_budget(budget), recipe=recipe, seed=seed, device=str(where), environment=environment()
+    )
     with seeded(seed), torch.random.fork_rng(devices=[]):
         return _Run(model, example, budget, recipe, record, where, seed, folder, metric).go(
             train, val, test, source, loss, evaluate, model_name or type(model).__name__

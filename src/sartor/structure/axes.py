@@ -6,8 +6,8 @@ An Axis is a node of a union-find forest with a size and, once refined, a struct
     product   kind "p", kids     row-major reshape; size = product of the kids' sizes, every kid > 1
     sum       kind "s", kids     concatenation; size = sum of the kids' sizes
 
-Kids are strictly smaller than their parent and only equal sizes unify, so cyclic terms cannot arise: the occurs check is
-the size check. A frozen axis keeps every index, so it needs no structure: unifying with it freezes, splitting it gives
+Kids are strictly smaller than their parent and only equal sizes unify, so cyclic terms cannot arise: the occurs check
+is the size check. A frozen axis keeps every index, so it needs no structure: unifying with it freezes, splitting it gives
 frozen parts. Freezing is monotone, so the outcome is sound whatever the order of operators.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -102,14 +102,14 @@ def values(x: Any) -> Iterator[Value]:
             yield from values(v)
 
 
-@lru_cache(maxsize=None)
+@cache
 def short_name(func: OpOverload) -> str:
     """ "aten::relu_" -> "relu"."""
     name = func._schema.name.split("::")[-1]
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
-@lru_cache(maxsize=None)
+@cache
 def _argument_places(func: OpOverload) -> dict[str, tuple[int, Any]]:
     return {
         a.name: (i, a.default_value if a.has_default_value() else None) for i, a in enumerate(func._schema.arguments)

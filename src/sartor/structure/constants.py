@@ -27,14 +27,14 @@ class Constant:
 def constants(op: Op, masks: Mapping[Axis, Tensor]) -> Iterator[Constant]:
     """Sequences first, then single numbers; those the cut leaves alone are given too (they rule out other readings)."""
     kept = {a: int(m.sum()) for a, m in masks.items()}
-    if not op.live or not isinstance(op.out, Value | list | tuple):
+    if not op.live:
         return
     if op.kind in _FROM_OUTPUT and isinstance(op.out, Value):
         yield from _numbers([(find(a).size, new_size(a, kept)) for a in op.out.axes])
     elif op.kind == "split":
         x = op.args[0]
         d = dim(op.arg("dim", 0), x.ndim)
-        yield from _numbers([(find(o.axes[d]).size, new_size(o.axes[d], kept)) for o in op.out])
+        yield from _numbers([(find(o.axes[d]).size, new_size(o.axes[d], kept)) for o in op.outputs])
     elif op.kind == "slice":
         x = op.args[0]
         d = dim(op.arg("dim", 0), x.ndim)

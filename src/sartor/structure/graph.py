@@ -102,7 +102,7 @@ class Graph:
         return _per_unit(tensor, member.dim, self.positions(group, member))
 
     def sites(self, group: str) -> list[Site]:
-        """Where activations carry the units: inputs of the operators that sum over them, else outputs of their writers."""
+        """Where activations carry the units: inputs of the operators that sum over them, else what writers give."""
         self.group(group)
         reads, writes = self._sites[find(self.leaves[group])]
         return reads or writes

@@ -1,7 +1,7 @@
 """Run a model once and write down its operator calls.
 
 The forward runs under a dispatch mode on *meta* tensors, on a clone of the model that shares nothing: no arithmetic is
-done, no weight is read, the user's model is not touched. Models whose control flow looks at values are run on real tensors.
+done, no weight is read, the user's model is not touched. Models whose control flow looks at values run on real copies.
 Inference mode keeps composite operators (linear, attention, LSTM) whole; one without a rule is taken apart instead.
 """
 
@@ -181,7 +181,7 @@ class Recording:
 
 
 def record(model: nn.Module, example: Example) -> Recording:
-    """The operator calls of model(example) in evaluation mode, from a clone on meta tensors or, failing that, real ones.
+    """The operator calls of model(example) in evaluation mode, from a clone on meta or, failing that, real tensors.
 
     Raises:
         CannotTrace: the forward fails on real tensors too; its own error is chained.

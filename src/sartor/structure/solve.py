@@ -7,13 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 from sartor.structure.axes import Axes, Axis, Conflict, find, freeze, fresh, leaves
-from sartor.structure.calls import Op, Value, frozen_axes, values
+from sartor.structure.calls import Op, Value, frozen_axes
 from sartor.structure.graph import Graph
 from sartor.structure.record import Recording
 from sartor.structure.rules.registry import freeze_all, lookup, opaque
 from sartor.types import Frozen, Group, Member
 
-_KINDS = {"conv": "channels", "linear": "features", "rnn": "hidden units", "embedding": "embedding", "matmul": "features"}
+_KINDS = {
+    "conv": "channels",
+    "linear": "features",
+    "rnn": "hidden units",
+    "embedding": "embedding",
+    "matmul": "features",
+}
 
 
 def solve(rec: Recording) -> Graph:
@@ -64,13 +70,13 @@ def _apply(op: Op) -> None:
         result = apply(op)
     except Conflict as e:
         result = freeze_all(op, f"{op.where}: {e}")
-    for v, axes in zip(_flat(op.out), result if _is_several(op) else [result]):
-        if v is None or axes is None:
+    for out, axes in zip(_flat(op.out), result if _is_several(op) else [result]):
+        if out is None or axes is None:
             continue
-        if len(axes) != v.ndim:
-            raise AssertionError(f"rule of {op.func}: {len(axes)} axes for shape {v.shape}")
-        if not v.axes:
-            v.axes = list(axes)
+        if len(axes) != out.ndim:
+            raise AssertionError(f"rule of {op.func}: {len(axes)} axes for shape {out.shape}")
+        if not out.axes:
+            out.axes = list(axes)
 
 
 def _is_several(op: Op) -> bool:
@@ -112,7 +118,15 @@ def read_off(rec: Recording) -> Graph:
         named[name] = leaf
     ties = _ties(rec, {leaf: n for n, leaf in named.items()})
     return Graph(
-        tuple(rec.ops), rec.tensors, tuple(rec.inputs), tuple(rec.outputs), groups, named, tuple(frozen), ties, _fingerprint(rec),
+        tuple(rec.ops),
+        rec.tensors,
+        tuple(rec.inputs),
+        tuple(rec.outputs),
+        groups,
+        named,
+        tuple(frozen),
+        ties,
+        _fingerprint(rec),
         rec.example,
     )
 
@@ -147,8 +161,7 @@ def _kinds(rec: Recording) -> dict[Axis, str]:
 
 
 def _ties(rec: Recording, names: dict[Axis, str]) -> tuple[tuple[str, ...], ...]:
-    """Pieces of a chunk that must stay equal in count: those made of one leaf each become ties, others freeze nothing here;
-    surgery checks them."""
+    """Pieces of a chunk that must stay equal in count, where each is one leaf; of others the probe takes care."""
     ties: list[tuple[str, ...]] = []
     for op in rec.ops:
         for parts in op.ties:
@@ -162,6 +175,3 @@ def _fingerprint(rec: Recording) -> str:
     lines = [f"{name}:{v.shape}" for name, v in rec.tensors.items()]
     lines += [f"{op.func._schema.name}@{op.path}" for op in rec.ops]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-__all__ = ["read_off", "solve", "values"]

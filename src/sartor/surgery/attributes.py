@@ -50,7 +50,9 @@ def attributes_for(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor])
     return found
 
 
-def _place(modules: Mapping[str, nn.Module], path: str, c: Constant, found: Attributes, said: set[tuple[str, str]]) -> None:
+def _place(
+    modules: Mapping[str, nn.Module], path: str, c: Constant, found: Attributes, said: set[tuple[str, str]]
+) -> None:
     """Enter a changed constant at the nearest module that holds its old value."""
     while True:
         module = modules.get(path)

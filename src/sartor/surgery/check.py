@@ -32,7 +32,7 @@ class _Stop(Exception):
 
 
 def check(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], attributes: Attributes) -> Mismatch | None:
-    """Run the forward with tensors of the new shapes and compare every operator's output shape with the predicted one."""
+    """Run the forward with tensors of the new shapes; the first operator whose output is not as predicted."""
     kept = {a: int(m.sum()) for a, m in masks.items()}
     on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
     shapes = {name: tuple(new_size(a, kept) for a in v.axes) for name, v in graph.tensors.items()}
@@ -41,7 +41,9 @@ def check(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], attribut
     def resized(t: Tensor) -> Tensor:
         if on_meta:
             return empty_like_on_meta(t, by_id[id(t)])
-        return torch.zeros(by_id[id(t)], dtype=t.dtype, device=t.device) if by_id[id(t)] != t.shape else t.detach().clone()
+        return (
+            torch.zeros(by_id[id(t)], dtype=t.dtype, device=t.device) if by_id[id(t)] != t.shape else t.detach().clone()
+        )
 
     shadow = clone(model, resized).eval()
     set_attributes_(shadow, tuple((p, a, v) for (p, a), v in attributes.items()))

@@ -27,13 +27,13 @@ class Edits:
 
     def to_json(self) -> str:
         """One tensor or attribute a line."""
-        head = [
-            f'    {json.dumps(n)}: {{"shape": {json.dumps(list(self.shapes[n]))}, "keep": '
-            f"{json.dumps({str(d): list(i) for d, i in s.items()})}}}"
-            for n, s in self.slices.items()
-        ]
-        rows = [f"    {json.dumps([p, a, v])}" for p, a, v in self.attributes]
-        return '{\n  "tensors": {\n%s\n  },\n  "attributes": [\n%s\n  ]\n}\n' % (",\n".join(head), ",\n".join(rows))
+        tensors = ",\n".join(
+            f'    {json.dumps(name)}: {{"shape": {json.dumps(list(self.shapes[name]))}, "keep": '
+            f"{json.dumps({str(d): list(kept) for d, kept in slices.items()})}}}"
+            for name, slices in self.slices.items()
+        )
+        attributes = ",\n".join(f"    {json.dumps(row)}" for row in self.attributes)
+        return f'{{\n  "tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]\n}}\n'
 
     @classmethod
     def from_json(cls, text: str) -> Edits:

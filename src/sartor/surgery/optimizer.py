@@ -12,10 +12,10 @@ from sartor.errors import BadInput
 from sartor.structure.record import named_tensors
 from sartor.surgery.edits import Edits, sliced
 
-O = TypeVar("O", bound=Optimizer)
+AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 
 
-def carry_optimizer(optimizer: O, model: nn.Module, smaller: nn.Module, edits: Edits) -> O:
+def carry_optimizer(optimizer: AnyOptimizer, model: nn.Module, smaller: nn.Module, edits: Edits) -> AnyOptimizer:
     """An optimiser of the same class for the cut model, with its state carried over.
 
     Args:

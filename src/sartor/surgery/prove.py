@@ -7,7 +7,6 @@ units that survive. Groups mixed by anything else are counted and left out of th
 
 from __future__ import annotations
 
-
 import torch
 from torch import nn
 
@@ -40,7 +39,13 @@ def silence(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
 
 
 def prove(
-    model: nn.Module, graph: Graph, plan: Plan, example: Example, *, tolerance: float = 1e-4, smaller: nn.Module | None = None
+    model: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    example: Example,
+    *,
+    tolerance: float = 1e-4,
+    smaller: nn.Module | None = None,
 ) -> Proof:
     """Compare the cut model with the silenced original on real inputs, in evaluation mode.
 
@@ -98,5 +103,3 @@ def _alone(model: nn.Module, graph: Graph, name: str, plan: Plan, example: Examp
     tied = next((t for t in graph.ties if name in t), (name,))
     one = Plan({n: plan.keep[n] for n in tied if n in plan.keep}, plan.made_by, plan.fingerprint)
     return difference(model, graph, one, cut(model, graph, one), example)
-
-

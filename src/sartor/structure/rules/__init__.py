@@ -16,6 +16,6 @@ from sartor.structure.rules import (
 from sartor.structure.rules.registry import RULES, Rule, lookup, opaque, rule
 
 __all__ = [
-    "RULES", "Rule", "attention", "contract", "convolution", "einsum", "factory", "index", "layout", "lookup", "norm", "opaque",
-    "pointwise", "reduce", "rule", "spatial",
+    "RULES", "Rule", "attention", "contract", "convolution", "einsum", "factory", "index", "layout", "lookup", "norm",
+    "opaque", "pointwise", "reduce", "rule", "spatial",
 ]  # fmt: skip

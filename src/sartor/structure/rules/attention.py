@@ -16,7 +16,7 @@ def _sdpa_macs(op: Op) -> Terms:
 
 @rule("attention", "scaled_dot_product_attention", macs=_sdpa_macs)
 def sdpa(op: Op) -> Axes:
-    """softmax(q k' * scale + mask) v, with q [..., H, L, D], k [..., H, S, D], v [..., H, S, E]; grouped heads allowed."""
+    """softmax(q k' * scale + mask) v: q [..., H, L, D], k [..., H, S, D], v [..., H, S, E]; grouped heads allowed."""
     q, k, v = (op.arg(n) for n in ("query", "key", "value"))
     unify(q.axes[-1], k.axes[-1], op.where)
     unify(k.axes[-2], v.axes[-2], op.where)
@@ -45,7 +45,7 @@ def sdpa(op: Op) -> Axes:
 
 @rule("rnn", "lstm gru rnn_tanh rnn_relu", macs=lambda op: _rnn_macs(op))
 def recurrent(op: Op) -> Any:
-    """Weights hold 4, 3 or 1 gates times the hidden units; the state stacked over layers makes all layers share them."""
+    """Weights hold 4, 3 or 1 gates times the hidden units; a state stacked over layers makes all layers share them."""
     spec = _recurrent_spec(op)
     if spec is None:
         return freeze_all(op, f"{op.where}: projections and packed sequences are not described")
@@ -99,5 +99,3 @@ def _rnn_macs(op: Op) -> Terms:
     x, _, layers, _ = spec
     steps = x.axes[:-1]
     return [[*steps, *t.axes] for layer in layers for tensors in layer for t in tensors[:2]]
-
-

@@ -47,8 +47,9 @@ def conv(op: Op) -> Axes:
         w.roles.setdefault(1, "out")
         out = w.axes[1]
         if g > 1:
-            op.sizes["groups"], _ = split_product(w.axes[0], g)
-            out = product([op.sizes["groups"], w.axes[1]])
+            outer, _ = split_product(w.axes[0], g)
+            op.sizes["groups"] = outer
+            out = product([outer, w.axes[1]])
     else:
         w.roles.setdefault(0, "out")
         out = w.axes[0]

@@ -58,7 +58,9 @@ def einsum(op: Op) -> Axes:
             freeze_values([v], f"{op.where} takes a diagonal")
         for d, label in enumerate(labels):
             if v.shape[d] != 1 or label not in axis:
-                axis[label] = unify(axis[label], v.axes[d], op.where) if label in axis and _wide(axis[label]) else v.axes[d]
+                axis[label] = (
+                    unify(axis[label], v.axes[d], op.where) if label in axis and _wide(axis[label]) else v.axes[d]
+                )
             if v.name is not None:
                 v.roles.setdefault(d, "out" if label in out else "in")
     return [find(axis[label]) for label in out]

@@ -11,8 +11,8 @@ from sartor.structure.rules.registry import freeze_all, rule, same_nesting
 
 @rule(
     "factory",
-    """zeros ones full empty new_zeros new_ones new_full new_empty rand randn scalar_tensor empty_strided new_empty_strided
-    randint""",
+    """zeros ones full empty new_zeros new_ones new_full new_empty rand randn scalar_tensor empty_strided
+    new_empty_strided randint""",
 )
 def uniform(op: Op) -> Any:
     """Fresh leaves without a parameter: they acquire meaning by unification."""

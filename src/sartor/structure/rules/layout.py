@@ -239,7 +239,7 @@ def stack(op: Op) -> Axes:
 
 @rule("pad", "constant_pad_nd pad")
 def pad(op: Op) -> Any:
-    """Constants before and behind: summands that may line up with another branch and be cut with it (ResNet option A)."""
+    """Zeros before and behind: summands that may line up with another branch and be cut with it (ResNet option A)."""
     x, amounts = op.args[0], op.args[1]
     axes = list(x.axes)
     constant = op.name == "constant_pad_nd" or op.arg("mode", "constant") == "constant"

@@ -98,5 +98,3 @@ def weight_norm(op: Op) -> Any:
     if isinstance(op.out, Value):
         return axes
     return [axes, [axes[i] if n != 1 else UNIT for i, n in enumerate(op.out[1].shape)]]
-
-

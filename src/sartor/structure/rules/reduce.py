@@ -72,6 +72,7 @@ def freeze_dims(op: Op, over: list[int], why: str) -> Any:
     x = op.args[0]
     for d in over:
         freeze(x.axes[d], why)
+
     def axes(shape: tuple[int, ...]) -> Axes:
         if len(shape) != x.ndim:
             return [fixed(n, why) for n in shape]

@@ -63,7 +63,7 @@ def rule(
 
 
 def lookup(func: OpOverload) -> Rule | None:
-    """The rule of an operator: by name, its plain form, or because PyTorch tags it pointwise; None: nobody described it."""
+    """The rule of an operator: by name, its plain form, or as PyTorch tags it pointwise; None: nobody described it."""
     try:
         return _CACHE[func]
     except KeyError:
