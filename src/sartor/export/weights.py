@@ -40,7 +40,7 @@ def load_weights_(model: nn.Module, path: str | Path) -> None:
     try:
         with safe_open(str(path), "pt") as f:
             tied = json.loads((f.metadata() or {}).get("tied", "{}"))
-            loaded = {name: f.get_tensor(name) for name in f.keys()}
+            loaded = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
     except FileNotFoundError as e:
         raise BadInput(f"{path}: no such file") from e
     except (SafetensorError, json.JSONDecodeError, OSError) as e:

@@ -4,5 +4,6 @@ from sartor.recipes import activation, bn_scale, flap, fpgm, l1, l2, random, tay
 from sartor.recipes.registry import RECIPES, enter, find_recipe
 
 __all__ = [
-    "RECIPES", "activation", "bn_scale", "enter", "find_recipe", "flap", "fpgm", "l1", "l2", "random", "taylor", "uniform_l1",
+    "RECIPES", "activation", "bn_scale", "enter", "find_recipe", "flap", "fpgm", "l1", "l2", "random", "taylor",
+    "uniform_l1",
 ]  # fmt: skip

@@ -7,8 +7,8 @@ An Axis is a node of a union-find forest with a size and, once refined, a struct
     sum       kind "s", kids     concatenation; size = sum of the kids' sizes
 
 Kids are strictly smaller than their parent and only equal sizes unify, so cyclic terms cannot arise: the occurs check
-is the size check. A frozen axis keeps every index, so it needs no structure: unifying with it freezes, splitting it gives
-frozen parts. Freezing is monotone, so the outcome is sound whatever the order of operators.
+is the size check. A frozen axis keeps every index, so it needs no structure: unifying with it freezes, splitting it
+gives frozen parts. Freezing is monotone, so the outcome is sound whatever the order of operators.
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ def broadcast(operands: Sequence[Value], shape: Sequence[int], why: str) -> Axes
     "pointwise",
     """add masked_fill where native_dropout hardtanh rrelu_with_noise celu isin _prelu_kernel softplus mish silu
     heaviside real imag nan_to_num hardswish hardsigmoid log_sigmoid_forward selu relu6 softshrink hardshrink
-    bitwise_and logical_and polar complex floor_divide copy relu gelu sub mul div rsub clamp clip addcmul addcdiv lerp
-    threshold elu leaky_relu true_divide divide multiply subtract log_sigmoid logsigmoid rrelu square float_power maximum minimum absolute""",
+    bitwise_and logical_and polar complex floor_divide copy relu gelu sub mul div rsub clamp clip addcmul addcdiv
+    lerp threshold elu leaky_relu true_divide divide multiply subtract log_sigmoid logsigmoid rrelu square
+    float_power maximum minimum absolute""",
 )
 def pointwise(op: Op) -> Any:
     """Everything the operands share is one."""
