@@ -29,11 +29,12 @@ class Row:
     epochs: int = 0
 
 
-ONE_SHOT = ("l1", "l2", "bn-scale", "taylor", "fpgm", "activation", "random", "uniform-l1")
+ONE_SHOT = ("flap", "fpgm", "l1", "l2", "taylor", "activation", "bn-scale", "uniform-l1", "random")
 ROWS = (
     *(Row("macs<=50%", recipe) for recipe in ONE_SHOT),
-    Row("macs<=50%", "taylor", epochs=3),
-    Row("latency<=60% @ onnxruntime-cpu", "taylor", epochs=3),
+    Row("macs<=50%", "flap", epochs=3),
+    Row("latency<=60% @ onnxruntime-cpu", "flap"),
+    Row("latency<=60% @ onnxruntime-cpu", "flap", epochs=3),
 )
 
 
@@ -54,13 +55,12 @@ def fitted(row: Row, data: Any, original: float, folder: Path | None = None) -> 
     from sartor.train.evaluate import accuracy
 
     recipe = RECIPES[row.recipe].value
-    recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=row.epochs))
+    recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=row.epochs, channels_last=True))
     model = trained(56)
     start = time.perf_counter()
     fit = sartor.fit(
         model,
         train=data.train,
-        val=data.val,
         calibration=data.calibration,
         example=data.example,
         budget=row.budget,
@@ -155,7 +155,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="keep everything that was measured")
     parser.add_argument("--only", default="", help="rows whose text contains this")
     asked = parser.parse_args()
-    data = load_data(f"cifar10:{data_folder()}", batch=128, seed=SEED)
+    # the published weights saw all 50,000 training images: a validation part of them would say nothing
+    data = load_data(f"cifar10:{data_folder()}?calibration=plain", batch=125, seed=SEED)
     rows = [row for row in ROWS if asked.only in f"{row.budget} {row.recipe} {row.epochs}"]
     if not rows:
         parser.error(f"no row contains {asked.only!r}")

@@ -1,16 +1,42 @@
 """Neural networks, cut to measure: fit any PyTorch network to a device, with proof."""
 
-from sartor.api import Fitted, fit
-from sartor.budget import parse_budget
-from sartor.cost import count
-from sartor.errors import SartorError
-from sartor.run import load
-from sartor.structure import Graph, trace
-from sartor.surgery import cut, probe, prove, silence
-from sartor.types import Budget, Group, Limit, Plan, Recipe, Target, Training
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sartor.api import Fitted, fit
+    from sartor.budget import parse_budget
+    from sartor.cost import count
+    from sartor.errors import SartorError
+    from sartor.run import load
+    from sartor.structure import Graph, trace
+    from sartor.surgery import cut, probe, prove, silence
+    from sartor.types import Budget, Group, Limit, Plan, Recipe, Target, Training
 
 __version__ = "0.1.0"
 __all__ = [
     "Budget", "Fitted", "Graph", "Group", "Limit", "Plan", "Recipe", "SartorError", "Target", "Training", "count",
     "cut", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
 ]  # fmt: skip
+_HOMES = {
+    "api": ("Fitted", "fit"),
+    "budget": ("parse_budget",),
+    "cost": ("count",),
+    "errors": ("SartorError",),
+    "run": ("load",),
+    "structure": ("Graph", "trace"),
+    "surgery": ("cut", "probe", "prove", "silence"),
+    "types": ("Budget", "Group", "Limit", "Plan", "Recipe", "Target", "Training"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Names are fetched when they are first used: `sartor --help` needs no torch."""
+    for home, names in _HOMES.items():
+        if name in names:
+            value = getattr(import_module(f"sartor.{home}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'sartor' has no attribute {name!r}")

@@ -88,10 +88,15 @@ def test_export_writes_where_told_and_says_what_was_checked(say, net: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    "out", [("--to", "onnx", "--out", "a.pt2"), ("--to", "onnx", "--to", "pt2", "--out", "a.onnx")]
-)  # fmt: skip
-def test_export_refuses_names_that_do_not_fit(say, net: str, out: tuple[str, ...]) -> None:
-    assert say("export", net, *SHAPE, *out).code == 2
+    ("out", "why"),
+    [
+        (("--to", "onnx", "--out", "a.pt2"), "ends in .onnx"),
+        (("--to", "onnx", "--to", "pt2", "--out", "a.onnx"), "expected a folder"),
+    ],
+)
+def test_export_refuses_names_that_do_not_fit(say, net: str, out: tuple[str, ...], why: str) -> None:
+    said = say("export", net, *SHAPE, *out)
+    assert said.code == 2 and why in said.err
 
 
 def test_fit_leaves_a_folder_that_loads_and_a_report(finished: tuple[Path, str]) -> None:

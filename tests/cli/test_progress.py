@@ -44,4 +44,5 @@ def test_a_terminal_gets_every_step_and_no_markup_of_others() -> None:
     with steps(stream) as progress:
         progress("cut [red]", 0.5, "[bold]x[/bold]")
         progress("measure", None, "")
+    assert "[bold]x[/bold]" in stream.getvalue()
     assert "cut [red]" in stream.getvalue() and "measure" in stream.getvalue()

@@ -111,6 +111,7 @@ def test_pictures_are_well_formed_and_have_a_name() -> None:
 def test_groups_beyond_the_bars_become_columns() -> None:
     few = rows.kept_rows(RESULT)
     many = [few[i % len(few)] for i in range(svg.MOST_BARS + 1)]
+    assert "groups in network order;" in svg.kept_bars(many) and "groups in network order;" not in svg.kept_bars(few)
     for some in (few, many):
         root = ET.fromstring(svg.kept_bars(some))
         assert len(root.findall(".//*[@class='kept']")) == len(some) == len(root.findall(".//*[@class='whole']"))

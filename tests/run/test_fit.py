@@ -8,6 +8,7 @@ from torch import nn
 
 import sartor
 from sartor.errors import BadInput, BudgetNotMet, CorruptFile, NothingToDo, SartorError, TrainingDiverged, UnknownName
+from sartor.seed import seeded
 from sartor.structure import trace
 from sartor.types import Recipe, Training
 
@@ -38,7 +39,7 @@ def data(n=96, seed=0):
 
 @pytest.fixture(scope="module")
 def net():
-    with sartor.seed.seeded(3):
+    with seeded(3):
         model = Net()
         optimizer = torch.optim.Adam(model.parameters(), 5e-3)
         for _ in range(12):
@@ -165,7 +166,7 @@ def test_damaged_files_and_other_networks_are_refused(net, tmp_path):
 
 
 def test_a_measured_budget_is_met_on_the_target():
-    with sartor.seed.seeded(0):
+    with seeded(0):
         wide = nn.Sequential(
             nn.Conv2d(3, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 48, 3, padding=1), nn.ReLU(),
             nn.Conv2d(48, 48, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 5),

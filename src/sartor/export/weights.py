@@ -27,7 +27,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
             first[id(t)] = name
             tensors[name] = t.detach().cpu().contiguous().clone()
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"tied": json.dumps(tied), "format": "pt"})
+        save_file(tensors, temporary, metadata={"tied": json.dumps(tied)})
 
 
 def load_weights_(model: nn.Module, path: str | Path) -> None:

@@ -19,12 +19,13 @@ def flap(activation: Tensor, reader: Tensor) -> Tensor:
         [units], >= 0. A unit that never changes scores 0.
 
     Source: An et al. 2023, arXiv:2312.11983, eq. 4. There a unit is an input column of a linear map and scores are
-    standardised by layer; here readers of every kind count, added up over all of them, in units of what the batch norm
-    behind them gives, so that layers compare as they are.
+    standardised by layer (the recipe divides by the largest of a group); here readers of every kind count, added up
+    over all of them, in units of what the batch norm behind them gives.
 
     >>> import torch
     >>> flap(torch.tensor([[[1.0, 3.0]], [[5.0, 5.0]]]), torch.tensor([[1.0, 2.0], [1.0, 1.0]]))
     tensor([5., 0.], dtype=torch.float64)
     """
-    x = activation.double().flatten(1)
-    return x.var(1, unbiased=False) * reader.double().square().sum(1).to(x.device)
+    x = activation.flatten(1)
+    spread = (x.float() if x.itemsize < 4 else x).var(1, unbiased=False).double()
+    return spread * reader.double().square().sum(1).to(x.device)

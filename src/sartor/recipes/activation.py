@@ -8,7 +8,7 @@ recipe = enter(
         name="activation",
         source="Molchanov et al. 2017, arXiv:1611.06440",
         criterion="activation",
-        normalise="mean",
+        normalise="max",
     ),
-    summary="Mean L2 norm of activations, global order after division by the group mean",
+    summary="Mean L2 norm of activations, global order scores relative to the largest of each tensor",
 )

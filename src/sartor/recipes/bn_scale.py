@@ -1,4 +1,8 @@
-"""Network slimming: one threshold on the scales of all norm layers (Liu et al. 2017), without its L1 training."""
+"""Network slimming (Liu et al. 2017) without its sparse training: one threshold on the scales of all norm layers.
+
+The paper compares the scales as they are, after an L1 penalty has made them comparable. Here they are divided by their
+layer's mean first: ordinary training leaves each layer a scale of its own.
+"""
 
 from sartor.recipes.registry import enter
 from sartor.types import Recipe
@@ -8,7 +12,7 @@ recipe = enter(
         name="bn-scale",
         source="Liu et al. 2017, arXiv:1708.06519",
         criterion="bn-scale",
-        normalise="none",
+        normalise="mean",
     ),
-    summary="Scales of batch norms, one threshold for the whole network",
+    summary="Scales of batch norms relative to their layer, one threshold for the whole network",
 )

@@ -1,4 +1,4 @@
-"""Fluctuation of what readers see, compared across the network as it is (An et al. 2023)."""
+"""Fluctuation of what readers see, relative to the strongest unit of each group (An et al. 2023)."""
 
 from sartor.recipes.registry import enter
 from sartor.types import Recipe
@@ -9,7 +9,7 @@ recipe = enter(
         source="An et al. 2023, arXiv:2312.11983",
         criterion="flap",
         reduce="sum",
-        normalise="none",
+        normalise="max",
     ),
     summary="Energy the readers of a unit would lose, means given back: strong without any training",
 )

@@ -9,7 +9,7 @@ recipe = enter(
         source="He et al. 2019, arXiv:1811.00250",
         criterion="fpgm",
         reduce="out",
-        normalise="mean",
+        normalise="max",
     ),
-    summary="Distance to the other filters, global order after division by the group mean",
+    summary="Distance to the other filters, global order scores relative to the largest of each tensor",
 )

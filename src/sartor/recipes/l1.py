@@ -9,7 +9,7 @@ recipe = enter(
         source="Li et al. 2017, arXiv:1608.08710",
         criterion="l1",
         reduce="out",
-        normalise="mean",
+        normalise="max",
     ),
-    summary="L1 norm of filters, global order after division by the group mean",
+    summary="L1 norm of filters, global order scores relative to the largest of each tensor",
 )

@@ -9,7 +9,7 @@ recipe = enter(
         source="Fang et al. 2023 (DepGraph), arXiv:2301.12900",
         criterion="l2",
         reduce="sum",
-        normalise="mean",
+        normalise="max",
     ),
-    summary="L2 norm summed over all tensors of a unit, global order after division by the group mean",
+    summary="L2 norm summed over all tensors of a unit, global order scores relative to the largest of each tensor",
 )

@@ -1,4 +1,8 @@
-"""First-order Taylor importance, compared across the network as it is (Molchanov et al. 2019)."""
+"""First-order Taylor importance, compared across the network without normalisation (Molchanov et al. 2019).
+
+The paper removes the least important units until enough is gone. Budgets here are on cost, so importance is taken per MAC
+a unit frees.
+"""
 
 from sartor.recipes.registry import enter
 from sartor.types import Recipe
@@ -10,6 +14,7 @@ recipe = enter(
         criterion="taylor",
         reduce="sum",
         normalise="none",
+        per_cost=1.0,
     ),
-    summary="First-order change of the loss, comparable across the network without normalisation",
+    summary="First-order change of the loss for each MAC freed, compared across the network without normalisation",
 )

@@ -25,6 +25,7 @@ _COST: dict[str, Callable[[Graph, Counts], float]] = {
     "memory": peak_memory,
 }
 _AIM = 0.985  # of a latency limit: room for the noise of the next measurement
+_ROUND_S = 6.0  # of a round of the search; the final measurement takes as long as it needs
 _STEPS = (1, 4, 8, 16)  # multiples of units to try on the target: kernels like whole vectors
 
 
@@ -115,7 +116,7 @@ class _Stopwatch:
         found = []
         for limit, base in zip(self.limits, self.originals):
             with prepare(smaller, self.example, str(limit.target)) as runnable:
-                found.append(compare(base, runnable, precision=0.01))
+                found.append(compare(base, runnable, precision=0.01, max_seconds=_ROUND_S))
         self.tell(f"{self.share(plan):.1%} of the MACs takes {', '.join(f'{c.ratio:.1%}' for c in found)} of the time")
         ratio = self.goal * max(c.ratio / a for c, a in zip(found, self.allowed))
         self.seen.append((plan, ratio, tuple(found)))
