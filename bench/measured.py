@@ -55,7 +55,9 @@ def fitted(row: Row, data: Any, original: float, folder: Path | None = None) -> 
     from sartor.train.evaluate import accuracy
 
     recipe = RECIPES[row.recipe].value
-    recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=row.epochs, channels_last=True))
+    recipe = dataclasses.replace(
+        recipe, training=dataclasses.replace(recipe.training, epochs=row.epochs, channels_last=True)
+    )
     model = trained(56)
     start = time.perf_counter()
     fit = sartor.fit(

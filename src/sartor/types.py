@@ -228,9 +228,10 @@ class Recipe:
     source: str = ""
     criterion: Any = "l2"  # name, or a function [units, rest] -> [units]
     reduce: Literal["sum", "mean", "max", "out"] = "sum"  # over the tensors a unit lives in; "out": writers only
-    normalise: Literal["none", "mean", "max", "rank"] = "mean"  # across groups
+    normalise: Literal["none", "mean", "max", "rank"] = "max"  # across groups
     per_cost: float = 0.0  # exponent: scores are divided by (MACs a unit frees) ** per_cost
     allocation: str = "global"  # a name of the allocator registry
+    search: int = 0  # allocations tried on calibration data, see sartor.run.search
     floor: float = 0.1  # least share of every group that stays
     round_to: int = 1  # kept counts are multiples of it
     only: tuple[str, ...] = ()  # group name patterns (fnmatch); empty: all
@@ -246,6 +247,7 @@ class Recipe:
         _check(self, "normalise", self.normalise in ("none", "mean", "max", "rank"), "none, mean, max or rank")
         _check(self, "floor", 0 <= self.floor < 1, "in [0, 1)")
         _check(self, "round_to", self.round_to >= 1, ">= 1")
+        _check(self, "search", self.search >= 0, ">= 0")
         _check(self, "calibration", self.calibration >= 1, ">= 1")
         _check(self, "criterion", isinstance(self.criterion, str) or callable(self.criterion), "a name or a function")
 

@@ -1,7 +1,7 @@
 """First-order Taylor importance, compared across the network without normalisation (Molchanov et al. 2019).
 
-The paper removes the least important units until enough is gone. Budgets here are on cost, so importance is taken per MAC
-a unit frees.
+The paper removes the least important units until enough is gone. Budgets here are on cost, so importance is taken per
+MAC that a unit frees.
 """
 
 from sartor.recipes.registry import enter

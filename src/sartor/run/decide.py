@@ -10,7 +10,7 @@ from torch import nn
 
 from sartor.allocate import ALLOCATORS, Cap, Step, fit_latency, floor_counts
 from sartor.cost import bytes_of, macs, params, peak_memory
-from sartor.errors import BudgetNotMet, NothingToDo
+from sartor.errors import BadInput, BudgetNotMet, NothingToDo
 from sartor.measure import Runnable, compare, latency, prepare
 from sartor.structure import Graph
 from sartor.structure.example import Example
@@ -50,6 +50,17 @@ def caps(graph: Graph, budget: Budget, original: Counted) -> list[Cap]:
         for x in budget.limits
         if x.metric != "latency"
     ]
+
+
+def plan_for(graph: Graph, scores: Scores, budget: Budget, recipe: Recipe, original: Counted) -> Plan:
+    """The plan under the counted limits, and under as large a share of the MACs as each relative latency limit says."""
+    limits = caps(graph, budget, original)
+    for x in budget.limits:
+        if x.metric == "latency" and x.relative:
+            limits.append(Cap(lambda c: macs(graph, c), x.at_most * original.macs, "macs"))
+    if not limits:
+        raise BadInput("search over allocations: expected a counted or a relative limit; got absolute latencies only")
+    return _allocate(graph, scores, recipe, limits)
 
 
 def decide(

@@ -18,13 +18,15 @@ from sartor.importance import score
 from sartor.measure import available, compare, environment, parse_target, prepare
 from sartor.recipes import find_recipe
 from sartor.repair import fold_means_, refresh_norm_if_better
-from sartor.run.decide import Decision, decide
+from sartor.repair.gap import output_gap, outputs
+from sartor.run.decide import Decision, decide, plan_for
 from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.outcome import Facts, Outcome, result_of
 from sartor.run.record import Progress, Recorder
+from sartor.run.search import improved_scores
 from sartor.seed import seeded
 from sartor.structure import Example, Graph, trace
-from sartor.structure.example import batch_of, call, first_tensor, map_tensors, to_device, with_batch
+from sartor.structure.example import batch_of, map_tensors, to_device, with_batch
 from sartor.surgery import apply_edits, edits_for, probe, prove
 from sartor.surgery.probe import without_groups
 from sartor.train import History, accuracy, fine_tune
@@ -125,6 +127,8 @@ class _Run:
                 per_cost=recipe.per_cost, groups=select(list(graph.groups), recipe.only, recipe.exclude),
                 batches=samples or None, loss=loss, samples=recipe.calibration, seed=self.seed, note=record.note,
             )  # fmt: skip
+        if recipe.search:
+            scores = self._search(graph, scores, original, [x for x, _ in samples])
         with record.step("decide") as facts:
             decision = self._decide(graph, scores, original)
             facts.update(kept=decision.plan.counts(), trail=decision.trail)
@@ -185,6 +189,14 @@ class _Run:
             facts.update(groups=len(graph.groups), frozen=len(graph.frozen), operators=len(graph.ops))
         return graph
 
+    def _search(self, graph: Graph, scores: Any, original: Any, inputs: list[Example]) -> Any:
+        with self.record.step("search", f"{self.recipe.search} allocations") as facts:
+            scores, facts["improved"] = improved_scores(
+                self.model, graph, scores, lambda s: plan_for(graph, s, self.budget, self.recipe, original), inputs,
+                tries=self.recipe.search, seed=self.seed, tell=lambda text: self.record.tell("search", None, text),
+            )  # fmt: skip
+        return scores
+
     def _decide(self, graph: Graph, scores: Any, original: Any) -> Decision:
         try:
             return decide(
@@ -236,8 +248,9 @@ class _Run:
             if recipe.refresh_norm:
                 held = inputs[-max(1, round(_HELD_OUT * len(inputs))) :] if len(inputs) > 1 else inputs
                 fit = inputs[: -len(held)] if len(inputs) > 1 else inputs
+                wanted = outputs(self.model, held)
                 better, report = refresh_norm_if_better(
-                    smaller, fit, held, lambda m, x: -_gap(m, self.model, x), samples=recipe.calibration
+                    smaller, fit, held, lambda m, x: -output_gap(m, x, wanted), samples=recipe.calibration
                 )
                 facts["norm"] = report
                 if report["kept"] and len(inputs) > 1:  # judged on held-out data; the statistics themselves use all
@@ -278,23 +291,6 @@ class _Run:
                     found[target] = compare(a, b, precision=0.01)
                 facts.update(ratio=found[target].ratio, interval=found[target].interval)
         return found
-
-
-def _gap(model: nn.Module, original: nn.Module, inputs: list[Example]) -> float:
-    """How far the outputs are from the original's, relative, over held-out inputs: needs no labels."""
-    far = near = 0.0
-    with torch.no_grad():
-        for x in inputs:
-            modes = [(m, m.training) for net in (model, original) for m in net.modules()]
-            model.eval(), original.eval()
-            try:
-                want, got = first_tensor(call(original, x)).double(), first_tensor(call(model, x)).double()
-            finally:
-                for m, mode in modes:
-                    m.training = mode
-            far += float((want - got).square().sum())
-            near += float(want.square().sum())
-    return far / near if near else far
 
 
 def _new_folder(out: str | Path | None) -> Path | None:
