@@ -29,12 +29,12 @@ class Row:
     epochs: int = 0
 
 
-ONE_SHOT = ("flap", "fpgm", "l1", "l2", "taylor", "activation", "bn-scale", "uniform-l1", "random")
+ONE_SHOT = ("eagleeye", "flap", "fpgm", "l1", "l2", "taylor", "activation", "bn-scale", "uniform-l1", "random")
 ROWS = (
     *(Row("macs<=50%", recipe) for recipe in ONE_SHOT),
-    Row("macs<=50%", "flap", epochs=3),
-    Row("latency<=60% @ onnxruntime-cpu", "flap"),
-    Row("latency<=60% @ onnxruntime-cpu", "flap", epochs=3),
+    Row("macs<=50%", "eagleeye", epochs=3),
+    Row("latency<=60% @ onnxruntime-cpu", "eagleeye"),
+    Row("latency<=60% @ onnxruntime-cpu", "eagleeye", epochs=3),
 )
 
 

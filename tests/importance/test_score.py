@@ -237,3 +237,9 @@ def test_unknown_groups_and_broken_weights_are_named(model, graph, batches):
 def test_a_loss_that_is_no_number_is_refused(model, graph, batches):
     with pytest.raises(BadInput, match=r"expected one number as a tensor; got \(4, 4\)"):
         score(graph, model, "taylor", batches=batches, loss=lambda output, targets: output)
+
+
+def test_several_criteria_multiply(model, graph, batches):
+    both = score(graph, model, "l1 * fpgm", normalise="max")
+    one, other = (score(graph, model, name, normalise="max") for name in ("l1", "fpgm"))
+    assert all(torch.allclose(both[n], one[n] * other[n]) for n in both)

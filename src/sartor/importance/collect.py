@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sartor.borrow import borrowed
+from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput
 from sartor.structure import Graph, Site, replay
 from sartor.structure.calls import Op
@@ -130,10 +130,3 @@ def per_sample(value: Tensor, dim: int, positions: Tensor) -> Tensor:
     if dim == 0 or value.dim() == 1:
         return rows.reshape(units, 1, -1)
     return rows.movedim(2, 1).reshape(units, value.shape[0], -1)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model lies: the device of its first parameter or buffer."""
-    for t in [*model.parameters(), *model.buffers()]:
-        return t.device
-    return torch.device("cpu")

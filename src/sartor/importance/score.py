@@ -46,7 +46,8 @@ def score(
     Args:
         graph: traced from `model`.
         model: borrowed: nothing of it changes.
-        criterion: a registered name, or a function whose parameters say what it looks at (see `Criterion`);
+        criterion: a registered name, several joined by "*" (their normalised scores are multiplied), or a function
+            whose parameters say what it looks at (see `Criterion`);
             one parameter of any name is the weight, [units, rest] -> [units].
         reduce: over the tensors a unit lives in (weights that write, read or scale it; biases and statistics are not
             read): "sum", "mean", "max", or "out": the sum over those that write it. For activations, over the places
@@ -73,6 +74,25 @@ def score(
         BadInput: an option is not one of those above, data are missing, the criterion returns another shape or a
             number that is not finite, or it applies to no group at all.
     """
+    if isinstance(criterion, str) and "*" in criterion:
+        parts = [
+            score(
+                graph,
+                model,
+                part.strip(),
+                reduce=reduce,
+                normalise=normalise,
+                groups=groups,
+                batches=batches,
+                loss=loss,
+                samples=samples,
+                seed=seed,
+                note=note,
+            )
+            for part in criterion.split("*")
+        ]
+        together = {n: torch.stack([p[n] for p in parts]).prod(0) for n in parts[0]}
+        return _per_cost(graph, together, per_cost) if per_cost else together
     _one_of("reduce", reduce, REDUCTIONS)
     _one_of("normalise", normalise, NORMALISATIONS)
     if not (math.isfinite(per_cost) and per_cost >= 0):

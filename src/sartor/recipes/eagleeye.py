@@ -7,7 +7,7 @@ recipe = enter(
     Recipe(
         name="eagleeye",
         source="Li et al. 2020, arXiv:2007.02491",
-        criterion="flap",
+        criterion="flap*fpgm",
         reduce="sum",
         normalise="max",
         search=60,

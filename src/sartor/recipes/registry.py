@@ -31,13 +31,14 @@ def find_recipe(recipe: str | Recipe | Callable[..., Tensor], **changes: object)
         UnknownName: neither a recipe nor a criterion is called so.
         BadInput: something else was given, or a field does not exist or is out of range.
 
-    >>> find_recipe("taylor", floor=0.2).floor
-    0.2
+    >>> find_recipe("taylor", floor=0.2).floor, find_recipe("l1*fpgm").criterion
+    (0.2, 'l1*fpgm')
     >>> find_recipe(lambda w: w.amax(1)).name
     'custom'
     """
     if isinstance(recipe, str):
-        found = RECIPES[recipe].value if recipe in RECIPES or recipe not in CRITERIA else _of(recipe)
+        known = recipe in RECIPES or not all(part.strip() in CRITERIA for part in recipe.split("*"))
+        found = RECIPES[recipe].value if known else _of(recipe)
     elif isinstance(recipe, Recipe):
         found = recipe
     elif isinstance(recipe, Criterion) or callable(recipe):
@@ -52,5 +53,5 @@ def find_recipe(recipe: str | Recipe | Callable[..., Tensor], **changes: object)
 
 
 def _of(criterion: str) -> Recipe:
-    entry = CRITERIA[criterion]
-    return Recipe(name=criterion, source=entry.source, criterion=criterion)
+    source = ", with ".join(CRITERIA[part.strip()].source for part in criterion.split("*"))
+    return Recipe(name=criterion, source=source, criterion=criterion)

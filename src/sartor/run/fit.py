@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sartor.allocate import select
+from sartor.borrow import device_of
 from sartor.budget import parse_budget, show_budget
 from sartor.cost import count
 from sartor.errors import BadInput, SartorError
@@ -30,7 +31,7 @@ from sartor.structure.example import batch_of, map_tensors, to_device, with_batc
 from sartor.surgery import apply_edits, edits_for, probe, prove
 from sartor.surgery.probe import without_groups
 from sartor.train import History, accuracy, fine_tune
-from sartor.train.batch import device_of, first_samples, split
+from sartor.train.batch import first_samples, split
 from sartor.types import Budget, Recipe
 
 Batches = Iterable[Any]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sartor.errors import BadInput
 from sartor.structure.example import Example, batch_of, map_tensors
@@ -86,10 +86,3 @@ def move(value: Any, device: torch.device, *, channels_last: bool = False) -> An
         return t.contiguous(memory_format=torch.channels_last) if channels_last and t.dim() == 4 else t
 
     return map_tensors(one, value)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the first parameter or buffer lies; the CPU for a model without any."""
-    for t in (*model.parameters(), *model.buffers()):
-        return t.device
-    return torch.device("cpu")

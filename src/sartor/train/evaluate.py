@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.borrow import borrowed
+from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput
 from sartor.structure.example import call, first_tensor
-from sartor.train.batch import device_of, move, split
+from sartor.train.batch import move, split
 
 
 def accuracy(model: nn.Module, loader: Iterable[Any], device: torch.device | str | None = None) -> float:

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sartor.borrow import borrowed
+from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput, NothingToDo, TrainingDiverged
 from sartor.schedule.cosine import cosine_with_warmup
 from sartor.seed import seed_everything, seeded
 from sartor.structure.example import batch_of, call, first_tensor
 from sartor.train.average import Average
-from sartor.train.batch import device_of, move, split
+from sartor.train.batch import move, split
 from sartor.train.distill import distillation
 from sartor.train.evaluate import accuracy
 from sartor.types import Training
