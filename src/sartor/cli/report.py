@@ -14,15 +14,20 @@ from sartor.cli.reply import Reply
 def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or its result.json.")],
     out: Out = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE.svg", help="Also write the run as one picture.")
+    ] = None,
     as_json: AsJson = False,
 ) -> Reply:
     """Write the HTML report of a run (RUN/report.html unless --out says where) and show its table."""
     from rich.console import Group as Stack
     from rich.text import Text
 
-    from sartor.report import read_result, summary, write_report
+    from sartor.report import read_result, summary, write_picture, write_report
 
     result = read_result(run)
     path = write_report(run, out).resolve()
     answer = {"run": str(Path(run)), "report": str(path), "status": result.get("status"), "bytes": path.stat().st_size}
+    if picture is not None:
+        answer["picture"] = str(write_picture(result, picture).resolve())
     return Reply(answer, Stack(summary(result), Text(f"report: {path}")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, TypeVar
 
 import torch
@@ -38,7 +39,8 @@ def carry_optimizer(optimizer: AnyOptimizer, model: nn.Module, smaller: nn.Modul
             if id(p) not in names:
                 raise BadInput(f"the optimiser holds a parameter of shape {tuple(p.shape)} that is not the model's")
         groups.append({**group, "params": [new[names[id(p)]] for p in group["params"]]})
-    carried = type(optimizer)(groups, **optimizer.defaults)
+    known = inspect.signature(type(optimizer)).parameters  # some keep defaults that they do not take
+    carried = type(optimizer)(groups, **{k: v for k, v in optimizer.defaults.items() if k in known})
     for group in optimizer.param_groups:
         for p in group["params"]:
             if p in optimizer.state:

@@ -1,0 +1,63 @@
+"""Edits are a cut as data: they survive JSON and replay on a fresh instance."""
+
+import pytest
+import torch
+from tests.zoo_graphs import understood
+
+from sartor.errors import BadInput, CorruptFile
+from sartor.export.weights import load_weights_, save_weights
+from sartor.structure.record import named_tensors
+from sartor.surgery import Edits, apply_edits, cut, edits_for
+from sartor.testing.plans import halves
+from sartor.testing.zoo import ZOO, cases
+from sartor.types import Plan
+
+NAMES = [c.name for c in cases() if understood(c.name)[2].groups]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_plan_and_edits_survive_json_and_weights_load_bit_for_bit(name, tmp_path):
+    model, _, graph = understood(name)
+    plan = halves(graph)
+    assert Plan.from_json(plan.to_json()) == plan
+    edits = edits_for(model, graph, plan)
+    again = Edits.from_json(edits.to_json())
+    assert again == edits
+    smaller = cut(model, graph, plan)
+    save_weights(smaller, tmp_path / "w.safetensors")
+    fresh = apply_edits(ZOO[name].value.build(), again)
+    with torch.no_grad():
+        for p in fresh.parameters():
+            p.add_(1.0)
+    load_weights_(fresh, tmp_path / "w.safetensors")
+    for (*_, one, a), (*_, other, b) in zip(named_tensors(smaller), named_tensors(fresh)):
+        assert one == other and torch.equal(a, b) and a.dtype == b.dtype
+    save_weights(fresh, tmp_path / "again.safetensors")
+    assert (tmp_path / "w.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+
+
+def test_nothing_is_shared_between_the_model_and_its_cut():
+    model, _, graph = understood("resnet")
+    smaller = cut(model, graph, halves(graph))
+    ours = {t.untyped_storage().data_ptr() for *_, t in named_tensors(model)}
+    assert not ours & {t.untyped_storage().data_ptr() for *_, t in named_tensors(smaller) if t.numel()}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"tensors": 3, "attributes": []}', '{"tensors": {"a": {}}, "attributes": []}']
+)
+def test_damaged_edits_are_refused(text):
+    with pytest.raises(CorruptFile):
+        Edits.from_json(text)
+
+
+def test_weights_of_another_network_are_refused_before_anything_is_copied(tmp_path):
+    model, _, graph = understood("resnet")
+    save_weights(cut(model, graph, halves(graph)), tmp_path / "w.safetensors")
+    fresh = ZOO["resnet"].value.build()
+    before = {n: t.clone() for n, t in fresh.state_dict().items()}
+    with pytest.raises(BadInput, match="another shape"):
+        load_weights_(fresh, tmp_path / "w.safetensors")
+    assert all(torch.equal(t, before[n]) for n, t in fresh.state_dict().items())
+    with pytest.raises(BadInput, match="no such file"):
+        load_weights_(fresh, tmp_path / "none.safetensors")
