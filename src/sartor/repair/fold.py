@@ -2,7 +2,8 @@
 
 A consumer that lost input j lost W[:, j] * x_j. On average over calibration data that is W[:, j] * mean(x_j), which its
 bias can carry; without a bias, the running mean of the batch norm behind it can. Kernels wider than one see borders
-differently from the middle, so there the mean is kept only nearly. Closed form, no labels; the means are those of the original network.
+differently from the middle, so there the mean is kept only nearly. Closed form, no labels; the means are those of the
+original network.
 """
 
 from __future__ import annotations
