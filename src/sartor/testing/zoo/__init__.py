@@ -8,7 +8,18 @@ A bug arrives here as the smallest network that shows it.
 
 from __future__ import annotations
 
-from sartor.testing.zoo import concat, interfaces, mobile, norms, plain, residual, scales, sequences, tensors
+from sartor.testing.zoo import (
+    concat,
+    interfaces,
+    mobile,
+    norms,
+    operators,
+    plain,
+    residual,
+    scales,
+    sequences,
+    tensors,
+)
 from sartor.testing.zoo.case import MARKS, ZOO, Case, case, images, randomise_, rows, tokens
 
 
@@ -27,6 +38,6 @@ def cases(*, without: tuple[str, ...] = (), exact: bool | None = None) -> list[C
 
 
 __all__ = [
-    "MARKS", "ZOO", "Case", "case", "cases", "concat", "images", "interfaces", "mobile", "norms", "plain", "randomise_",
-    "residual", "rows", "scales", "sequences", "tensors", "tokens",
+    "MARKS", "ZOO", "Case", "case", "cases", "concat", "images", "interfaces", "mobile", "norms", "operators", "plain",
+    "randomise_", "residual", "rows", "scales", "sequences", "tensors", "tokens",
 ]  # fmt: skip
