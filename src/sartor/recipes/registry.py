@@ -37,8 +37,8 @@ def find_recipe(recipe: str | Recipe | Callable[..., Tensor], **changes: object)
     'custom'
     """
     if isinstance(recipe, str):
-        known = recipe in RECIPES or not all(part.strip() in CRITERIA for part in recipe.split("*"))
-        found = RECIPES[recipe].value if known else _of(recipe)
+        criteria = all(part.strip() in CRITERIA for part in recipe.split("*"))
+        found = _of(recipe) if criteria and recipe not in RECIPES else RECIPES[recipe].value
     elif isinstance(recipe, Recipe):
         found = recipe
     elif isinstance(recipe, Criterion) or callable(recipe):

@@ -154,30 +154,39 @@ def _fit_timed(
             tried[step] = watch.ratio(plan_at(goal, step))
         except BudgetNotMet:  # too coarse to reach that share
             continue
-    step = min(tried, key=lambda k: tried[k]) if tried else recipe.round_to
-    if counted:
+    missed: list[BudgetNotMet] = []
+    for step in sorted(tried, key=lambda k: tried[k]) or [recipe.round_to]:
+        if counted:
+            try:
+                plan = plan_at(None, step)
+                if plan.keep == plan_at(goal, step).keep and watch.ratio(plan) <= goal * _AIM:
+                    return watch.decision(plan)  # the counted limits alone make it fast enough
+            except NothingToDo:
+                pass
+        floor = macs(graph, floor_counts(_units(graph), graph.ties, recipe.floor, step)) / watch.whole
         try:
-            plan = plan_at(None, step)
-            if plan.keep == plan_at(goal, step).keep and watch.ratio(plan) <= goal * _AIM:
-                return watch.decision(plan)  # the counted limits alone make it fast enough
-        except NothingToDo:
-            pass
-    floor = macs(graph, floor_counts(_units(graph), graph.ties, recipe.floor, step)) / watch.whole
-    try:
-        plan, _ = fit_latency(
-            lambda share: plan_at(share, step),
-            watch.ratio,
-            goal * _AIM,
-            tolerance=0.03,
-            rounds=8,
-            lowest=min(floor, 0.999),
-        )
-    except BudgetNotMet as e:
-        asked = " and ".join(
-            f"{x.target} at most {100 * a:.4g} % of the original" for x, a in zip(watch.limits, watch.allowed)
-        )
-        raise BudgetNotMet(f"latency, asked on {asked}: {e}", e.plan) from e
-    return watch.decision(plan)
+            plan, _ = fit_latency(
+                lambda share, step=step: plan_at(share, step),  # type: ignore[misc]
+                watch.ratio,
+                goal * _AIM,
+                tolerance=0.03,
+                rounds=8,
+                lowest=min(floor, 0.999),
+            )
+            return watch.decision(plan)
+        except BudgetNotMet as e:  # steps this coarse leave too much; finer ones reach further
+            missed.append(e)
+    asked = " and ".join(
+        f"{x.target} at most {100 * a:.4g} % of the original" for x, a in zip(watch.limits, watch.allowed)
+    )
+    least = min(watch.seen, key=lambda row: row[1], default=None)
+    if least is None:
+        raise missed[-1]
+    raise BudgetNotMet(
+        f"latency, asked on {asked}: the fastest network measured takes {100 * least[1]:.4g} % of the time with "
+        f"{100 * watch.share(least[0]):.4g} % of the MACs. Allow more, lower the recipe's floor, or cut more groups",
+        least[0],
+    ) from missed[-1]
 
 
 def _units(graph: Graph) -> dict[str, int]:

@@ -13,6 +13,9 @@ from sartor.testing.zoo.case import Head, case, conv_bn, images, rows
 class MessagePassing(nn.Module):
     """A graph of five nodes: index_select, gather, index_add, scatter_add and writing by index."""
 
+    source: Tensor
+    target: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.inp, self.message, self.update = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 6)
