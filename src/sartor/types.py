@@ -7,7 +7,7 @@ import json
 import math
 import operator
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -167,6 +167,13 @@ class Latency:
         return q[2] - q[0]
 
 
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """A 95 % confidence interval of the median, from order statistics; of fewer than six values, all of their range."""
+    ordered, n = sorted(values), len(values)
+    half = 1.96 * math.sqrt(n) / 2
+    return ordered[max(0, math.floor(n / 2 - half) - 1)], ordered[min(n - 1, math.ceil(n / 2 + half))]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Two artefacts timed in turns on one target; sample i of both was taken side by side."""
@@ -186,10 +193,8 @@ class Comparison:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the median ratio, from order statistics."""
-        r, n = sorted(self.ratios), len(self.ratios)
-        half = 1.96 * math.sqrt(n) / 2
-        return r[max(0, math.floor(n / 2 - half) - 1)], r[min(n - 1, math.ceil(n / 2 + half))]
+        """95 % confidence interval of the median ratio."""
+        return median_interval(self.ratios)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,5 +314,6 @@ def to_plain(value: Any) -> Any:
 
 __all__ = [
     "Budget", "Comparison", "Counted", "Counts", "Frozen", "Group", "Latency", "Limit", "METRICS", "Member", "Plan",
-    "Proof", "Recipe", "Role", "Scores", "Target", "Training", "asdict", "to_plain",
+    "Proof", "Recipe", "Role", "Scores", "Target", "Training", "asdict", "median_interval",
+    "to_plain",
 ]  # fmt: skip

@@ -76,9 +76,10 @@ def test_coarse_noisy_stairs_end_under_the_limit_with_little_to_spare(part, over
 def test_an_unreachable_limit_says_the_floor_it_measured(floor, overhead, known, noise):
     bench = Bench(machine(overhead, noise=noise), floor=floor)
     least = overhead + (1 - overhead) * floor
+    limit = 0.9 * least
     with pytest.raises(BudgetNotMet) as e:
-        fit_latency(bench.plan_at, bench.measure, 0.9 * least, lowest=floor if known else 0.0)
-    assert "latency cannot go below" in str(e.value) and f"asked for at most {90 * least:.4g} %" in str(e.value)
+        fit_latency(bench.plan_at, bench.measure, limit, lowest=floor if known else 0.0)
+    assert "latency cannot go below" in str(e.value) and f"asked for at most {100 * limit:.4g} %" in str(e.value)
     assert e.value.plan in bench.measured
     assert min(bench.measured) <= floor * (1.001 if known else 1.1) + (0 if known else 0.02)
     assert len(bench.measured) <= 7

@@ -54,7 +54,7 @@ def test_no_words_at_all_show_the_help(say) -> None:
     "words",
     [
         ("fito",), ("list", "nonsense"), ("list",), ("measure",), ("fit", "--batch", "0"),
-        ("list", "criteria", "--what"), ("inspect", "timm:resnet81"), ("inspect", "no_such_module:net"),
+        ("list", "criteria", "--what"), ("inspect", "no_such_module:net"),
         ("measure", "x.onnx"), ("report", "nowhere"), ("inspect", "m.py:f", "--input", "three"),
         ("measure", "a:b", "--target", "onnxruntime-gpu"),
     ],

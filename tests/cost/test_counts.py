@@ -25,6 +25,7 @@ UNSEEN = {
     "lstm",
     "gru",
     "matmul",
+    "vectors",
     "multi-head-attention",
     "transformer-encoder",
 }  # torch counts some not

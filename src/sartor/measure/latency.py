@@ -14,7 +14,7 @@ from typing import Any
 from sartor.errors import BadInput
 from sartor.measure.environment import environment
 from sartor.measure.runnable import Runnable
-from sartor.types import Comparison, Latency
+from sartor.types import Comparison, Latency, median_interval
 
 Clock = Callable[[], float]  # seconds, from any beginning
 
@@ -23,7 +23,7 @@ SETTLE_S = 0.1  # in turns, inferences shorter than this are run once untimed fi
 WINDOW = 5  # warm-up compares medians of this many inferences
 STABLE = 0.05  # ... until they differ by less than this share
 WARMUP_S = 3.0  # ... or this long has passed
-MOST = 20  # at most this many times the samples asked for
+MOST = 40  # at most this many times the samples asked for
 
 
 @dataclass(frozen=True)
@@ -157,12 +157,10 @@ def _sample(runnable: Runnable, warm: _Warm, clock: Clock) -> float:
 
 def _half_width(values: Sequence[float]) -> float:
     """Half the 95 % interval of the median from order statistics, as a share of the median."""
-    n, ordered = len(values), sorted(values)
-    if n < 6:  # no interval of 95 % exists
+    if len(values) < 6:  # no interval of 95 % exists
         return math.inf
-    half = 1.96 * math.sqrt(n) / 2
-    low, high = ordered[max(0, math.floor(n / 2 - half))], ordered[min(n - 1, math.ceil(n / 2 + half) - 1)]
-    return (high - low) / 2 / statistics.median(ordered)
+    low, high = median_interval(values)
+    return (high - low) / 2 / statistics.median(values)
 
 
 def _enough(
