@@ -96,7 +96,7 @@ def cells(run: Mapping[str, Any]) -> list[str]:
     def share(metric: str) -> str:
         return f"{100 * counted[metric]['fitted'] / counted[metric]['original']:.1f} %"
 
-    if latency:
+    if latency and row["budget"].startswith("latency"):  # of the others nothing was asked
         low, high = latency[0]["interval"]
         timed = f"{100 * latency[0]['ratio']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
     else:
