@@ -38,7 +38,6 @@ ROWS = (
     *(Row("macs<=50%", recipe) for recipe in ONE_SHOT),
     Row("macs<=50%", "flap-fpgm", epochs=3),
     Row("latency<=60% @ onnxruntime-cpu", "flap-fpgm"),
-    Row("latency<=60% @ onnxruntime-cpu", "flap-fpgm", epochs=3),
 )
 
 
