@@ -15,7 +15,7 @@ from sartor.measure import Runnable, compare, latency, prepare
 from sartor.structure import Graph
 from sartor.structure.example import Example
 from sartor.surgery import cut
-from sartor.types import Budget, Comparison, Counted, Counts, Limit, Plan, Recipe, Scores
+from sartor.types import Budget, Counted, Counts, Limit, Plan, Recipe, Scores
 
 _COST: dict[str, Callable[[Graph, Counts], float]] = {
     "macs": macs,
@@ -35,7 +35,6 @@ class Decision:
 
     plan: Plan
     trail: tuple[Step, ...] = ()  # rounds of the latency loop: share of the MACs, measured ratio
-    comparisons: tuple[Comparison, ...] = ()  # of the chosen plan, by latency limit
 
 
 def absolute(limit: Limit, original: Counted) -> float:
@@ -112,7 +111,7 @@ class _Stopwatch:
         self.whole, self.tell = original.macs, tell
         self.allowed = [x.at_most if x.relative else x.at_most / latency(b).median_s for x, b in zip(limits, originals)]
         self.goal = min(self.allowed)  # the ratio that is exactly the limit
-        self.seen: list[tuple[Plan, float, tuple[Comparison, ...]]] = []
+        self.seen: list[tuple[Plan, float]] = []
 
     def share(self, plan: Plan) -> float:
         """MACs left, as a share of the original's."""
@@ -120,7 +119,7 @@ class _Stopwatch:
 
     def ratio(self, plan: Plan) -> float:
         """Latency on the target that is hardest to please, on the scale of `goal`."""
-        for known, ratio, _ in self.seen:
+        for known, ratio in self.seen:
             if known.keep == plan.keep:
                 return ratio
         smaller = cut(self.model, self.graph, plan)
@@ -130,13 +129,12 @@ class _Stopwatch:
                 found.append(compare(base, runnable, precision=0.01, max_seconds=_ROUND_S))
         self.tell(f"{self.share(plan):.1%} of the MACs takes {', '.join(f'{c.ratio:.1%}' for c in found)} of the time")
         ratio = self.goal * max(c.ratio / a for c, a in zip(found, self.allowed))
-        self.seen.append((plan, ratio, tuple(found)))
+        self.seen.append((plan, ratio))
         return ratio
 
     def decision(self, plan: Plan) -> Decision:
         """The plan, with every round on the way to it."""
-        trail = tuple(Step(self.share(p), r) for p, r, _ in self.seen)
-        return Decision(plan, trail, next(found for p, _, found in self.seen if p.keep == plan.keep))
+        return Decision(plan, tuple(Step(self.share(p), r) for p, r in self.seen))
 
 
 def _fit_timed(

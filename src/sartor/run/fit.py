@@ -18,7 +18,7 @@ from sartor.errors import BadInput, SartorError
 from sartor.importance import score
 from sartor.measure import available, compare, environment, parse_target, prepare
 from sartor.recipes import find_recipe
-from sartor.repair import fold_means_, refresh_norm_if_better
+from sartor.repair import fold_means_, refresh_norm, refresh_norm_if_better
 from sartor.repair.gap import output_gap, outputs
 from sartor.run.decide import Decision, decide, plan_for
 from sartor.run.folder import RECORD, write_model, write_result
@@ -144,7 +144,7 @@ class _Run:
             record.note(f"{proof.mixing_groups} cut groups are mixed by an operator and stand outside the exact proof")
         fitted = count(graph, plan.counts())
         quality["after_cut"], tested["after_cut"] = self._judge("judge the cut network", smaller, judge, examine)
-        smaller = self._repair(smaller, graph, decision, samples, judge, loss)
+        smaller = self._repair(smaller, graph, decision, samples)
         quality["after_repair"], tested["after_repair"] = self._judge("judge the repair", smaller, judge, examine)
         history = self._train(smaller, train, val, judge, loss)
         quality["final"], tested["final"] = (
@@ -234,8 +234,6 @@ class _Run:
         graph: Graph,
         decision: Decision,
         samples: list[Any],
-        judge: Evaluate | None,
-        loss: Any,
     ) -> nn.Module:
         recipe = self.recipe
         if not samples or not (recipe.fold_mean or recipe.refresh_norm):
@@ -255,9 +253,7 @@ class _Run:
                 )
                 facts["norm"] = report
                 if report["kept"] and len(inputs) > 1:  # judged on held-out data; the statistics themselves use all
-                    better = refresh_norm_if_better(
-                        smaller, inputs, held, lambda m, x: 0.0 if m is smaller else 1.0, samples=recipe.calibration
-                    )[0]
+                    better = refresh_norm(smaller, inputs, samples=recipe.calibration)
                 smaller = better
         return smaller
 
