@@ -15,6 +15,7 @@ ROWS = (
     ("recipes", "run"),
     ("train", "sources"),
     ("surgery", "repair", "export"),
+    ("learn",),
     ("allocate", "schedule"),
     ("importance", "cost", "measure"),
     ("structure",),

@@ -226,30 +226,59 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gates:
+    """How gates are trained where they decide what stays; see `sartor.learn.learn_gates`."""
+
+    steps: int = 200
+    batch: int = 64  # samples a step at most
+    lr: float = 0.6  # of Adam, on the logits of the gates
+    start: float = 0.9  # every gate before the first step
+    beta: float = 6.0  # weight of the distance from the budget
+    gamma: float = 0.2  # weight of the distance of the gates from 0 and 1
+    task: Literal["labels", "distill", "gap"] = "labels"  # the loss; the last two need no labels
+    tail: float = 0.4  # share of the steps, at the end, of which the one with the lowest loss gives the gates
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            _check(self, name, getattr(self, name) >= 1, ">= 1")
+        _check(self, "lr", self.lr > 0, "> 0")
+        _check(self, "start", 0 < self.start < 1, "strictly between 0 and 1")
+        for name in ("beta", "gamma"):
+            _check(self, name, 0 <= getattr(self, name) < math.inf, ">= 0")
+        _check(self, "task", self.task in ("labels", "distill", "gap"), "labels, distill or gap")
+        _check(self, "tail", 0 < self.tail <= 1, "in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What matters, how much where, and how it heals: one frozen value a method."""
 
     name: str = "custom"
     source: str = ""
     criterion: Any = "l2"  # name, or a function [units, rest] -> [units]
-    reduce: Literal["sum", "mean", "max", "out"] = "sum"  # over the tensors a unit lives in; "out": writers only
-    normalise: Literal["none", "mean", "max", "rank"] = "max"  # across groups
+    reduce: Literal["sum", "mean", "max", "producer"] = "sum"  # over the tensors a unit lives in; or writers only
+    normalise: Literal["none", "mean", "max", "rank", "macs"] = "max"  # across groups
     per_cost: float = 0.0  # exponent: scores are divided by (MACs a unit frees) ** per_cost
+    learn: Literal["", "gates", "sensitivity"] = ""  # scores from trained gates, or from measured loss against width
+    gates: Gates = field(default_factory=Gates)  # where learn is "gates"
     allocation: str = "global"  # a name of the allocator registry
     search: int = 0  # allocations tried on calibration data, see sartor.run.search
     floor: float = 0.1  # least share of every group that stays
     round_to: int = 1  # kept counts are multiples of it
     only: tuple[str, ...] = ()  # group name patterns (fnmatch); empty: all
     exclude: tuple[str, ...] = ()
-    fold_mean: bool = True  # mean contribution of removed units goes into the consumers' biases
+    refit: bool = False  # every layer that reads something else is refitted to the original by least squares
+    fold_mean: bool = True  # mean contribution of removed units goes into consumers' biases, unless refitted
     refresh_norm: bool = True  # batch-norm statistics re-estimated, kept only if it helps
     calibration: int = 2000  # samples for scores and repair
     training: Training = field(default_factory=Training)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self, "reduce", self.reduce in ("sum", "mean", "max", "out"), "sum, mean, max or out")
-        _check(self, "normalise", self.normalise in ("none", "mean", "max", "rank"), "none, mean, max or rank")
+        _check(self, "reduce", self.reduce in ("sum", "mean", "max", "producer"), "sum, mean, max or producer")
+        normalise = ("none", "mean", "max", "rank", "macs")
+        _check(self, "normalise", self.normalise in normalise, "none, mean, max, rank or macs")
+        _check(self, "learn", self.learn in ("", "gates", "sensitivity"), "gates, sensitivity or nothing")
         _check(self, "floor", 0 <= self.floor < 1, "in [0, 1)")
         _check(self, "round_to", self.round_to >= 1, ">= 1")
         _check(self, "search", self.search >= 0, ">= 0")
@@ -313,7 +342,7 @@ def to_plain(value: Any) -> Any:
 
 
 __all__ = [
-    "Budget", "Comparison", "Counted", "Counts", "Frozen", "Group", "Latency", "Limit", "METRICS", "Member", "Plan",
-    "Proof", "Recipe", "Role", "Scores", "Target", "Training", "asdict", "median_interval",
+    "Budget", "Comparison", "Counted", "Counts", "Frozen", "Gates", "Group", "Latency", "Limit", "METRICS", "Member",
+    "Plan", "Proof", "Recipe", "Role", "Scores", "Target", "Training", "asdict", "median_interval",
     "to_plain",
 ]  # fmt: skip

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from sartor.errors import BadInput, UnknownName
 from sartor.importance import CRITERIA, find_criterion
+from sartor.importance.elimination import Read
 from sartor.importance.fpgm import fpgm
+from sartor.importance.silence import Gap
 
 NAMES = list(CRITERIA)
 EQUIVARIANT = [e.name for e in CRITERIA.entries() if e.traits["equivariant"]]
@@ -22,9 +24,16 @@ def inputs_of(name, units, rest, seed, order=None, scale=1.0):
         "grad": torch.randn(units, rest, generator=g, dtype=torch.float64)[order],
         "activation": torch.randn(units, 3, rest, generator=g, dtype=torch.float64)[order] * scale,
         "reader": torch.randn(units, rest, generator=g, dtype=torch.float64)[order],
+        "labels": torch.tensor([0, 1, 1]),
         "units": units,
         "generator": torch.Generator().manual_seed(seed),
     }
+    drawn["contribution"] = torch.randn(units, 3, generator=g, dtype=torch.float64)[order] * scale
+    costs = torch.rand(units, generator=g, dtype=torch.float64)[order] * scale
+    drawn["gap"] = Gap(units, units // 2, lambda stays: float(costs[~stays].sum()), lambda: costs * 0.9)
+    x = torch.randn(40, units * rest, generator=g, dtype=torch.float64) * scale
+    columns = torch.arange(units * rest).reshape(units, rest)[order]
+    drawn["reads"] = [Read(x.T @ x, torch.randn(3, units * rest, generator=g, dtype=torch.float64), columns)]
     return {n: drawn[n] for n in CRITERIA[name].value.needs}
 
 
@@ -60,7 +69,7 @@ def test_same_inputs_same_scores_and_inputs_untouched(name):
     once = function(**first)
     assert torch.equal(once, function(**second))
     fresh = inputs_of(name, 5, 4, 1)
-    for key in first.keys() - {"generator", "units"}:
+    for key in first.keys() - {"generator", "units", "gap", "reads"}:
         assert torch.equal(first[key], fresh[key])
 
 
@@ -90,7 +99,14 @@ def test_parameters_say_what_is_needed():
 
 @pytest.mark.parametrize(
     "function, says",
-    [(lambda w, epochs: w, "epochs"), (lambda weight, activation: weight, "activations"), (lambda: 0, "got none")],
+    [
+        (lambda w, epochs: w, "epochs"),
+        (lambda weight, activation: weight, "weight and activation"),
+        (lambda: 0, "got none"),
+        (lambda activation, gap: gap, "activation and gap"),
+        (lambda weight, labels: weight, "labels: ask for"),
+        (lambda contribution, reader: reader, "activation and contribution|reader"),
+    ],
 )
 def test_a_function_that_asks_for_what_nobody_has_is_refused(function, says):
     with pytest.raises(BadInput, match=says):

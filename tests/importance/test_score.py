@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from sartor.errors import BadInput, UnknownName
-from sartor.importance import CRITERIA, score
-from sartor.importance.collect import gradients, limited, per_sample
-from sartor.importance.score import NORMALISATIONS, REDUCTIONS, normalised
+from sartor.importance import CRITERIA, parse_mixture, score, scores
+from sartor.importance.collect import limited, observe
+from sartor.importance.places import unit_samples
+from sartor.importance.reduce import NORMALISATIONS, REDUCTIONS, normalised
 from sartor.structure import trace
 
 NAMES = list(CRITERIA)
@@ -23,14 +24,14 @@ def quiet(sentence):
 
 @pytest.mark.parametrize("normalise", NORMALISATIONS)
 @pytest.mark.parametrize("reduce", REDUCTIONS)
-@pytest.mark.parametrize("name", NAMES)
-def test_every_group_gets_finite_scores_under_every_option(name, reduce, normalise, model, graph, batches):
-    s = score(graph, model, name, reduce=reduce, normalise=normalise, per_cost=0.5, batches=batches, note=quiet)
-    assert s.keys() == graph.groups.keys()
-    for group, values in s.items():
-        assert values.shape == (graph.groups[group].units,)
-        assert values.dtype == torch.float64
-        assert torch.isfinite(values).all()
+def test_every_group_gets_finite_scores_under_every_option(reduce, normalise, model, graph, batches):
+    options = {"reduce": reduce, "normalise": normalise, "per_cost": 0.5, "batches": batches, "note": quiet}
+    for name, s in scores(graph, model, NAMES, **options).items():
+        assert s.keys() == graph.groups.keys()
+        for group, values in s.items():
+            assert values.shape == (graph.groups[group].units,)
+            assert values.dtype == torch.float64
+            assert torch.isfinite(values).all(), (name, group)
 
 
 @pytest.mark.parametrize("name", EQUIVARIANT)
@@ -72,7 +73,7 @@ def test_reductions_by_hand(model, graph):
     scale = model.norm.weight.detach().double().abs()
     reader = model.outer.weight.detach().double().transpose(0, 1).flatten(1).norm(dim=1)
     rows = torch.stack([writer, scale, reader])
-    expected = {"sum": rows.sum(0), "mean": rows.mean(0), "max": rows.amax(0), "out": writer}
+    expected = {"sum": rows.sum(0), "mean": rows.mean(0), "max": rows.amax(0), "producer": writer}
     for reduce, by_hand in expected.items():
         s = score(graph, model, "l2", reduce=reduce, normalise="none")["inner"]
         assert torch.allclose(s, by_hand), reduce
@@ -94,7 +95,7 @@ def test_taylor_is_the_mean_over_batches_of_squares(model, graph, batches):
         net = copy.deepcopy(model)
         F.cross_entropy(net(x), y).backward()
         squares.append((net.inner.weight * net.inner.weight.grad).detach().flatten(1).sum(1) ** 2)
-    s = score(graph, model, "taylor", reduce="out", normalise="none", batches=batches)["inner"]
+    s = score(graph, model, "taylor", reduce="producer", normalise="none", batches=batches)["inner"]
     assert torch.allclose(s, torch.stack(squares).mean(0).double(), rtol=1e-3, atol=1e-9)
 
 
@@ -103,7 +104,12 @@ def test_taylor_is_the_loss_with_the_unit_shrunk_a_little(model, graph, batches)
     model.eval()
     x, y = batches[0]
     s = score(
-        graph, model, lambda weight, grad: (weight * grad).sum(1), normalise="none", reduce="out", batches=batches[:1]
+        graph,
+        model,
+        lambda weight, grad: (weight * grad).sum(1),
+        normalise="none",
+        reduce="producer",
+        batches=batches[:1],
     )
     net, small = copy.deepcopy(model).double(), 1e-6
     with torch.no_grad():
@@ -185,7 +191,7 @@ def test_gradients_of_a_tied_and_an_unused_parameter(batches):
     net[1].weight = net[0].weight
     net.register_parameter("idle", nn.Parameter(torch.ones(2)))
     x, y = torch.randn(5, 4), torch.randint(0, 4, (5,))
-    found = gradients(net, x, y)
+    found = observe(trace(net, x), net, x, y, grads=True).grads
     F.cross_entropy(net(x), y).backward()
     for name, p in net.named_parameters():
         assert torch.allclose(found[name], p.grad if p.grad is not None else torch.zeros_like(p)), name
@@ -193,12 +199,12 @@ def test_gradients_of_a_tied_and_an_unused_parameter(batches):
 
 def test_per_sample_keeps_samples_apart():
     value = torch.arange(2 * 3 * 4).reshape(2, 3, 4).float()
-    view = per_sample(value, 1, torch.tensor([[2], [0]]))
+    view = unit_samples(value, 1, torch.tensor([[2], [0]]))
     assert torch.equal(view[0], value[:, 2]) and torch.equal(view[1], value[:, 0])
-    twice = per_sample(value, 2, torch.tensor([[0, 2], [1, 3]]))
+    twice = unit_samples(value, 2, torch.tensor([[0, 2], [1, 3]]))
     assert twice.shape == (2, 2, 6)
     assert set(twice[0, 1].tolist()) == set(value[1][:, [0, 2]].flatten().tolist())
-    assert per_sample(value, 0, torch.tensor([[0], [1]])).shape == (2, 1, 12)
+    assert unit_samples(value, 0, torch.tensor([[0], [1]]), None).shape == (2, 1, 12)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +214,12 @@ def test_per_sample_keeps_samples_apart():
         ({"normalise": "sum"}, "normalise: expected one of"),
         ({"per_cost": -1.0}, "per_cost: expected"),
         ({"samples": 0}, "samples: expected"),
+        ({"passes": 0}, "passes: expected"),
+        ({"precision": "int8"}, "precision: expected one of float32, bfloat16; got 'int8'"),
+        ({"groups": []}, "groups: expected at least one"),
+        ({"criterion": "l1 + "}, r"weights above zero.*got the term ''"),
+        ({"criterion": "0*l1"}, r"got the term '0\*l1'"),
+        ({"criterion": "2"}, "got the term '2'"),
         ({"criterion": "taylor"}, "'taylor' needs calibration data"),
         ({"criterion": "taylor", "batches": []}, "are empty"),
         (
@@ -243,3 +255,91 @@ def test_several_criteria_multiply(model, graph, batches):
     both = score(graph, model, "l1 * fpgm", normalise="max")
     one, other = (score(graph, model, name, normalise="max") for name in ("l1", "fpgm"))
     assert all(torch.allclose(both[n], one[n] * other[n]) for n in both)
+
+
+def test_mixtures_add_and_weigh_normalised_scores(model, graph, batches):
+    together = score(graph, model, "0.5*taylor + 2 * l1*fpgm + 1e+1*random", normalise="max", batches=batches, seed=3)
+    t, l1, fpgm, chance = (
+        score(graph, model, n, normalise="max", batches=batches, seed=3) for n in ("taylor", "l1", "fpgm", "random")
+    )
+    for g in together:
+        assert torch.allclose(together[g], 0.5 * t[g] + 2 * l1[g] * fpgm[g] + 10 * chance[g])
+    assert [t.names for t in parse_mixture("bn-scale*l1+taylor2")] == [("bn-scale", "l1"), ("taylor2",)]
+
+
+def test_several_at_once_equal_one_by_one_and_run_the_model_once_a_batch(model, graph, batches):
+    names = [n for n in NAMES if not {"gap", "reads"} & set(CRITERIA[n].value.needs)] + [
+        "flap*fpgm",
+        "0.3*taylor + 0.7*chip",
+    ]
+    alone = {n: score(graph, model, n, batches=batches, note=quiet) for n in names}
+    forwards, backwards = [], []
+    model.stem.register_forward_hook(lambda *_: forwards.append(1))
+    given = (batch for batch in batches)  # cannot be rewound
+    loss = lambda output, targets: (backwards.append(1), F.cross_entropy(output, targets))[1]
+    together = scores(graph, model, names, batches=given, loss=loss, note=quiet)
+    assert len(forwards) == len(batches) == len(backwards)
+    assert list(together) == names
+    for name in names:
+        for group in graph.groups:
+            scale = float(alone[name][group].abs().max())
+            assert torch.allclose(together[name][group], alone[name][group], rtol=1e-3, atol=1e-5 * scale), name
+
+
+def test_no_more_is_run_than_what_is_asked_for(model, graph, batches):
+    """Weights need no data, activations no gradients, and a criterion that has seen enough no further batch."""
+    runs = []
+    model.stem.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    score(graph, model, "l2*fpgm", batches=batches)
+    assert runs == []
+    score(graph, model, "activation", batches=batches)
+    assert runs == [False] * 3
+    few = CRITERIA["chip"].value
+    few = type(few)("few", few.function, few.needs, samples=6)
+    runs.clear()
+    given = iter(batches)
+    got = score(graph, model, few, batches=given)
+    assert len(runs) == 2 and next(given) is batches[2]
+    want = score(graph, model, "chip", batches=batches, samples=6)
+    assert all(torch.allclose(got[g], want[g]) for g in want)
+
+
+def test_macs_divides_by_what_a_unit_frees(model, graph, batches):
+    from sartor.cost import unit_macs
+
+    plain = score(graph, model, "l2 + taylor", normalise="none", batches=batches)
+    freed = {g: unit_macs(graph, g) for g in plain}
+    mean = sum(freed.values()) / len(freed)
+    for g, s in score(graph, model, "l2 + taylor", normalise="macs", batches=batches).items():
+        assert torch.allclose(s, plain[g] * mean / freed[g])
+
+
+def test_labels_are_class_numbers_of_the_samples(model, graph, batches):
+    got = {}
+
+    def spread(activation, labels):
+        got.setdefault(len(got), labels)
+        return activation.flatten(1).var(1)
+
+    score(graph, model, spread, batches=batches, groups=["inner"])
+    assert [v.tolist() for v in got.values()] == [y.tolist() for _, y in batches]
+    with pytest.raises(BadInput, match=r"one class number a sample as targets, \(4,\); got torch.float32 \(4, 4\)"):
+        score(graph, model, "hrel", batches=[(x, torch.zeros(4, 4)) for x, _ in batches])
+
+
+def test_written_is_before_the_norm(model, graph, batches):
+    model.eval()
+    kept = []
+    before = lambda activation: (kept.append(activation), activation.flatten(1).mean(1))[1]
+    chosen = type(CRITERIA["l1"].value)("before", before, ("activation",), at="written", per_batch=True)
+    score(graph, model, chosen, batches=batches[:1], groups=["inner"])
+    with torch.no_grad():
+        want = model.inner(torch.relu(model.stem(batches[0][0])))
+    assert len(kept) == 1 and torch.allclose(kept[0], want.transpose(0, 1).flatten(2), atol=1e-5)
+
+
+def test_two_functions_of_one_name_are_refused(model, graph):
+    with pytest.raises(BadInput, match="two of them are called '<lambda>'"):
+        scores(graph, model, [lambda w: w.amax(1), lambda w: w.amin(1)])
+    with pytest.raises(BadInput, match="expected a list"):
+        scores(graph, model, "l2")

@@ -3,5 +3,9 @@
 from sartor.cost.count import bytes_of, count, params
 from sartor.cost.macs import by_group, macs, unit_macs
 from sartor.cost.memory import peak_memory
+from sartor.cost.soft import SoftCost, soft_macs, soft_params
 
-__all__ = ["by_group", "bytes_of", "count", "macs", "params", "peak_memory", "unit_macs"]
+__all__ = [
+    "SoftCost", "by_group", "bytes_of", "count", "macs", "params", "peak_memory", "soft_macs", "soft_params",
+    "unit_macs",
+]  # fmt: skip

@@ -15,7 +15,7 @@ def l1(weight: Tensor) -> Tensor:
     Returns:
         [units], >= 0; doubling a unit's weights doubles its score.
 
-    Source: Li et al. 2017, arXiv:1608.08710, where only the filters that write a unit are read (`reduce="out"`).
+    Source: Li et al. 2017, arXiv:1608.08710, where only the filters that write a unit are read (`reduce="producer"`).
 
     >>> import torch
     >>> l1(torch.tensor([[3.0, -4.0], [1.0, 0.0]]))

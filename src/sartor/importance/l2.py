@@ -15,7 +15,7 @@ def l2(weight: Tensor) -> Tensor:
     Returns:
         [units], >= 0; doubling a unit's weights doubles its score.
 
-    Source: He et al. 2018, arXiv:1808.06866, where only the filters that write a unit are read (`reduce="out"`).
+    Source: He et al. 2018, arXiv:1808.06866, where only the filters that write a unit are read (`reduce="producer"`).
     With `reduce="sum"` the norms of all tensors of a unit are added.
 
     >>> import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -13,8 +13,16 @@ from sartor.errors import BadInput
 from sartor.registry import Registry
 from sartor.types import Role
 
-INPUTS = ("weight", "grad", "activation", "reader", "units", "generator")
+INPUTS = ("weight", "grad", "activation", "reader", "labels", "contribution", "gap", "reads", "units", "generator")
+PLACES = (
+    ("weight", "grad"),
+    ("activation", "reader"),
+    ("contribution",),
+    ("gap",),
+    ("reads",),
+)  # each from another place
 READABLE: tuple[Role, ...] = ("out", "in", "norm")
+At = Literal["read", "written"]
 
 
 @dataclass(frozen=True)
@@ -27,27 +35,47 @@ class Criterion:
     - grad: [units, rest], gradient of one batch's mean loss at the same elements; scores are averaged over batches;
     - activation: [units, samples, rest], what the units carry at one place of the network; averaged over samples;
     - reader: [units, rest], the weights that read the units at the place of `activation` (see `readers.py`);
+    - labels: [samples], whole numbers, the targets of the samples of `activation` or `contribution`;
+    - contribution: [units, samples], minus the first-order change of each sample's loss when the unit's activations
+      become zero wherever they are read: sum over places and positions of (d loss_n / d a) * a, float64. The same as
+      sum of (d loss_n / d w) * w over the weights that read the unit, without a gradient for each sample and weight:
+      a gate on the unit at every reader, differentiated at 1 (one backward pass a batch). One call a group and batch;
+    - gap: how much worse the network gets without some units, by silencing them (see `silence.py`); one call a group;
+    - reads: the convolutions and linear layers that read the group, with their Gram matrices (see `elimination.py`);
+      one call a group, none for a group that nothing of the kind reads;
     - units: how many there are, for a criterion that looks at nothing else;
     - generator: a torch.Generator, seeded for this group alone.
 
-    `reads` are the roles of the tensors it looks at.
+    `reads` are the roles of the tensors it looks at. `at` is the place of its activation: what readers take in, or what
+    writers give (before a norm). `samples` is how many samples suffice it, None: all. `per_batch` says that a score
+    depends on which samples came in one batch; without it, batches may be split in any way, and are, to bound memory.
     """
 
     name: str
     function: Callable[..., Tensor]
     needs: tuple[str, ...]
     reads: tuple[Role, ...] = READABLE
+    at: At = "read"
+    samples: int | None = None
+    per_batch: bool = False
 
     def roles(self, reduce: str) -> tuple[Role, ...]:
-        """Roles of the tensors read under a reduction: "out" narrows to the writers where they are read at all."""
-        return ("out",) if reduce == "out" and "out" in self.reads else self.reads
+        """Roles of the tensors read under a reduction: "producer" narrows to the writers where they are read at all."""
+        return ("out",) if reduce == "producer" and "out" in self.reads else self.reads
 
 
 CRITERIA: Registry[Criterion] = Registry("importance criterion")
 
 
 def criterion(
-    name: str, *, source: str, reads: tuple[Role, ...] = READABLE, equivariant: bool = True
+    name: str,
+    *,
+    source: str,
+    reads: tuple[Role, ...] = READABLE,
+    at: At = "read",
+    samples: int | None = None,
+    per_batch: bool | None = None,
+    equivariant: bool = True,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Enter a function under `name`; the function comes back untouched.
 
@@ -55,22 +83,28 @@ def criterion(
         name: as recipes and the command line say it.
         source: where it was published.
         reads: roles of the tensors it looks at.
+        at: where its activations are taken, "read" or "written".
+        samples: how many samples suffice for activations or contributions; None: all that are given.
+        per_batch: whether the score depends on how samples are split into batches; None: only if it asks for `grad`.
         equivariant: whether renumbering the units renumbers its scores (a random one cannot promise that).
     """
 
     def enter(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        chosen = Criterion(name, function, _needs(function, name), reads)
+        needs = _needs(function, name)
+        split = "grad" in needs if per_batch is None else per_batch
+        chosen = Criterion(name, function, needs, reads, at, samples, split)
         summary = (function.__doc__ or "").strip().split("\n")[0]
         CRITERIA.add(
-            name, chosen, source=source, summary=summary, needs=chosen.needs, reads=reads, equivariant=equivariant
-        )
+            name, chosen, source=source, summary=summary, needs=needs, reads=reads, equivariant=equivariant,
+            per_batch=split,
+        )  # fmt: skip
         return function
 
     return enter
 
 
 def find_criterion(criterion: str | Criterion | Callable[..., Tensor]) -> Criterion:
-    """A registered criterion by name, or any function as one.
+    """A registered criterion by name, or any function as one (taken to depend on the batch as a whole).
 
     Raises:
         UnknownName: no criterion is called so.
@@ -87,7 +121,7 @@ def find_criterion(criterion: str | Criterion | Callable[..., Tensor]) -> Criter
         if entry.value.function is criterion:
             return entry.value
     name = getattr(criterion, "__name__", type(criterion).__name__)
-    return Criterion(name, criterion, _needs(criterion, name))
+    return Criterion(name, criterion, _needs(criterion, name), per_batch=True)
 
 
 def _needs(function: Callable[..., Any], name: str) -> tuple[str, ...]:
@@ -102,13 +136,16 @@ def _needs(function: Callable[..., Any], name: str) -> tuple[str, ...]:
             raise BadInput(
                 f"criterion {name!r}, parameter {p.name!r}: expected one of {', '.join(INPUTS)}, or a default value"
             )
-    if "activation" in needs and ("weight" in needs or "grad" in needs):
+    asked = [[n for n in place if n in needs] for place in PLACES]
+    if sum(map(bool, asked)) > 1:
         raise BadInput(
-            f"criterion {name!r} asks for activations and weights in one call; "
+            f"criterion {name!r} asks for {' and '.join(p[0] for p in asked if p)} in one call; "
             "they lie at different places of the network: ask for one of them"
         )
     if "reader" in needs and "activation" not in needs:
         raise BadInput(f"criterion {name!r} asks for the weights of a reader: ask for the activations it reads too")
+    if "labels" in needs and not {"activation", "contribution"} & set(needs):
+        raise BadInput(f"criterion {name!r} asks for labels: ask for the activations or contributions they belong to")
     if not needs:
         raise BadInput(f"criterion {name!r}: expected parameters among {', '.join(INPUTS)}; got none")
     return tuple(needs)

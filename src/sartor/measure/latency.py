@@ -124,6 +124,55 @@ def compare(
     return Comparison(first, second)
 
 
+def compare_afresh(
+    original: Callable[[], Runnable],
+    fitted: Callable[[], Runnable],
+    *,
+    sessions: int = 3,
+    patience: float = 15.0,
+    clock: Clock = time.perf_counter,
+    **effort: Any,
+) -> Comparison:
+    """Compare in several sessions, each with both put on the target anew, and pool their samples.
+
+    Where a runtime puts its buffers and threads is decided anew in every session, and moves the speed of a small
+    network by a few per cent; within one session that cannot be seen.
+
+    Args:
+        original: puts the reference on the target.
+        fitted: puts what is compared with it on the same target.
+        sessions: at most this many.
+        patience: no further session is begun when putting the two on the target took longer than this, in seconds.
+        clock: gives seconds.
+        effort: `samples`, `min_seconds`, `max_seconds`, `precision` of every session, as `compare` takes them.
+
+    Returns:
+        As many pairs of every session as the session with fewest has.
+
+    Raises:
+        BadInput: as `compare`, or no session.
+    """
+    if sessions < 1:
+        raise BadInput(f"compare, 'sessions': expected at least 1; got {sessions}")
+    found: list[Comparison] = []
+    while len(found) < sessions:
+        begin = clock()
+        with original() as a, fitted() as b:
+            preparing = clock() - begin
+            found.append(compare(a, b, clock=clock, **effort))
+        if preparing > patience:
+            break
+    least = min(len(c.ratios) for c in found)
+    return Comparison(_pooled([c.original for c in found], least), _pooled([c.fitted for c in found], least))
+
+
+def _pooled(sessions: Sequence[Latency], least: int) -> Latency:
+    """Every session's first `least` samples, with the facts of the first session."""
+    first = sessions[0]
+    together = tuple(s for one in sessions for s in one.seconds[:least])
+    return Latency(together, first.warmup, first.target, {**first.environment, "sessions": len(sessions)})
+
+
 def _warm_up(runnable: Runnable, clock: Clock) -> _Warm:
     """Run until the medians of two windows agree, or the time for it is up."""
     start = clock()

@@ -1,9 +1,42 @@
 """One published method, one file: which criterion, how it is compared, how much goes where, how it heals."""
 
-from sartor.recipes import activation, bn_scale, eagleeye, flap, flap_fpgm, fpgm, l1, l2, random, taylor, uniform_l1
+from sartor.recipes import (
+    ablation,
+    activation,
+    apoz,
+    autobot,
+    bn_scale,
+    chex_leverage,
+    chex_residual,
+    chip,
+    eagleeye,
+    fisher,
+    flap,
+    flap_fpgm,
+    fpgm,
+    group_fisher,
+    hesso,
+    hrank,
+    hrel,
+    l1,
+    l2,
+    lamp,
+    median,
+    movement,
+    oto,
+    random,
+    reconstruction,
+    sensitivity,
+    taylor,
+    taylor2,
+    uniform_l1,
+    wanda,
+)
 from sartor.recipes.registry import RECIPES, enter, find_recipe
 
 __all__ = [
-    "RECIPES", "activation", "bn_scale", "eagleeye", "enter", "find_recipe", "flap", "flap_fpgm", "fpgm", "l1", "l2",
-    "random", "taylor", "uniform_l1",
+    "RECIPES", "ablation", "activation", "apoz", "autobot", "bn_scale", "chex_leverage", "chex_residual", "chip",
+    "eagleeye", "enter", "find_recipe", "fisher", "flap", "flap_fpgm", "fpgm", "group_fisher", "hesso", "hrank",
+    "hrel", "l1", "l2", "lamp", "median", "movement", "oto", "random", "reconstruction", "sensitivity", "taylor",
+    "taylor2", "uniform_l1", "wanda",
 ]  # fmt: skip

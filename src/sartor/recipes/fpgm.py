@@ -8,7 +8,7 @@ recipe = enter(
         name="fpgm",
         source="He et al. 2019, arXiv:1811.00250",
         criterion="fpgm",
-        reduce="out",
+        reduce="producer",
         normalise="max",
     ),
     summary="Distance to the other filters, global order scores relative to the largest of each tensor",

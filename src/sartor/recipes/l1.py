@@ -8,7 +8,7 @@ recipe = enter(
         name="l1",
         source="Li et al. 2017, arXiv:1608.08710",
         criterion="l1",
-        reduce="out",
+        reduce="producer",
         normalise="max",
     ),
     summary="L1 norm of filters, global order scores relative to the largest of each tensor",

@@ -8,7 +8,7 @@ recipe = enter(
         name="uniform-l1",
         source="Li et al. 2017, arXiv:1608.08710",
         criterion="l1",
-        reduce="out",
+        reduce="producer",
         allocation="uniform",
     ),
     summary="L1 norm of filters, the same share everywhere",

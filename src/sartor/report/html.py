@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sartor.errors import MissingExtra
 from sartor.report import rows, sentences, svg
 from sartor.report.record import read_result
+from sartor.report.template import filled, markup_type
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -24,11 +23,7 @@ def render(result: Mapping[str, Any]) -> str:
     Raises:
         MissingExtra: jinja2 is not installed.
     """
-    try:
-        import jinja2
-        from markupsafe import Markup
-    except ImportError as e:
-        raise MissingExtra("jinja2", "report", "the HTML report") from e
+    Markup = markup_type("the HTML report")
     latency, quality, kept = rows.latency_rows(result), rows.quality_rows(result), rows.kept_rows(result)
     epochs, trail, times = rows.epoch_rows(result), rows.trail_rows(result), rows.time_rows(result)
     met, verdict = sentences.verdict(result)
@@ -66,11 +61,7 @@ def render(result: Mapping[str, Any]) -> str:
         "files": rows.file_rows(result),
         "environment": rows.environment_rows(result),
     }
-    source = resources.files("sartor.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(source).render(values)
+    return filled("page.html.j2", values)
 
 
 def write_report(run: str | Path | Mapping[str, Any], path: str | Path | None = None) -> Path:

@@ -5,14 +5,13 @@ Every function returns one `<svg>` element as text, with all words escaped, or "
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
-from html import escape
 
+from sartor.report import marks
+from sartor.report.marks import WIDTH, nice_ticks
 from sartor.report.rows import EpochRow, KeptRow, LatencyRow, QualityRow, TimeRow, TrailRow
 
-WIDTH = 860
 MOST_BARS = 30  # groups drawn as named bars; more of them become columns
 
 
@@ -32,13 +31,13 @@ def _bars(rows: Sequence[KeptRow]) -> str:
         y = 6 + i * step
         whole, stays = room * row.units / most, room * row.kept / most
         body = [
-            _text(label - 10, y + 11, _cut_left(row.layer, 44), "end"),
+            marks.text(label - 10, y + 11, _cut_left(row.layer, 44), "end"),
             f'<rect class="whole" x="{label:.1f}" y="{y}" width="{whole:.1f}" height="{height}" rx="2"/>',
             f'<rect class="kept" x="{label:.1f}" y="{y}" width="{max(stays, 1):.1f}" height="{height}" rx="2"/>',
-            _text(label + whole + 8, y + 11, f"{row.text}  ({100 * row.share:.0f} %)", "start", "soft"),
+            marks.text(label + whole + 8, y + 11, f"{row.text}  ({100 * row.share:.0f} %)", "start", "soft"),
         ]
-        parts.append(_group(body, _tip(row)))
-    return _svg(12 + len(rows) * step, "Units kept of every group, in network order", parts)
+        parts.append(marks.group(body, _tip(row)))
+    return marks.svg(12 + len(rows) * step, "Units kept of every group, in network order", parts)
 
 
 def _columns(rows: Sequence[KeptRow]) -> str:
@@ -47,7 +46,7 @@ def _columns(rows: Sequence[KeptRow]) -> str:
     ticks = nice_ticks(0, max(r.units for r in rows))
     most, slot = max(max(r.units for r in rows), ticks[-1]), room / len(rows)
     bar = max(1.0, slot * 0.72)
-    parts = [_grid(top + height * (1 - t / most), left, WIDTH - 8, f"{t:g}") for t in ticks]
+    parts = [marks.grid(top + height * (1 - t / most), left, WIDTH - 8, f"{t:g}") for t in ticks]
     for i, row in enumerate(rows):
         x = left + (i + 0.5) * slot - bar / 2
         whole, stays = height * row.units / most, max(height * row.kept / most, 1)
@@ -55,14 +54,14 @@ def _columns(rows: Sequence[KeptRow]) -> str:
             f'<rect class="whole" x="{x:.1f}" y="{top + height - whole:.1f}" width="{bar:.1f}" height="{whole:.1f}"/>',
             f'<rect class="kept" x="{x:.1f}" y="{top + height - stays:.1f}" width="{bar:.1f}" height="{stays:.1f}"/>',
         ]
-        parts.append(_group(body, _tip(row)))
+        parts.append(marks.group(body, _tip(row)))
     foot = top + height + 20
-    parts.append(_text(left, foot, "← input"))
+    parts.append(marks.text(left, foot, "← input"))
     parts.append(
-        _text((left + WIDTH) / 2, foot, f"{len(rows)} groups in network order; height = units", "middle", "soft")
+        marks.text((left + WIDTH) / 2, foot, f"{len(rows)} groups in network order; height = units", "middle", "soft")
     )
-    parts.append(_text(WIDTH - 8, foot, "output →", "end"))
-    return _svg(foot + 10, "Units kept of every group, in network order", parts)
+    parts.append(marks.text(WIDTH - 8, foot, "output →", "end"))
+    return marks.svg(foot + 10, "Units kept of every group, in network order", parts)
 
 
 def _tip(row: KeptRow) -> str:
@@ -86,11 +85,11 @@ def latency_strip(row: LatencyRow) -> str:
         return left + (right - left) * (value - low) / (high - low)
 
     foot = top + 2 * lane + 4
-    parts = [_upright(at(t), top, foot, f"{t:g}") for t in ticks]
+    parts = [marks.upright(at(t), top, foot, f"{t:g}") for t in ticks]
     outside = 0
     for i, (name, look, values, median, text) in enumerate(lanes):
         middle = top + lane * (i + 0.5) + 6
-        parts.append(_text(left - 14, middle + 4, name, "end"))
+        parts.append(marks.text(left - 14, middle + 4, name, "end"))
         inside = [v for v in values if low <= v <= high]
         outside += len(values) - len(inside)
         dots = "".join(
@@ -108,10 +107,10 @@ def latency_strip(row: LatencyRow) -> str:
             f'<line class="median {look}" x1="{x:.1f}" x2="{x:.1f}" y1="{middle - 21:.1f}" y2="{middle + 21:.1f}"/>'
         )
         anchor = "start" if x < left + 60 else "end" if x > right - 60 else "middle"
-        parts.append(_text(x, middle - 25, text, anchor, "strong"))
+        parts.append(marks.text(x, middle - 25, text, anchor, "strong"))
     note = "milliseconds for one run" + (f"; {outside} slow outliers lie outside" if outside else "")
-    parts.append(_text((left + right) / 2, foot + 34, note, "middle", "soft"))
-    return _svg(foot + 44, f"Latency on {row.target}: original {row.original}, fitted {row.fitted}", parts)
+    parts.append(marks.text((left + right) / 2, foot + 34, note, "middle", "soft"))
+    return marks.svg(foot + 44, f"Latency on {row.target}: original {row.original}, fitted {row.fitted}", parts)
 
 
 def _reach(values: Sequence[float], median: float) -> tuple[float, float]:
@@ -134,7 +133,7 @@ def quality_steps(rows: Sequence[QualityRow], floor: float | None = None) -> str
         return ""
     left, right, top, height = 60, WIDTH - 60, 30, 170
     values = [r.value for r in rows] + ([floor] if floor is not None else [])
-    low, high = _span(values)
+    low, high = marks.span(values)
     ticks = nice_ticks(low, high)
     if max(values) <= 100 < ticks[-1]:  # points out of a hundred
         high, ticks = 100.0, [t for t in ticks if t <= 100]
@@ -144,10 +143,10 @@ def quality_steps(rows: Sequence[QualityRow], floor: float | None = None) -> str
         return top + height * (high - value) / (high - low)
 
     xs = [left + 60 + (right - left - 120) * i / (len(rows) - 1) for i in range(len(rows))]
-    parts = [_grid(at(t), left, right, f"{t:g}") for t in ticks]
+    parts = [marks.grid(at(t), left, right, f"{t:g}") for t in ticks]
     if floor is not None:
         parts.append(f'<line class="limit" x1="{left}" x2="{right}" y1="{at(floor):.1f}" y2="{at(floor):.1f}"/>')
-        parts.append(_text(right, at(floor) + 14, "least allowed", "end", "soft"))
+        parts.append(marks.text(right, at(floor) + 14, "least allowed", "end", "soft"))
     points = " ".join(f"{x:.1f},{at(r.value):.1f}" for x, r in zip(xs, rows))
     parts.append(f'<polyline class="line fitted" points="{points}"/>')
     for i, (x, row) in enumerate(zip(xs, rows)):
@@ -155,9 +154,11 @@ def quality_steps(rows: Sequence[QualityRow], floor: float | None = None) -> str
         y = at(row.value)
         below = y - top < 14 or (0 < i < len(rows) - 1 and row.value < min(rows[i - 1].value, rows[i + 1].value))
         parts.append(f'<circle class="point {look}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
-        parts.append(_text(x, y + 22 if below and y < top + height - 20 else y - 12, row.text, "middle", "strong"))
-        parts.append(_text(x, top + height + 28, row.step, "middle"))
-    return _svg(top + height + 40, "Quality through the steps: " + ", ".join(f"{r.step} {r.text}" for r in rows), parts)
+        parts.append(marks.text(x, y + 22 if below and y < top + height - 20 else y - 12, row.text, "middle", "strong"))
+        parts.append(marks.text(x, top + height + 28, row.step, "middle"))
+    return marks.svg(
+        top + height + 40, "Quality through the steps: " + ", ".join(f"{r.step} {r.text}" for r in rows), parts
+    )
 
 
 def training_curve(rows: Sequence[EpochRow]) -> str:
@@ -171,12 +172,12 @@ def training_curve(rows: Sequence[EpochRow]) -> str:
     parts = []
     for i, (name, points) in enumerate(panels):
         parts += _panel(name, points, left=i * (wide + 40) + 46, right=i * (wide + 40) + wide, look="fitted")
-    return _svg(216, "Training curve: " + " and ".join(p[0] for p in panels) + " by epoch", parts)
+    return marks.svg(216, "Training curve: " + " and ".join(p[0] for p in panels) + " by epoch", parts)
 
 
 def _panel(name: str, points: Sequence[tuple[float, float]], *, left: float, right: float, look: str) -> list[str]:
     top, height = 30, 140
-    low, high = _span([y for _, y in points])
+    low, high = marks.span([y for _, y in points])
     ticks = nice_ticks(low, high, 4)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
     first, last = points[0][0], points[-1][0]
@@ -186,15 +187,15 @@ def _panel(name: str, points: Sequence[tuple[float, float]], *, left: float, rig
             high - low
         )
 
-    parts = [_text(left, 14, name, "start", "strong")]
-    parts += [_grid(at(first, t)[1], left, right, f"{t:g}") for t in ticks]
+    parts = [marks.text(left, 14, name, "start", "strong")]
+    parts += [marks.grid(at(first, t)[1], left, right, f"{t:g}") for t in ticks]
     dots = [at(x, y) for x, y in points]
     parts.append(f'<polyline class="line {look}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in dots)}"/>')
     if len(points) <= 40:
         parts += [f'<circle class="point {look}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in dots]
-    parts.append(_text(dots[0][0], top + height + 20, f"{first:g}", "middle"))
-    parts.append(_text(dots[-1][0], top + height + 20, f"{last:g}", "middle"))
-    parts.append(_text((left + right) / 2, top + height + 20, "epoch", "middle", "soft"))
+    parts.append(marks.text(dots[0][0], top + height + 20, f"{first:g}", "middle"))
+    parts.append(marks.text(dots[-1][0], top + height + 20, f"{last:g}", "middle"))
+    parts.append(marks.text((left + right) / 2, top + height + 20, "epoch", "middle", "soft"))
     return parts
 
 
@@ -204,27 +205,27 @@ def trail_chart(rows: Sequence[TrailRow], limit: float | None = None) -> str:
         return ""
     left, right, top, height = 60, WIDTH - 30, 18, 190
     xs, ys = [r.macs_share for r in rows], [r.ratio for r in rows] + ([limit] if limit is not None else [])
-    (x0, x1), (y0, y1) = _span(xs), _span(ys)
+    (x0, x1), (y0, y1) = marks.span(xs), marks.span(ys)
     x_ticks, y_ticks = nice_ticks(x0, x1), nice_ticks(y0, y1, 4)
     x0, x1, y0, y1 = min(x0, x_ticks[0]), max(x1, x_ticks[-1]), min(y0, y_ticks[0]), max(y1, y_ticks[-1])
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + (right - left) * (x - x0) / (x1 - x0), top + height * (y1 - y) / (y1 - y0)
 
-    parts = [_grid(at(x0, t)[1], left, right, f"{t:g}×") for t in y_ticks]
-    parts += [_upright(at(t, y0)[0], top, top + height, f"{100 * t:.3g} %") for t in x_ticks]
+    parts = [marks.grid(at(x0, t)[1], left, right, f"{t:g}×") for t in y_ticks]
+    parts += [marks.upright(at(t, y0)[0], top, top + height, f"{100 * t:.3g} %") for t in x_ticks]
     if limit is not None:
         y = at(x0, limit)[1]
         parts.append(f'<line class="limit" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(left + 6, y - 6, f"limit {limit:g}×", "start", "soft"))
+        parts.append(marks.text(left + 6, y - 6, f"limit {limit:g}×", "start", "soft"))
     dots = [at(r.macs_share, r.ratio) for r in rows]
     parts.append(f'<polyline class="line faint" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in dots)}"/>')
     for (x, y), row in zip(dots, rows):
         look = "fitted" if row is rows[-1] else "original"
         parts.append(f'<circle class="point {look}" cx="{x:.1f}" cy="{y:.1f}" r="9"/>')
-        parts.append(_text(x, y + 4, str(row.round), "middle", "inverse"))
-    parts.append(_text((left + right) / 2, top + height + 40, "share of the MACs kept", "middle", "soft"))
-    return _svg(top + height + 50, "Latency ratio by share of the MACs, round by round", parts)
+        parts.append(marks.text(x, y + 4, str(row.round), "middle", "inverse"))
+    parts.append(marks.text((left + right) / 2, top + height + 40, "share of the MACs kept", "middle", "soft"))
+    return marks.svg(top + height + 50, "Latency ratio by share of the MACs, round by round", parts)
 
 
 def time_bar(rows: Sequence[TimeRow]) -> str:
@@ -238,59 +239,10 @@ def time_bar(rows: Sequence[TimeRow]) -> str:
         inner = max(wide - 1.5, 0.5)
         body = [f'<rect class="part p{row.colour}" x="{x:.1f}" y="2" width="{inner:.1f}" height="22" rx="2"/>']
         if wide > 9 * len(row.step) + 14:
-            body.append(_text(x + 8, 17, row.step, "start", "inverse"))
-        parts.append(_group(body, f"{row.step}: {row.text}"))
+            body.append(marks.text(x + 8, 17, row.step, "start", "inverse"))
+        parts.append(marks.group(body, f"{row.step}: {row.text}"))
         x += wide
-    return _svg(28, "Time by step: " + ", ".join(f"{r.step} {r.text}" for r in shown), parts)
-
-
-def nice_ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that cover [low, high], about `about` of them.
-
-    >>> nice_ticks(0, 64)
-    [0.0, 20.0, 40.0, 60.0, 80.0]
-    """
-    if not high > low:
-        high = low + (abs(low) or 1.0)
-    raw = (high - low) / max(about - 1, 1)
-    size = 10.0 ** math.floor(math.log10(raw))
-    step = next(s * size for s in (1, 2, 2.5, 5, 10) if s * size >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(k * step, 12) for k in range(first, last + 1)]
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    margin = 0.06 * (high - low) or 0.02 * abs(high) or 1.0
-    return low - margin if low < 0 or low > margin else 0.0, high + margin
-
-
-def _svg(height: float, title: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}" '
-        f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
-    )
-
-
-def _group(parts: Sequence[str], tip: str) -> str:
-    return f"<g><title>{escape(tip)}</title>{''.join(parts)}</g>"
-
-
-def _text(x: float, y: float, words: str, anchor: str = "start", look: str = "") -> str:
-    look = f' class="{look}"' if look else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{look}>{escape(words)}</text>'
-
-
-def _grid(y: float, left: float, right: float, label: str) -> str:
-    return f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>' + _text(
-        left - 8, y + 4, label, "end", "soft"
-    )
-
-
-def _upright(x: float, top: float, foot: float, label: str) -> str:
-    return f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{foot:.1f}"/>' + _text(
-        x, foot + 16, label, "middle", "soft"
-    )
+    return marks.svg(28, "Time by step: " + ", ".join(f"{r.step} {r.text}" for r in shown), parts)
 
 
 def _cut_left(words: str, most: int) -> str:

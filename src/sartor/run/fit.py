@@ -15,14 +15,13 @@ from sartor.borrow import device_of
 from sartor.budget import parse_budget, show_budget
 from sartor.cost import count
 from sartor.errors import BadInput, SartorError
-from sartor.importance import score
-from sartor.measure import available, compare, environment, parse_target, prepare
+from sartor.measure import available, compare_afresh, environment, parse_target, prepare
 from sartor.recipes import find_recipe
-from sartor.repair import fold_means_, refresh_norm, refresh_norm_if_better
-from sartor.repair.gap import output_gap, outputs
 from sartor.run.decide import Decision, decide, plan_for
 from sartor.run.folder import RECORD, write_model, write_result
+from sartor.run.heal import heal
 from sartor.run.outcome import Facts, Outcome, result_of
+from sartor.run.rank import ranked
 from sartor.run.record import Progress, Recorder
 from sartor.run.search import improved_scores
 from sartor.seed import seeded
@@ -32,11 +31,10 @@ from sartor.surgery import apply_edits, edits_for, probe, prove
 from sartor.surgery.probe import without_groups
 from sartor.train import History, accuracy, fine_tune
 from sartor.train.batch import first_samples, split
-from sartor.types import Budget, Recipe
+from sartor.types import Budget, Plan, Recipe
 
 Batches = Iterable[Any]
 Evaluate = Callable[[nn.Module], float]
-_HELD_OUT = 0.25  # of the calibration samples: judges whether a repair helps
 _PROOF_SAMPLES = 8
 
 
@@ -122,11 +120,10 @@ class _Run:
             facts.update(val=quality["original"], test=tested["original"])
         samples = [to_device(b, self.device) for b in first_samples(source, recipe.calibration)] if source else []
         original = count(graph)
-        with record.step("score", str(getattr(recipe.criterion, "__name__", recipe.criterion))):
-            scores = score(
-                graph, self.model, recipe.criterion, reduce=recipe.reduce, normalise=recipe.normalise,
-                per_cost=recipe.per_cost, groups=select(list(graph.groups), recipe.only, recipe.exclude),
-                batches=samples or None, loss=loss, samples=recipe.calibration, seed=self.seed, note=record.note,
+        with record.step("score", recipe.learn or str(getattr(recipe.criterion, "__name__", recipe.criterion))):
+            scores = ranked(
+                graph, self.model, recipe, self.budget, original, samples, loss=loss, seed=self.seed, note=record.note,
+                tell=lambda text: record.tell("score", None, text),
             )  # fmt: skip
         if recipe.search:
             scores = self._search(graph, scores, original, [x for x, _ in samples])
@@ -144,7 +141,7 @@ class _Run:
             record.note(f"{proof.mixing_groups} cut groups are mixed by an operator and stand outside the exact proof")
         fitted = count(graph, plan.counts())
         quality["after_cut"], tested["after_cut"] = self._judge("judge the cut network", smaller, judge, examine)
-        smaller = self._repair(smaller, graph, decision, samples)
+        smaller = self._repair(smaller, graph, plan, samples)
         quality["after_repair"], tested["after_repair"] = self._judge("judge the repair", smaller, judge, examine)
         history = self._train(smaller, train, val, judge, loss)
         quality["final"], tested["final"] = (
@@ -228,33 +225,16 @@ class _Run:
         inputs = samples[0][0]
         return with_batch(inputs, min(_PROOF_SAMPLES, batch_of(inputs)))
 
-    def _repair(
-        self,
-        smaller: nn.Module,
-        graph: Graph,
-        decision: Decision,
-        samples: list[Any],
-    ) -> nn.Module:
+    def _repair(self, smaller: nn.Module, graph: Graph, plan: Plan, samples: list[Any]) -> nn.Module:
         recipe = self.recipe
-        if not samples or not (recipe.fold_mean or recipe.refresh_norm):
+        if not samples or not (recipe.refit or recipe.fold_mean or recipe.refresh_norm):
             return smaller
-        inputs = [x for x, _ in samples]
         with self.record.step("repair") as facts:
-            if recipe.fold_mean:
-                facts["folded"] = fold_means_(
-                    smaller, self.model, graph, decision.plan, inputs, samples=recipe.calibration
-                )
-            if recipe.refresh_norm:
-                held = inputs[-max(1, round(_HELD_OUT * len(inputs))) :] if len(inputs) > 1 else inputs
-                fit = inputs[: -len(held)] if len(inputs) > 1 else inputs
-                wanted = outputs(self.model, held)
-                better, report = refresh_norm_if_better(
-                    smaller, fit, held, lambda m, x: -output_gap(m, x, wanted), samples=recipe.calibration
-                )
-                facts["norm"] = report
-                if report["kept"] and len(inputs) > 1:  # judged on held-out data; the statistics themselves use all
-                    better = refresh_norm(smaller, inputs, samples=recipe.calibration)
-                smaller = better
+            smaller, done = heal(
+                smaller, self.model, graph, plan, recipe, [x for x, _ in samples], seed=self.seed,
+                note=self.record.note, tell=lambda share, text: self.record.tell("repair", share, text),
+            )  # fmt: skip
+            facts.update(done)
         return smaller
 
     def _train(
@@ -281,11 +261,11 @@ class _Run:
         found: dict[str, Any] = {}
         for target in targets:
             with self.record.step(f"measure on {target}") as facts:
-                with (
-                    prepare(self.model, self.example, target) as a,
-                    prepare(smaller, self.example, target) as b,
-                ):
-                    found[target] = compare(a, b, precision=0.01)
+                found[target] = compare_afresh(
+                    lambda target=target: prepare(self.model, self.example, target),  # type: ignore[misc]
+                    lambda target=target: prepare(smaller, self.example, target),  # type: ignore[misc]
+                    sessions=5, precision=0.01, max_seconds=8.0,
+                )  # fmt: skip
                 facts.update(ratio=found[target].ratio, interval=found[target].interval)
         return found
 

@@ -1,0 +1,88 @@
+"""Which units the others can stand in for: backward elimination on the Gram matrices of those who read them.
+
+When a unit goes, its readers are refitted on what is left, so what counts is the part of their results that no linear
+combination of the remaining inputs gives back. On the inverse Gram matrix that part is known in closed form for every
+unit at once, and one downdate removes the worst candidate and refits the readers to the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Read:
+    """One reader of a group."""
+
+    gram: Tensor  # [inputs, inputs], covariance of what it reads, float64
+    weight: Tensor  # [outputs, inputs], in the units of where it is judged
+    columns: Tensor  # [units, k]: the inputs that carry each unit
+    scale: float = 1.0  # what a squared error there costs
+
+
+def elimination(reads: Sequence[Read], *, ridge: float = 1e-3) -> tuple[list[int], list[float]]:
+    """The order in which units are given up, and what each costs on top of those before.
+
+    Args:
+        reads: all readers of one group.
+        ridge: added to the diagonal of a Gram matrix, relative to its mean.
+
+    Returns:
+        (units, the one to go first in front; squared error summed over outputs, mean over rows, times `scale`, that is
+        added when each goes). With one reader the costs of all units add up to losing everything that varies. What
+        several readers lose is the same information, so their errors are taken to point the same way: they add up
+        before they are squared.
+
+    Source: the block form of Hassibi and Stork 1993, "Optimal Brain Surgeon", for a least-squares layer; the selection
+    criterion of He et al. 2017, arXiv:1707.06168, section 3.1, solved by backward elimination instead of the lasso.
+
+    >>> same = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).double()  # the first two are equal
+    >>> read = Read(same, torch.ones(1, 3).double(), torch.arange(3).reshape(3, 1))
+    >>> order, cost = elimination([read], ridge=1e-9)
+    >>> order, [round(c, 3) for c in cost]
+    ([0, 2, 1], [0.0, 1.0, 4.0])
+    """
+    states = [_State(r, ridge) for r in reads]
+    alive = list(range(len(reads[0].columns)))
+    order, costs = [], []
+    while alive:
+        left = torch.tensor(alive)
+        cost = torch.stack([s.costs(left) for s in states]).sqrt().sum(0).square()
+        which = int(cost.argmin())
+        unit = alive.pop(which)
+        order.append(unit)
+        costs.append(float(cost[which]))
+        for s in states:
+            s.remove(unit)
+    return order, costs
+
+
+class _State:
+    """A reader, refitted to the units that are left."""
+
+    def __init__(self, read: Read, ridge: float):
+        self.columns, self.scale = read.columns.to(read.gram.device), read.scale
+        size = read.gram.diagonal().mean().clamp(min=1e-30)
+        eye = torch.eye(len(read.gram), dtype=read.gram.dtype, device=read.gram.device)
+        self.inverse = torch.linalg.inv(read.gram + ridge * size * eye)
+        self.weight = read.weight.clone()
+
+    def costs(self, units: Tensor) -> Tensor:
+        """Error added by removing each of these alone, on the CPU."""
+        c = self.columns[units.to(self.columns.device)]  # [n, k]
+        block = self.inverse[c[:, :, None], c[:, None, :]]  # [n, k, k]
+        w = self.weight[:, c].permute(1, 2, 0)  # [n, k, outputs]
+        return self.scale * (w * torch.linalg.solve(block, w)).sum((1, 2)).clamp(min=0).cpu()
+
+    def remove(self, unit: int) -> None:
+        """Give its part to the others as far as they can take it."""
+        c = self.columns[unit]
+        rows = self.inverse[c]
+        solved = torch.linalg.solve(rows[:, c], rows)  # [k, inputs]
+        self.weight -= self.weight[:, c] @ solved
+        self.inverse -= rows.T @ solved
+        self.inverse[c, c] = 1.0  # gone: never looked at again, and never singular

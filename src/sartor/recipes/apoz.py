@@ -1,0 +1,14 @@
+"""Units that are mostly zero go first (Hu et al. 2016)."""
+
+from sartor.recipes.registry import enter
+from sartor.types import Recipe
+
+recipe = enter(
+    Recipe(
+        name="apoz",
+        source="Hu et al. 2016 (network trimming), arXiv:1607.03250",
+        criterion="apoz",
+        normalise="max",
+    ),
+    summary="Share of activations that are not zero, relative to the largest of each place",
+)

@@ -1,0 +1,290 @@
+"""Consumers refitted in closed form: least squares towards what the original computes, layer after layer.
+
+Behind a cut, every convolution and linear layer reads something else than it was trained on: units are gone, and what
+came before was repaired only nearly. Each is given the weight that, on calibration inputs, comes closest to the
+original's result: ridge least squares on the inputs it sees *now*, in execution order, no labels, no gradients. Where a
+residual sum follows, the sum is what is matched, so a layer also makes up for the error of the stream it adds to; where
+a ReLU follows, what both networks have below zero does not count.
+
+Sources: He et al. 2017, "Channel Pruning", arXiv:1707.06168, section 3.2 (least squares towards the original's output,
+residual sums included); Zhang et al. 2015, arXiv:1505.06798, section 2.2 (with the ReLU, inputs of the approximated
+network); the ReLU step here is a majorisation that reuses one factorised Gram matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sartor.borrow import borrowed
+from sartor.errors import BadInput
+from sartor.importance.judged import Refit, refits
+from sartor.importance.patches import Reading
+from sartor.structure import Graph
+from sartor.structure.axes import Axis, keep_mask
+from sartor.structure.calls import Value
+from sartor.structure.example import Example, batch_of
+from sartor.structure.record import named_tensors
+from sartor.structure.stepper import Stepper
+from sartor.types import Plan
+
+_UNCHANGED = 1e-6  # relative: nothing to refit where the network does what it did
+_ROOM = 1 << 27  # elements of the rows of one layer that are kept at once
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """How the refit is done."""
+
+    rows: int = 100_000  # positions looked at for one layer
+    strength: float = 1e-3  # of the pull towards the weights as they are, relative to the mean variance of an input
+    relu_rounds: int = 2  # refinements in which values below zero in both networks do not count; 0: plain least squares
+    compensate: bool = True  # match the residual sum instead of the summand
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or not self.strength > 0 or self.relu_rounds < 0:
+            raise BadInput(f"ridge repair: expected rows >= 1, strength > 0 and relu_rounds >= 0; got {self}")
+
+
+def refit_consumers_(
+    smaller: nn.Module,
+    model: nn.Module,
+    graph: Graph,
+    plan: Plan,
+    batches: Sequence[Example],
+    *,
+    options: Ridge = Ridge(),
+    seed: int = 0,
+    tell: Callable[[float, str], None] = lambda share, text: None,
+) -> int:
+    """Refit in place every convolution and linear layer that sees something else than in the original.
+
+    Args:
+        smaller: cut from `model` by `plan`; its weights, biases and batch-norm shifts change.
+        model: the original; borrowed.
+        graph: of the original.
+        plan: what was cut.
+        batches: calibration inputs; those of another size than the first are left out. All activations that are alive
+            at one place of the two networks are held for all of them.
+        options: see `Ridge`.
+        seed: draws the positions.
+        tell: told the share done and the layer.
+
+    Returns:
+        How many layers were refitted.
+
+    Raises:
+        BadInput: no calibration inputs, or activations that are not finite.
+        CannotTrace: the forward looks at values or takes another path than when traced.
+    """
+    if not batches:
+        raise BadInput("ridge repair: expected calibration inputs; got none")
+    same = [b for b in batches if batch_of(b) == batch_of(batches[0])]
+    masks = graph.masks(plan)
+    generator = torch.Generator().manual_seed(seed)
+    by_stage: dict[int, list[Refit]] = {}
+    for fit in refits(graph, compensate=options.compensate):
+        by_stage.setdefault(fit.stage, []).append(fit)
+    done = 0
+    with borrowed(smaller), borrowed(model):
+        before, after = Stepper(model, same), Stepper(smaller, same)
+        for fits in by_stage.values():
+            for fit in fits:
+                before.hold(fit.seen(before))
+                after.hold(fit.seen(after))
+        tensors = {name: t.detach() for *_, name, t in named_tensors(smaller)}
+        for stage in sorted(by_stage):
+            before.advance(stage)
+            after.advance(stage)
+            for fit in by_stage[stage]:
+                tell(stage / len(graph.ops), graph.ops[fit.op].where)
+                done += _Solve(fit, before, after, masks, tensors, options, generator).apply()
+                before.free(fit.seen(before))
+                after.free(fit.seen(after))
+    return done
+
+
+class _Solve:
+    """One layer: its rows, its targets, its new weight."""
+
+    def __init__(
+        self,
+        fit: Refit,
+        before: Stepper,
+        after: Stepper,
+        masks: dict[Axis, Tensor],
+        tensors: dict[str, Tensor],
+        options: Ridge,
+        generator: torch.Generator,
+    ):
+        self.fit, self.before, self.after, self.masks, self.tensors = fit, before, after, masks, tensors
+        self.options, self.generator = options, generator
+        op = after.ops[fit.op]
+        reading = Reading.of(op)
+        assert reading is not None
+        self.reading = reading
+        self.weight = tensors[fit.weight]
+
+    def apply(self) -> bool:
+        """Refit and run the layer again; whether there was anything to do."""
+        wanted = [self._wanted(i) for i in range(self.after.batches)]
+        if all(_near(self._judged_now(i), w) for i, w in enumerate(wanted[:2])):
+            return False
+        with torch.inference_mode(False), torch.no_grad():
+            self._solve(wanted)
+        for index in self.fit.chain:
+            self.after.again(index)
+        return True
+
+    def _wanted(self, batch: int) -> Tensor:
+        """What the original has where this layer is judged, for the units that stay."""
+        fit = self.fit
+        value = self.before.get(self.before.ops[fit.chain[-1]].outputs[0], batch)
+        if fit.other is not None:
+            value = value + self.before.get(self._other(self.before), batch)
+        return shrunk(fit.judged, value, self.masks)
+
+    def _judged_now(self, batch: int) -> Tensor:
+        value = self.after.get(self.after.ops[self.fit.chain[-1]].outputs[0], batch)
+        return value if self.fit.other is None else value + self.after.get(self._other(self.after), batch)
+
+    def _other(self, stepper: Stepper) -> Value:
+        assert self.fit.other is not None
+        add, place = self.fit.other
+        return stepper.ops[add].args[place]  # type: ignore[no-any-return]
+
+    def _solve(self, wanted: list[Tensor]) -> None:
+        fit, reading = self.fit, self.reading
+        inputs = self.weight[0].numel()
+        rows = min(self.options.rows, max(_ROOM // (inputs * reading.groups), 4 * inputs))
+        each = -(-rows // self.after.batches)
+        xs, ts, others = [], [], []
+        for i, want in enumerate(wanted):
+            x = self.after.get(self.after.ops[fit.op].args[0], i)
+            picked = reading.pick(self.after.get(self.after.ops[fit.op].outputs[0], i), each, self.generator)
+            xs.append(reading.rows(x, picked).clone())
+            ts.append(reading.targets(want, picked).clone())
+            if fit.other is not None:
+                others.append(reading.targets(self.after.get(self._other(self.after), i), picked).clone())
+        x, t = torch.cat(xs, 1).float(), torch.cat(ts).float()
+        other = torch.cat(others).float() if others else torch.zeros_like(t)
+        if not bool(torch.isfinite(x).all() and torch.isfinite(t).all()):
+            raise BadInput(f"ridge repair, {self.after.ops[fit.op].where}: expected finite activations")
+        affine = _Affine(fit, self.after, self.tensors, self.weight)
+        gain, start = affine.gain, reading.matrix(self.weight).double()
+        g = reading.groups
+        first = start * gain.reshape(g, -1, 1)
+        system = _System(x, first, affine.shift.reshape(g, -1), self.options.strength, free=affine.has_place)
+        goal = t - other
+        system.fit(_grouped(goal, g))
+        if fit.relu:
+            for _ in range(self.options.relu_rounds):
+                now = system.predicted().permute(1, 0, 2).reshape(t.shape) + other
+                relevant = torch.where(t > 0, t, now.clamp(max=0))
+                system.fit(_grouped(relevant - other, g))
+        affine.store(self.weight, system.weight, system.shift.reshape(-1))
+
+
+class _System:
+    """Ridge least squares for several groups at once, one factorised Gram matrix for any number of targets."""
+
+    def __init__(self, x: Tensor, weight: Tensor, shift: Tensor, strength: float, *, free: bool):
+        self.x, self.free = x, free
+        self.first, self.weight, self.shift = weight, weight, shift
+        self.mean = x.mean(1, dtype=torch.float64) if free else x.new_zeros(x.shape[0], x.shape[2], dtype=torch.float64)
+        self.centred = x - self.mean[:, None].to(x)
+        self.gram = self._against(self.centred)
+        size = self.gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
+        eye = torch.eye(x.shape[2], dtype=torch.float64, device=x.device)
+        self.factor = torch.linalg.cholesky(self.gram + strength * size[:, None, None] * eye)
+
+    def _against(self, t: Tensor) -> Tensor:
+        """Mean over rows of centred inputs times `t`, [groups, inputs, .], single precision by chunks."""
+        total: Tensor | None = None
+        for a, b in zip(self.centred.split(16384, 1), t.split(16384, 1)):
+            part = (a.transpose(1, 2) @ b).double()
+            total = part if total is None else total + part
+        assert total is not None
+        return total / t.shape[1]
+
+    def fit(self, t: Tensor) -> None:
+        """Weight and shift for targets [groups, rows, outputs]."""
+        moment = self._against(t)
+        step = torch.cholesky_solve(moment - self.gram @ self.first.transpose(1, 2), self.factor)
+        self.weight = self.first + step.transpose(1, 2)
+        if self.free:
+            self.shift = t.mean(1, dtype=torch.float64) - torch.einsum("goi,gi->go", self.weight, self.mean)
+
+    def predicted(self) -> Tensor:
+        """[groups, rows, outputs]."""
+        return self.x @ self.weight.transpose(1, 2).to(self.x) + self.shift[:, None].to(self.x)
+
+
+class _Affine:
+    """What stands between a layer's matrix and where it is judged: its bias, or a batch norm behind it."""
+
+    def __init__(self, fit: Refit, after: Stepper, tensors: dict[str, Tensor], weight: Tensor):
+        op = after.ops[fit.op]
+        bias = op.arg("bias")
+        self.bias = tensors[bias.name] if isinstance(bias, Value) and bias.name else None
+        self.norm = after.ops[fit.norm] if fit.norm is not None else None
+        outs = weight.shape[0]
+        self.gain = torch.ones(outs, dtype=torch.float64, device=weight.device)
+        self.shift = torch.zeros_like(self.gain) if self.bias is None else self.bias.double()
+        if self.norm is not None:
+            self.mean, self.variance = (_named(self.norm.arg(n), tensors) for n in ("running_mean", "running_var"))
+            self.scale, self.offset = (_named(self.norm.arg(n), tensors) for n in ("weight", "bias"))
+            assert self.mean is not None and self.variance is not None
+            spread = (self.variance.double() + float(self.norm.arg("eps", 1e-5))).sqrt()
+            self.gain = (1.0 if self.scale is None else self.scale.double()) / spread
+            if self.scale is not None:  # a channel the norm has nearly switched off: let the weight carry the size
+                dead = self.gain.abs() < 1e-2 * self.gain.abs().median()
+                self.scale[dead] = spread[dead].to(self.scale)
+                self.gain = torch.where(dead, 1.0, self.gain)
+            offset = 0.0 if self.offset is None else self.offset.double()
+            self.shift = (self.shift - self.mean.double()) * self.gain + offset
+
+    @property
+    def has_place(self) -> bool:
+        """Whether a constant can be stored."""
+        return self.bias is not None or self.norm is not None
+
+    def store(self, weight: Tensor, matrix: Tensor, shift: Tensor) -> None:
+        """Write a matrix and a constant, both as judged."""
+        groups, outs, inputs = matrix.shape
+        plain = matrix.reshape(groups * outs, inputs) / self.gain[:, None]
+        weight.copy_(plain.reshape(weight.shape))
+        if self.norm is not None:
+            assert self.mean is not None
+            bias = 0.0 if self.bias is None else self.bias.double()
+            if self.offset is not None:
+                self.offset.copy_(shift - (bias - self.mean.double()) * self.gain)
+            else:
+                self.mean.copy_(bias - shift / self.gain)
+        elif self.bias is not None:
+            self.bias.copy_(shift)
+
+
+def shrunk(value: Value, tensor: Tensor, masks: dict[Axis, Tensor]) -> Tensor:
+    """A tensor of the original as it is in the cut network."""
+    for d, axis in enumerate(value.axes):
+        keep = keep_mask(axis, masks)
+        if not bool(keep.all()):
+            tensor = tensor.index_select(d, keep.nonzero()[:, 0].to(tensor.device))
+    return tensor
+
+
+def _named(value: object, tensors: dict[str, Tensor]) -> Tensor | None:
+    return tensors[value.name] if isinstance(value, Value) and value.name is not None else None
+
+
+def _grouped(t: Tensor, groups: int) -> Tensor:
+    """[rows, outputs] as [groups, rows, outputs of a group]."""
+    return t.reshape(t.shape[0], groups, -1).transpose(0, 1)
+
+
+def _near(now: Tensor, wanted: Tensor) -> bool:
+    return bool((now - wanted).norm() <= _UNCHANGED * wanted.norm())

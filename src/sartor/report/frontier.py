@@ -1,0 +1,226 @@
+"""A sweep over recipes and shares as rows, a table for the terminal, CSV and one self-contained page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from sartor.report import sentences
+from sartor.report.curves import Line, curves, look_of
+from sartor.report.fields import mapping, number, objects
+from sartor.report.rows import environment_rows
+from sartor.report.template import filled, markup_type
+from sartor.report.text import grid
+from sartor.units import show_count, show_percent
+
+_PARTS = {"test": "test", "val": "validation"}
+_COLUMNS = (
+    "recipe", "asked", "status", "macs", "params", "val", "test", "gap", "latency_ratio", "latency_low", "latency_high",
+    "original_ms", "fitted_ms", "seconds", "why",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PointRow:
+    """One network of the sweep, in words."""
+
+    recipe: str
+    asked: str
+    macs: str
+    params: str
+    quality: tuple[str, ...]  # by part, see `parts`
+    gap: str
+    latency: str
+    seconds: str
+    why: str  # not "": the share was not reached, because
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the page."""
+
+    title: str
+    lead: str
+    svg: str
+
+
+def parts(result: Mapping[str, Any]) -> list[str]:
+    """The labelled parts that judged: of "test" and "val", those there are."""
+    return [p for p in _PARTS if number(mapping(result, "original").get(p)) is not None]
+
+
+def point_rows(result: Mapping[str, Any]) -> list[PointRow]:
+    """Every point in the order of the result, with the original first."""
+    judged, original = parts(result), mapping(result, "original")
+    rows = [
+        PointRow(
+            "original", "", show_percent(1), show_percent(1), tuple(f"{original[p]:.2f}" for p in judged), "0.0 %",
+            "100 %" if result.get("target") else "", "", "",
+        )
+    ]  # fmt: skip
+    for p in objects(result, "points"):
+        met = p.get("status") == "met"
+        timed = mapping(p, "latency")
+        latency = ""
+        if timed:
+            low, high = timed["interval"]
+            latency = f"{100 * timed['ratio']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+        rows.append(
+            PointRow(
+                str(p["recipe"]), f"{100 * p['asked']:g} %", show_percent(p["macs"]) if met else "not reached",
+                show_percent(p["params"]) if met else "",
+                tuple(f"{p[q]:.2f}" if number(p.get(q)) is not None else "" for q in judged),
+                show_percent(p["gap"]) if met else "", latency, f"{p['seconds']:.1f} s", "" if met else str(p["why"]),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def headings(result: Mapping[str, Any]) -> list[str]:
+    """Titles of the columns of `cells`."""
+    quality = [f"{sentences.quality_name(result)}, {_PARTS[p]}" for p in parts(result)]
+    timed = [f"time on {result['target']}"] if result.get("target") else []
+    return ["recipe", "asked", "MACs", "parameters", *quality, "output gap", *timed, "took"]
+
+
+def cells(row: PointRow, result: Mapping[str, Any]) -> list[str]:
+    """One line of the table."""
+    timed = [row.latency] if result.get("target") else []
+    return [row.recipe, row.asked, row.macs, row.params, *row.quality, row.gap, *timed, row.seconds]
+
+
+def frontier_table(result: Mapping[str, Any]) -> Table:
+    """The sweep for the terminal; under each share that was not reached, why."""
+    table = grid(*headings(result))
+    for row in point_rows(result):
+        line = [Text(c) for c in cells(row, result)]
+        table.add_row(*line, style="dim" if row.why else None)
+    return table
+
+
+def frontier_csv(result: Mapping[str, Any]) -> str:
+    """Every point as one line of plain numbers; shares are of the original's."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for p in objects(result, "points"):
+        timed = mapping(p, "latency")
+        low, high = timed.get("interval") or (None, None)
+        writer.writerow({**p, **timed, "latency_ratio": timed.get("ratio"), "latency_low": low, "latency_high": high})
+    return out.getvalue()
+
+
+def pictures(result: Mapping[str, Any]) -> list[Picture]:
+    """Quality and output gap, against the MACs and, where they were timed, against the latency."""
+    judged, target = parts(result), result.get("target")
+    axes = [("macs", "share of the MACs kept", "MACs")]
+    if target:
+        axes.insert(0, ("latency", f"share of the original's time on {target}", f"time on {target}"))
+    found = []
+    for axis, across, short in axes:
+        if judged:
+            best = judged[0]
+            name = sentences.quality_name(result)
+            svg = curves(
+                _lines(result, axis, best), title=f"{name} against {short}", across=across,
+                original=number(mapping(result, "original").get(best)),
+            )  # fmt: skip
+            found.append(Picture(f"{name.capitalize()} against {short}", f"On the {_PARTS[best]} data.", svg))
+        svg = curves(
+            _lines(result, axis, "gap"), title=f"output gap against {short}", across=across, logarithmic=True,
+            percent=True,
+        )  # fmt: skip
+        lead = (
+            "Squared distance of the outputs from the original's, relative to their squared size, on calibration "
+            "inputs that neither scored nor repaired. No labels; lower is better."
+        )
+        found.append(Picture(f"Output gap against {short}", lead, svg))
+    return [p for p in found if p.svg]
+
+
+def _lines(result: Mapping[str, Any], axis: str, value: str) -> list[Line]:
+    lines = []
+    for i, name in enumerate(result.get("recipes") or ()):
+        points = []
+        for p in objects(result, "points"):
+            x = number(mapping(p, "latency").get("ratio")) if axis == "latency" else number(p.get("macs"))
+            y = number(p.get(value))
+            if p.get("recipe") == name and x is not None and y is not None:
+                shown = show_percent(y) if value == "gap" else f"{y:.2f}"
+                points.append((x, y, f"{name} at {show_percent(x)}: {shown}"))
+        lines.append(Line(str(name), tuple(points), i))
+    return lines
+
+
+def render_frontier(result: Mapping[str, Any]) -> str:
+    """The page of a sweep: opens offline, in light and dark; every word of the result is escaped.
+
+    Args:
+        result: the object of `frontier --json`.
+
+    Raises:
+        MissingExtra: jinja2 is not installed.
+    """
+    markup = markup_type("the page of a frontier")
+    drawn = [(p, markup(p.svg)) for p in pictures(result)]
+    held = mapping(result, "calibration")
+    whole = mapping(result, "original")
+    values = {
+        "model": str(result.get("model") or "the network"),
+        "date": sentences.run_date(result),
+        "headline": headline(result),
+        "lead": f"{show_count(whole['macs'])} MACs and {show_count(whole['params'])} parameters whole. Decided and "
+        f"repaired on {held.get('samples')} calibration samples, judged on {held.get('held_out')} others; nothing was "
+        "trained.",
+        "pictures": drawn,
+        "key": [(str(name), look_of(i)) for i, name in enumerate(result.get("recipes") or ())],
+        "headings": headings(result),
+        "rows": [(cells(row, result), row.why) for row in point_rows(result)],
+        "notes": [str(n) for n in result.get("notes") or ()],
+        "environment": environment_rows(result),
+    }
+    return filled("frontier.html.j2", values)
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """The best network at the smallest share that was reached, in one sentence."""
+    judged = parts(result)
+    reached = [p for p in objects(result, "points") if p.get("status") == "met"]
+    if not reached:
+        return "No share of the MACs that was asked for can be reached."
+    least = min(p["asked"] for p in reached)
+    here = [p for p in reached if p["asked"] == least]
+    if judged and all(number(p.get(judged[0])) is not None for p in here):
+        best = max(here, key=lambda p: p[judged[0]])
+        said = f"{best[judged[0]]:.2f} of {mapping(result, 'original')[judged[0]]:.2f} {sentences.quality_name(result)}"
+    else:
+        best = min(here, key=lambda p: p["gap"])
+        said = f"outputs {show_percent(best['gap'])} away"
+    return f"At {100 * least:g} % of the MACs {best['recipe']} comes out first: {said}."
+
+
+def write_frontier(result: Mapping[str, Any], folder: str | Path) -> dict[str, str]:
+    """Write frontier.html, frontier.csv and frontier.json; kind of file -> path. Each is replaced whole or not at all.
+
+    Raises:
+        MissingExtra: jinja2 is not installed.
+    """
+    import json
+
+    from sartor.export.files import atomic_write
+    from sartor.types import to_plain
+
+    place = Path(folder)
+    files = {kind: str(place / f"frontier.{kind}") for kind in ("html", "csv", "json")}
+    whole = {**result, "files": files}
+    atomic_write(files["html"], render_frontier(whole))
+    atomic_write(files["csv"], frontier_csv(whole))
+    atomic_write(files["json"], json.dumps(to_plain(whole), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return files
