@@ -267,6 +267,7 @@ class Recipe:
     round_to: int = 1  # kept counts are multiples of it
     only: tuple[str, ...] = ()  # group name patterns (fnmatch); empty: all
     exclude: tuple[str, ...] = ()
+    streams: bool = True  # whether channels that residual sums carry may go
     refit: bool = False  # every layer that reads something else is refitted to the original by least squares
     fold_mean: bool = True  # mean contribution of removed units goes into consumers' biases, unless refitted
     refresh_norm: bool = True  # batch-norm statistics re-estimated, kept only if it helps

@@ -136,3 +136,12 @@ def test_force_removes_earlier_runs_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="a file"):
         make_room(tmp_path / "file", force=True)
+
+
+def test_fields_of_the_gates_are_spelled_like_those_of_training() -> None:
+    by_flag = choose_recipe("autobot", {"gates.steps": 7, "training.epochs": 2})
+    by_table = choose_recipe({"base": "autobot", "gates": {"steps": 7}, "training": {"epochs": 2}})
+    assert by_flag == by_table
+    assert by_flag.gates.steps == 7 and by_flag.training.epochs == 2
+    with pytest.raises(UnknownName, match=r"gates\.step"):
+        choose_recipe("autobot", {"gates.step": 7})

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from sartor.errors import BadInput
-from sartor.measure import Runnable, compare, latency
+from sartor.measure import Runnable, compare, compare_afresh, latency
 from sartor.measure.latency import MOST
 from sartor.types import Target
 
@@ -158,3 +158,53 @@ def test_two_targets_cannot_be_compared():
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(BadInput):
         latency(Runnable(TARGET, lambda: None), **wrong)
+
+
+def afresh(clock, seconds, prepared=None, preparing=0.0):
+    """A way to put a network on the target: inferences of each session take the next of `seconds`."""
+    sessions = iter(seconds)
+
+    def prepare():
+        clock.now += preparing
+        if prepared is not None:
+            prepared.append(clock.now)
+        return fake(clock, itertools.repeat(next(sessions)))
+
+    return prepare
+
+
+def test_every_session_puts_both_on_the_target_anew_and_counts_alike():
+    clock, prepared = Clock(), []
+    original = afresh(clock, [1.0, 1.0, 1.0], prepared)
+    fitted = afresh(clock, [0.5, 0.6, 0.7], prepared)
+    got = compare_afresh(original, fitted, sessions=3, samples=5, max_seconds=100, clock=clock)
+    assert len(prepared) == 6 and got.ratio == pytest.approx(0.6)
+    by_session = [round(r, 6) for r in got.ratios]
+    assert by_session.count(0.5) == by_session.count(0.6) == by_session.count(0.7) >= 5
+    assert got.original.environment["sessions"] == 3
+
+
+def test_a_session_that_measures_longer_weighs_no_more():
+    clock = Clock()
+    steady, restless = itertools.repeat(1.0), noisy(1.0, 0.5, 1)
+    sessions = iter([steady, restless])
+    got = compare_afresh(
+        afresh(clock, [1.0, 1.0]), lambda: fake(clock, next(sessions)), sessions=2, samples=5, min_seconds=0.0,
+        max_seconds=200, precision=0.02, clock=clock,
+    )  # fmt: skip
+    assert sum(r == pytest.approx(1.0) for r in got.ratios) == len(got.ratios) / 2
+
+
+def test_no_further_session_where_putting_on_the_target_takes_long():
+    clock, prepared = Clock(), []
+    compare_afresh(
+        afresh(clock, [1.0] * 3, prepared, preparing=20.0), afresh(clock, [1.0] * 3), sessions=3, patience=15.0,
+        samples=5, max_seconds=100, clock=clock,
+    )  # fmt: skip
+    assert len(prepared) == 1
+
+
+def test_no_session_is_no_comparison():
+    clock = Clock()
+    with pytest.raises(BadInput, match="sessions"):
+        compare_afresh(afresh(clock, [1.0]), afresh(clock, [1.0]), sessions=0, clock=clock)

@@ -13,10 +13,12 @@ from typing import Annotated, Any
 
 import typer
 
+from sartor.cli.bench import oneshot
 from sartor.cli.demo import demo
 from sartor.cli.export import export
 from sartor.cli.failures import DONE, FAILURE, INTERRUPTED, Interrupted, exit_code, sentence
 from sartor.cli.fit import fit
+from sartor.cli.frontier import frontier
 from sartor.cli.inspect import inspect
 from sartor.cli.list import list_
 from sartor.cli.measure import measure
@@ -52,7 +54,7 @@ def root(
     """Neural networks, cut to measure: fit any PyTorch network to a device, with proof."""
 
 
-def _command(name: str, function: Callable[..., Reply]) -> None:
+def _command(name: str, function: Callable[..., Reply], home: typer.Typer = app) -> None:
     @wraps(function)
     def called(*args: Any, **kwargs: Any) -> Reply:
         try:
@@ -60,14 +62,22 @@ def _command(name: str, function: Callable[..., Reply]) -> None:
         except KeyboardInterrupt as e:  # some parsers turn it into an exit without a word
             raise Interrupted(sentence(e)) from e
 
-    app.command(name)(called)
+    home.command(name)(called)
 
 
 for _name, _function in (
-    ("demo", demo), ("inspect", inspect), ("measure", measure), ("fit", fit),
+    ("demo", demo), ("inspect", inspect), ("measure", measure), ("fit", fit), ("frontier", frontier),
     ("resume", resume), ("report", report), ("export", export), ("list", list_),
 ):  # fmt: skip
     _command(_name, _function)
+bench = typer.Typer(help="Methods side by side on the same networks; the tables of the docs.", no_args_is_help=True)
+_command("oneshot", oneshot, bench)
+app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def _bench() -> None:
+    """Methods side by side on the same networks; the tables of the docs."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from sartor.cli.failures import BUDGET_NOT_MET, DONE, Interrupted
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Force, Input, Quiet, Weights
 from sartor.cli.progress import Steps, steps
-from sartor.cli.recipe import choose_recipe
+from sartor.cli.recipe import choose_recipe, part_of
 from sartor.cli.reply import Reply
 from sartor.errors import BadInput
 
@@ -81,9 +81,13 @@ def _with_changes(recipe: str | dict[str, Any], changes: dict[str, Any]) -> str 
     if not changes:
         return recipe
     table: dict[str, Any] = {"base": recipe} if isinstance(recipe, str) else dict(recipe)
-    nested = {k.removeprefix("training."): v for k, v in changes.items() if k.startswith("training.")}
-    own = {k: v for k, v in changes.items() if not k.startswith("training.")}
-    return {**table, **own, "training": {**table.get("training", {}), **nested}}
+    for name, value in changes.items():
+        part = part_of(name)
+        if part is None:
+            table[name] = value
+        else:
+            table[part] = {**table.get(part, {}), name.removeprefix(f"{part}."): value}
+    return table
 
 
 def check_asked(asked: Asked, recipe: Recipe) -> Path:

@@ -32,10 +32,12 @@ def load_subject(
     shape: str | None = None,
     data: str | None = None,
     factory: str | None = None,
+    beside: str | None = None,
 ) -> Loaded:
     """Open a model by its spec, or the fitted network of a run folder.
 
     A run knows the factory and the input it was made with; `factory`, `shape` and `data` stand in where it does not.
+    A model that stands beside a run folder takes the input of that run, unless told.
     """
     options = parse_pairs(option, "--option")
     if not is_run(model):
@@ -44,6 +46,8 @@ def load_subject(
         from sartor.sources import load_model
 
         module = load_model(model, weights, options)
+        if beside is not None and is_run(beside):
+            shape, data = _input(read_asked(beside), shape, data)
         return Loaded(model, module, example_for(model, module, shape=shape, data=data))
     if weights is not None:
         raise BadInput("--weights: a run folder has its own")

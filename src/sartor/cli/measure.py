@@ -35,18 +35,22 @@ def measure(
     option: Factory = None,
     shape: Input = None,
     data: Data = None,
-    samples: Annotated[int, typer.Option(min=5, help="Timed runs, at least.")] = 40,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Time to measure, at least.")] = 1.0,
+    samples: Annotated[int, typer.Option(min=5, help="Timed runs of a session, at least.")] = 40,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time of a session, at least.")] = 1.0,
+    sessions: Annotated[
+        int, typer.Option(min=1, help="With --against: how often both are put on the target anew.")
+    ] = 5,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> Reply:
     """Count MACs, parameters, bytes and peak memory, and time a network on its targets (eager-cpu unless told)."""
-    from sartor.measure import compare, environment, latency, parse_target, show_target
+    from sartor.measure import compare_afresh, environment, latency, parse_target, show_target
 
     targets = [parse_target(t) for t in target or ["eager-cpu"]]
     subject = _Subject(model, dict(weights=weights, option=option, shape=shape, data=data))
-    other = None if against is None else _Subject(against, dict(shape=shape, data=data))
-    effort: dict[str, Any] = {"samples": samples, "min_seconds": seconds, "max_seconds": max(20.0, 4 * seconds)}
+    other = None if against is None else _Subject(against, dict(shape=shape, data=data, beside=model))
+    longest = 20.0 if against is None else 3.0  # of two, sessions differ by more than one tells by staying
+    effort: dict[str, Any] = {"samples": samples, "min_seconds": seconds, "max_seconds": max(longest, 4 * seconds)}
     rows: list[dict[str, Any]] = []
     with steps(quiet=quiet) as progress:
         progress("count", None, model)
@@ -54,14 +58,18 @@ def measure(
         for place in targets:
             name = show_target(place)
             progress(f"time on {name}", None, "preparing")
-            with subject.runnable(place) as fitted:
-                if other is None:
+            if other is None:
+                with subject.runnable(place) as fitted:
                     progress(f"time on {name}", None, "timing")
                     rows.append(_alone(name, latency(fitted, **effort)))
-                else:
-                    with other.runnable(place) as original:
-                        progress(f"time on {name}", None, "timing both in turns")
-                        rows.append(_together(name, compare(original, fitted, **effort)))
+            else:
+                progress(f"time on {name}", None, "timing both in turns")
+                measured = compare_afresh(
+                    lambda place=place: other.runnable(place),  # type: ignore[misc]
+                    lambda place=place: subject.runnable(place),  # type: ignore[misc]
+                    sessions=sessions, **effort,
+                )  # fmt: skip
+                rows.append(_together(name, measured))
     answer = {"model": model, "against": against, "counted": counted, "latency": rows, "environment": environment()}
     return Reply(answer, _view(answer))
 

@@ -11,13 +11,25 @@ from sartor.errors import BadInput, UnknownName
 if TYPE_CHECKING:
     from sartor.types import Recipe
 
+TABLES = ("training", "gates")  # fields of a recipe that have fields themselves
+
+
+def part_of(name: str) -> str | None:
+    """The table a field belongs to.
+
+    >>> part_of("training.lr"), part_of("floor")
+    ('training', None)
+    """
+    front, dot, _ = name.partition(".")
+    return front if dot and front in TABLES else None
+
 
 def choose_recipe(asked: str | Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe by name, or by a table {"base": name, field: value, "training": {...}}; `changes` come on top.
+    """A recipe by name, or by a table {"base": name, field: value, "training": {...}, "gates": {...}}; then `changes`.
 
     Args:
         asked: the name or the table.
-        changes: field -> value; fields of training are spelled "training.epochs".
+        changes: field -> value; fields of tables are spelled "training.epochs".
 
     Raises:
         UnknownName: no such recipe or field; says the nearest.
@@ -30,14 +42,18 @@ def choose_recipe(asked: str | Mapping[str, Any], changes: Mapping[str, Any] | N
     if not isinstance(base, str):
         raise BadInput(f"recipe field 'base': expected the name of a recipe; got {base!r}")
     recipe = find_recipe(base)
-    nested: Any = table.pop("training", {})
-    if not isinstance(nested, Mapping):
-        raise BadInput(f"recipe field 'training': expected a table; got {nested!r}")
-    wanted = {**table, **{f"training.{k}": v for k, v in nested.items()}, **(changes or {})}
-    own = {k: v for k, v in wanted.items() if not k.startswith("training.")}
-    training = {k.removeprefix("training."): v for k, v in wanted.items() if k.startswith("training.")}
-    if training:
-        own["training"] = _changed(recipe.training, training, "training.")
+    wanted = dict(table)
+    for part in TABLES:
+        nested: Any = wanted.pop(part, {})
+        if not isinstance(nested, Mapping):
+            raise BadInput(f"recipe field {part!r}: expected a table; got {nested!r}")
+        wanted |= {f"{part}.{k}": v for k, v in nested.items()}
+    wanted |= changes or {}
+    own = {k: v for k, v in wanted.items() if part_of(k) is None}
+    for part in TABLES:
+        mine = {k.removeprefix(f"{part}."): v for k, v in wanted.items() if part_of(k) == part}
+        if mine:
+            own[part] = _changed(getattr(recipe, part), mine, f"{part}.")
     return _changed(recipe, own, "")
 
 

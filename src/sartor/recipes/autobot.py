@@ -12,6 +12,7 @@ recipe = enter(
         name="autobot",
         source="Castells and Yeom 2023, arXiv:2111.09635",
         learn="gates",
+        streams=False,
         floor=0.0,
         fold_mean=False,
         refresh_norm=False,

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from sartor.allocate import select
 from sartor.borrow import device_of
 from sartor.budget import parse_budget, show_budget
 from sartor.cost import count
 from sartor.errors import BadInput, SartorError
 from sartor.measure import available, compare_afresh, environment, parse_target, prepare
 from sartor.recipes import find_recipe
+from sartor.run.cuttable import cuttable
 from sartor.run.decide import Decision, decide, plan_for
 from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.heal import heal
@@ -28,7 +28,6 @@ from sartor.seed import seeded
 from sartor.structure import Example, Graph, trace
 from sartor.structure.example import batch_of, map_tensors, to_device, with_batch
 from sartor.surgery import apply_edits, edits_for, probe, prove
-from sartor.surgery.probe import without_groups
 from sartor.train import History, accuracy, fine_tune
 from sartor.train.batch import first_samples, split
 from sartor.types import Budget, Plan, Recipe
@@ -181,9 +180,7 @@ class _Run:
             if not graph.groups:
                 reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
                 raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")
-            names = select(list(graph.groups), self.recipe.only, self.recipe.exclude)
-            left_out = {n: "excluded by the recipe" for n in graph.groups if n not in names}
-            graph = without_groups(graph, left_out) if left_out else graph
+            graph = cuttable(graph, self.recipe)
             facts.update(groups=len(graph.groups), frozen=len(graph.frozen), operators=len(graph.ops))
         return graph
 
@@ -264,7 +261,7 @@ class _Run:
                 found[target] = compare_afresh(
                     lambda target=target: prepare(self.model, self.example, target),  # type: ignore[misc]
                     lambda target=target: prepare(smaller, self.example, target),  # type: ignore[misc]
-                    sessions=5, precision=0.01, max_seconds=8.0,
+                    sessions=6, precision=0.01, max_seconds=2.5,
                 )  # fmt: skip
                 facts.update(ratio=found[target].ratio, interval=found[target].interval)
         return found

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from sartor.allocate import select
 from sartor.errors import BadInput
 from sartor.importance import score
 from sartor.learn import learn_gates, sensitivity_scores
@@ -31,6 +30,7 @@ def ranked(
     """One score a unit, as the recipe says.
 
     Args:
+        graph: with the groups that may be cut, and no others.
         samples: calibration pairs (inputs, targets).
         loss: of outputs and targets, for criteria and gates that want one.
 
@@ -38,17 +38,15 @@ def ranked(
         BadInput: the recipe needs calibration data and there are none, or trains gates and the budget says no share of
             the MACs.
     """
-    groups = select(list(graph.groups), recipe.only, recipe.exclude)
     if recipe.learn and not samples:
         raise BadInput(f"recipe {recipe.name!r} needs calibration data; pass train=... or calibration=...")
     if recipe.learn == "gates":
         return learn_gates(
-            graph, model, samples, keep=_share(budget, original), options=recipe.gates, loss=loss, groups=groups,
-            seed=seed, tell=tell,
+            graph, model, samples, keep=_share(budget, original), options=recipe.gates, loss=loss, seed=seed, tell=tell,
         )  # fmt: skip
     found = score(
         graph, model, recipe.criterion, reduce=recipe.reduce, normalise=recipe.normalise,
-        per_cost=0.0 if recipe.learn else recipe.per_cost, groups=groups, batches=samples or None, loss=loss,
+        per_cost=0.0 if recipe.learn else recipe.per_cost, batches=samples or None, loss=loss,
         samples=recipe.calibration, seed=seed, note=note,
     )  # fmt: skip
     if recipe.learn == "sensitivity":

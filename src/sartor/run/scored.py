@@ -53,7 +53,7 @@ def scored(
     passes: dict[tuple[Any, ...], list[Recipe]] = {}
     for r in recipes:
         if r.learn != "gates":
-            key = (r.reduce, r.normalise, r.per_cost, r.only, r.exclude, r.calibration)
+            key = (r.reduce, r.normalise, r.per_cost, r.only, r.exclude, r.streams, r.calibration)
             passes.setdefault(key, []).append(r)
     found: dict[str, Scores] = {}
     seconds: dict[str, float] = {}

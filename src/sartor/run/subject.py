@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.allocate import select
 from sartor.borrow import device_of
 from sartor.cost import count
 from sartor.errors import BadInput
 from sartor.repair.gap import output_gap, outputs
+from sartor.run.cuttable import cuttable
 from sartor.structure import Graph, trace
 from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
 from sartor.surgery import probe
-from sartor.surgery.probe import without_groups
 from sartor.train.batch import first_samples
 from sartor.types import Counted, Recipe
 
@@ -49,9 +48,7 @@ class Subject:
 
     def cuttable(self, recipe: Recipe) -> Graph:
         """The graph with the groups that a recipe may cut."""
-        names = select(list(self.graph.groups), recipe.only, recipe.exclude)
-        left_out = {n: "excluded by the recipe" for n in self.graph.groups if n not in names}
-        return without_groups(self.graph, left_out) if left_out else self.graph
+        return cuttable(self.graph, recipe)
 
     def proof_inputs(self, samples: int = 8) -> Example:
         """A few calibration inputs to prove a cut on."""

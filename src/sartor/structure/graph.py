@@ -14,6 +14,8 @@ from sartor.structure.axes import Axis, find, keep_mask, new_size, positions
 from sartor.structure.calls import Op, Value
 from sartor.types import Counts, Frozen, Group, Member, Plan
 
+_SUMS = ("add", "sub")
+
 
 @dataclass(frozen=True)
 class Site:
@@ -110,6 +112,17 @@ class Graph:
     def site_view(self, site: Site, tensor: Tensor) -> Tensor:
         """Everything of an activation that belongs to each unit: [units, rest]."""
         return _per_unit(tensor, site.dim, site.positions)
+
+    def streams(self) -> set[str]:
+        """Groups whose units a sum of two activations carries: the channels of residual streams."""
+        names = {find(leaf): name for name, leaf in self.leaves.items()}
+        found: set[str] = set()
+        for op in self.ops:
+            terms = [a for a in op.args[:2] if isinstance(a, Value) and a.name is None]
+            if op.live and op.name in _SUMS and len(terms) == 2:
+                sides = [{leaf for a in t.axes for leaf in _cut_leaves(a)} for t in terms]
+                found |= {names[leaf] for leaf in sides[0] & sides[1] if leaf in names}
+        return found
 
     @property
     def _sites(self) -> dict[Axis, tuple[list[Site], list[Site]]]:

@@ -1,0 +1,256 @@
+"""`sartor bench`: methods side by side on the same networks, from a file that says which; can be taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sartor.cli.frontier import parse_shares
+from sartor.cli.options import AsJson, Quiet, Seed
+from sartor.cli.progress import Steps, steps
+from sartor.cli.reply import Reply
+from sartor.errors import BadInput, CorruptFile, UnknownName
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sartor.types import Recipe
+
+OPEN, CLOSE = "<!-- oneshot -->", "<!-- /oneshot -->"
+FILE = Path("bench/oneshot.toml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A [[network]] of the bench file. Words in `model`, `weights`, `data` and `peers` may hold $VARIABLES."""
+
+    name: str
+    model: str
+    data: str
+    weights: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)  # of the model's factory
+    train: dict[str, Any] = field(default_factory=dict)  # fields of Training: how weights that are missing are made
+    batch: int = 125
+    calibration: int = 1000
+    judge: int | None = None  # test samples at most
+    recipes: list[str] = field(default_factory=list)  # none: every recipe
+    leave_out: list[str] = field(default_factory=list)
+    peers: list[str] = field(default_factory=list)  # file.py:function, see `sartor.run.oneshot.peer_rows`
+
+
+def oneshot(
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="Networks, shares, recipes.")] = FILE,
+    only: Annotated[str | None, typer.Option(help="Networks whose name contains this.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipes", help="Names with commas, instead of the file's.")] = None,
+    share: Annotated[str | None, typer.Option("--shares", help="Percent with commas, instead of the file's.")] = None,
+    judge: Annotated[int | None, typer.Option(min=1, help="Test samples at most, instead of the file's.")] = None,
+    peers: Annotated[bool, typer.Option(help="Run the tools of others that the file names.")] = True,
+    keep: Annotated[
+        Path | None, typer.Option(help="JSON file for the rows; those it holds are not made again.")
+    ] = None,
+    write: Annotated[Path | None, typer.Option(help=f"Put the tables between {OPEN} and {CLOSE} of this page.")] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> Reply:
+    """Every criterion at several shares of the MACs: cut only, batch norms refreshed, repaired; seconds to decide."""
+    from rich.console import Group as Stack
+    from rich.text import Text
+
+    from sartor.measure import environment
+    from sartor.report.oneshot import oneshot_markdown, oneshot_table
+
+    shares, networks = read_bench(file)
+    shares = parse_shares(share) if share else shares
+    networks = [n for n in networks if only is None or only.lower() in n.name.lower()]
+    if not networks:
+        raise BadInput(f"{file}: no network's name contains {only!r}")
+    page = None if write is None else _page(write)
+    store = _Store(keep, seed)
+    with steps(quiet=quiet) as progress:
+        found = [_run(n, shares, recipe, judge, peers, store, seed, progress) for n in networks]
+    answer = {"seed": seed, "networks": found, "environment": environment()}
+    if write is not None and page is not None:
+        from sartor.export.files import atomic_write
+
+        atomic_write(write, f"{page[0]}{OPEN}\n{oneshot_markdown(answer)}\n{CLOSE}{page[1]}")
+    view: list[Any] = []
+    for n in found:
+        view += [Text(f"{n['name']}: {n['original']:.2f} % whole", style="bold"), oneshot_table(n)]
+    return Reply(answer, Stack(*view))
+
+
+def read_bench(path: Path) -> tuple[list[float], list[Network]]:
+    """Shares and networks of a bench file.
+
+    Raises:
+        BadInput: no such file, not TOML, or a field of the wrong kind.
+        UnknownName: a field that does not exist.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"no bench file {str(path)!r}; name one, or run it where {FILE} is") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise BadInput(f"{path}: expected TOML; {e}") from e
+    for name in values:
+        if name not in ("shares", "network"):
+            raise UnknownName(f"field of {path}", name, ("shares", "network"))
+    shares = parse_shares(",".join(map(str, values.get("shares", []))))
+    tables = values.get("network")
+    if not isinstance(tables, list) or not tables:
+        raise BadInput(f"{path}: expected at least one [[network]]")
+    return shares, [_network(t, path) for t in tables]
+
+
+def _network(table: Mapping[str, Any], path: Path) -> Network:
+    known = [f.name for f in fields(Network)]
+    for name in table:
+        if name not in known:
+            raise UnknownName(f"field of a network of {path}", name, known)
+    for name in ("name", "model", "data"):
+        if not isinstance(table.get(name), str):
+            raise BadInput(f'{path}: every network needs {name} = "..."; got {table.get(name)!r}')
+    return Network(**table)
+
+
+def expanded(text: str) -> str:
+    """The text with its $VARIABLES.
+
+    Raises:
+        BadInput: one of them is not set.
+    """
+    found = os.path.expandvars(text)
+    if "$" in found:
+        raise BadInput(f"{text}: the variable is not set; say where it is, as in `export SARTOR_DATA=/path/to/data`")
+    return found
+
+
+def _run(
+    network: Network, shares: list[float], recipes: str | None, judge: int | None, peers: bool, store: _Store,
+    seed: int, progress: Steps,
+) -> dict[str, Any]:  # fmt: skip
+    from sartor.run.oneshot import oneshot as sweep
+    from sartor.run.oneshot import peer_rows
+    from sartor.run.subject import understand
+    from sartor.sources import load_data
+    from sartor.sources.factory import find_factory
+    from sartor.train import accuracy
+    from sartor.train.batch import first_samples
+
+    progress("load", None, network.name)
+    data = load_data(expanded(network.data), batch=network.batch, seed=seed)
+    if data.test is None:
+        raise BadInput(f"network {network.name!r}: {data.describe} has no test part to judge by")
+    model = _trained(network, data, seed, progress)
+    most = judge or network.judge
+    test = list(data.test) if most is None else list(first_samples(data.test, most))
+    subject = understand(model, data.calibration, example=data.example, calibration=network.calibration)
+    samples = sum(len(y) for _, y in test)
+    store.open(network, samples)
+    original = accuracy(model, test)
+
+    def tell(text: str) -> None:
+        progress(network.name, None, text)
+
+    for row in sweep(
+        subject, chosen(network, recipes), shares, test, seed=seed, known=store.knows, note=tell, tell=tell
+    ):
+        store.add(row)
+    for words in network.peers if peers else ():
+        place, _, name = expanded(words).rpartition(":")
+        for row in peer_rows(find_factory(place, name), subject, shares, test, seed=seed, known=store.knows, tell=tell):
+            store.add({**row, "peer": words})
+    return {
+        "name": network.name, "model": network.model, "original": original, "test_samples": samples,
+        "calibration": network.calibration, "rows": [r for r in store.rows if r["asked"] in shares],
+    }  # fmt: skip
+
+
+def chosen(network: Network, recipes: str | None) -> list[Recipe]:
+    """The recipes of a network: those named, else every one that scores by one criterion; without those left out."""
+    from sartor.recipes import RECIPES, find_recipe
+
+    named = [n.strip() for n in recipes.split(",") if n.strip()] if recipes else network.recipes
+    names = named or [e.name for e in RECIPES.entries() if e.name not in network.leave_out]
+    return [find_recipe(n, calibration=network.calibration) for n in names]
+
+
+def _trained(network: Network, data: Any, seed: int, progress: Steps) -> nn.Module:
+    """The network with its weights, which are made first where they are missing and the file says how."""
+    from sartor.seed import seeded
+    from sartor.sources import load_model
+
+    path = None if network.weights is None else Path(expanded(network.weights))
+    if path is None or path.is_file() or not network.train:
+        return load_model(expanded(network.model), path, network.options).eval()
+    import torch
+    from safetensors.torch import save
+
+    from sartor.export.files import atomic_write
+    from sartor.train import fine_tune
+    from sartor.types import Training
+
+    try:
+        options = Training(**network.train)
+    except TypeError as e:
+        raise BadInput(f"network {network.name!r}, train: {e}") from e
+    with seeded(seed), torch.random.fork_rng(devices=[]):
+        model = load_model(expanded(network.model), None, network.options)
+        fine_tune(model, data.train, options=options, seed=seed, progress=progress)
+    atomic_write(path, save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    return model.eval()
+
+
+class _Store:
+    """Rows of a bench, on disk after each one."""
+
+    def __init__(self, path: Path | None, seed: int):
+        self.path, self.seed, self.key = path, seed, ""
+        self.all: dict[str, list[dict[str, Any]]] = {}
+        if path is not None and path.is_file():
+            try:
+                self.all = json.loads(path.read_text(encoding="utf-8"))
+            except (json.JSONDecodeError, UnicodeDecodeError) as e:
+                raise CorruptFile(f"{path}: expected rows of an earlier bench; {e}") from e
+
+    def open(self, network: Network, samples: int) -> None:
+        """The rows of one network under one set of conditions."""
+        self.key = f"{network.name}, seed {self.seed}, {network.calibration} calibration, {samples} test"
+        self.all.setdefault(self.key, [])
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Those of the open network."""
+        return self.all[self.key]
+
+    def knows(self, name: str, share: float) -> bool:
+        """Whether a row is there."""
+        return any(r["recipe"] == name and r["asked"] == share for r in self.rows)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row."""
+        from sartor.export.files import atomic_write
+        from sartor.types import to_plain
+
+        self.rows.append(to_plain(row))
+        if self.path is not None:
+            atomic_write(self.path, json.dumps(self.all, indent=1, ensure_ascii=False) + "\n")
+
+
+def _page(path: Path) -> tuple[str, str]:
+    """What stands before and behind the marks of a page."""
+    if not path.is_file():
+        raise BadInput(f"--write {path}: no such file")
+    text = path.read_text(encoding="utf-8")
+    if text.count(OPEN) != 1 or text.count(CLOSE) != 1 or text.index(OPEN) > text.index(CLOSE):
+        raise BadInput(f"--write {path}: expected {OPEN} and then {CLOSE}, once each")
+    before, rest = text.split(OPEN)
+    return before, rest.split(CLOSE)[1]

@@ -1,0 +1,108 @@
+"""`sartor frontier`: quality against MACs or latency from calibration alone, for several recipes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sartor.cli.inputs import example_for, parse_pairs
+from sartor.cli.options import AsJson, Factory, Force, Input, Quiet, Seed, Subject, Weights
+from sartor.cli.progress import steps
+from sartor.cli.reply import Reply
+from sartor.errors import BadInput
+
+RECIPES = "reconstruction,flap,l2"
+SHARES = "90,70,50,30"
+FILES = ("frontier.html", "frontier.csv", "frontier.json")
+
+
+def frontier(
+    model: Subject,
+    data: Annotated[str, typer.Option(help="Calibration and judging data, as for `sartor fit`.")],
+    recipe: Annotated[
+        str, typer.Option("--recipes", help="Names of `sartor list recipes` or criteria, with commas.")
+    ] = RECIPES,
+    share: Annotated[str, typer.Option("--shares", help="Shares of the MACs in percent, with commas.")] = SHARES,
+    target: Annotated[str | None, typer.Option(help="Time every network there, such as onnxruntime-cpu.")] = None,
+    weights: Weights = None,
+    option: Factory = None,
+    shape: Input = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 128,
+    val: Annotated[float | None, typer.Option(help="Share of the training data kept for validation (0.1).")] = None,
+    test: Annotated[bool, typer.Option("--test", help="Judge on the data's test part as well.")] = False,
+    judge: Annotated[int | None, typer.Option(min=1, help="Labelled samples to judge by, at most.")] = 2000,
+    calibration: Annotated[int, typer.Option(min=2, help="Samples for scores and repairs; no labels needed.")] = 1000,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the page, the CSV and the JSON.")] = None,
+    seed: Seed = 0,
+    device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> Reply:
+    """Show what a network keeps at several sizes, cut and repaired without training, as table and picture."""
+    import sartor.run.frontier as sweep
+    from sartor.report.frontier import frontier_table, write_frontier
+    from sartor.sources import load_data, load_model
+
+    shares = parse_shares(share)
+    names = [n.strip() for n in recipe.split(",") if n.strip()]
+    if out is not None:
+        check_room(out, force=force)
+    with steps(quiet=quiet) as progress:
+        progress("load", None, model)
+        network = load_model(model, weights, parse_pairs(option, "--option"))
+        parts = load_data(data, batch=batch, seed=seed, val=val)
+        if test and parts.test is None:
+            raise BadInput(f"--test: {parts.describe} has no test part")
+        found: dict[str, Any] = sweep.frontier(
+            network, parts.calibration or parts.train, recipes=names, shares=shares,
+            example=parts.example if shape is None else example_for(model, network, shape=shape),
+            val=parts.val, test=parts.test if test else None, judge=judge, target=target, calibration=calibration,
+            seed=seed, device=device, progress=progress,
+        )  # fmt: skip
+        found = {"model": model, **found}
+        if out is not None:
+            progress("write", None, str(out))
+            found["files"] = write_frontier(found, out)
+    from rich.console import Group as Stack
+    from rich.text import Text
+
+    view: list[Any] = [frontier_table(found)]
+    view += [Text(n, style="dim") for n in found["notes"]]
+    view += [Text(f"page: {found['files']['html']}")] if out is not None else []
+    return Reply(found, Stack(*view))
+
+
+def parse_shares(text: str) -> list[float]:
+    """Percentages into shares.
+
+    >>> parse_shares("70, 50%,30")
+    [0.7, 0.5, 0.3]
+    """
+    found = []
+    for word in filter(None, re.split(r"[,\s]+", text)):
+        try:
+            value = float(word.removesuffix("%"))
+        except ValueError:
+            raise BadInput(f"--shares: expected percentages such as 70,50,30; got {word!r}") from None
+        if not 0 < value < 100:
+            raise BadInput(f"--shares: expected percentages strictly between 0 and 100; got {word!r}")
+        found.append(value / 100)
+    if not found:
+        raise BadInput("--shares: expected percentages such as 70,50,30; got none")
+    return found
+
+
+def check_room(folder: Path, *, force: bool) -> None:
+    """Refuse a folder that holds something else, or an earlier frontier without --force."""
+    if folder.is_file():
+        raise BadInput(f"--out {folder}: expected a folder; there is a file of that name")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not force:
+        raise BadInput(f"--out {folder} is not empty: choose another folder, or replace it with --force")
+    if {p.name for p in folder.iterdir()} - set(FILES):
+        raise BadInput(f"--out {folder} holds other files than those of a frontier; choose another folder")

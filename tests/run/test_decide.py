@@ -1,0 +1,94 @@
+"""The latency loop on a target whose speed is known: sessions of a runtime disagree, and what is returned must hold."""
+
+from __future__ import annotations
+
+import random
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sartor.budget import parse_budget
+from sartor.cost import count
+from sartor.errors import BudgetNotMet
+from sartor.run import decide as module
+from sartor.run.decide import Decision, decide
+from sartor.structure import trace
+from sartor.types import Recipe
+
+EXAMPLE = torch.zeros(1, 3, 8, 8)
+
+
+def net() -> nn.Module:
+    """Wide enough that its MACs can be set finely."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 96, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(96, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+class Machine:
+    """Takes `overhead` plus a time in proportion to the MACs; each session is off by its own factor."""
+
+    def __init__(self, overhead: float, spread: float, seed: int):
+        self.overhead, self.spread, self.rng = overhead, spread, random.Random(seed)
+        self.whole = count(trace(net(), EXAMPLE)).macs
+        self.sessions = 0
+
+    def true_ratio(self, share: float) -> float:
+        return self.overhead + (1 - self.overhead) * share
+
+    def prepare(self, model: nn.Module, example: Any, target: str) -> Any:
+        return nullcontext(count(trace(model, example)).macs / self.whole)
+
+    def compare_afresh(self, original: Any, fitted: Any, *, sessions: int = 3, **effort: Any) -> Any:
+        ratios: list[float] = []
+        for _ in range(sessions):
+            self.sessions += 1
+            with original() as a, fitted() as b:
+                ratio = self.true_ratio(b) / self.true_ratio(a) * (1 + self.spread * self.rng.uniform(-1, 1))
+            ratios += [ratio] * 5
+        return SimpleNamespace(ratios=tuple(ratios))
+
+
+def decided(machine: Machine, monkeypatch: pytest.MonkeyPatch, budget: str) -> Decision:
+    monkeypatch.setattr(module, "prepare", machine.prepare)
+    monkeypatch.setattr(module, "compare_afresh", machine.compare_afresh)
+    model = net()
+    graph = trace(model, EXAMPLE)
+    generator = torch.Generator().manual_seed(1)
+    scores = {n: torch.rand(g.units, generator=generator, dtype=torch.float64) for n, g in graph.groups.items()}
+    return decide(model, graph, scores, parse_budget(budget), Recipe(floor=0.02), count(graph), EXAMPLE)
+
+
+def share_of(machine: Machine, decision: Decision) -> float:
+    graph = trace(net(), EXAMPLE)
+    return count(graph, decision.plan.counts()).macs / machine.whole
+
+
+@pytest.mark.parametrize("overhead", [0.0, 0.4])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_limit_is_met_and_not_by_much_though_sessions_disagree(overhead, seed, monkeypatch) -> None:
+    machine = Machine(overhead, spread=0.02, seed=seed)
+    decision = decided(machine, monkeypatch, "latency<=60% @ onnxruntime-cpu")
+    true = machine.true_ratio(share_of(machine, decision))
+    assert 0.55 <= true <= 0.612
+    assert decision.trail and all(0 < s.macs_share <= 1 for s in decision.trail)
+
+
+def test_a_quiet_machine_is_asked_less_often_than_a_restless_one(monkeypatch) -> None:
+    quiet, restless = Machine(0.2, 0.0, 0), Machine(0.2, 0.05, 0)
+    decided(quiet, monkeypatch, "latency<=60% @ onnxruntime-cpu")
+    decided(restless, monkeypatch, "latency<=60% @ onnxruntime-cpu")
+    assert quiet.sessions <= restless.sessions < 200
+
+
+def test_what_overheads_make_unreachable_is_said_with_the_floor(monkeypatch) -> None:
+    machine = Machine(0.8, spread=0.0, seed=0)
+    with pytest.raises(BudgetNotMet, match="the fastest network measured takes 8") as raised:
+        decided(machine, monkeypatch, "latency<=60% @ onnxruntime-cpu")
+    assert raised.value.plan is not None
