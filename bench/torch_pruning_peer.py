@@ -30,7 +30,9 @@ def torch_pruning(
     try:
         import torch_pruning as tp
     except ImportError as e:
-        raise SartorError("this comparison needs another tool: pip install torch-pruning==1.6.1, or add --no-peers") from e
+        raise SartorError(
+            "this comparison needs another tool: pip install torch-pruning==1.6.1, or add --no-peers"
+        ) from e
     made = {
         "random": lambda: tp.importance.RandomImportance(),
         "L1": lambda: tp.importance.GroupMagnitudeImportance(p=1),

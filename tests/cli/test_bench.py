@@ -8,15 +8,9 @@ from pathlib import Path
 import pytest
 
 PEER = """
-import copy
-
 def peer(model, example, batches, share):
     def narrow():
-        import torch
-        from torch import nn
-        from net import Net
-        torch.manual_seed(0)
-        return Net(4)
+        return type(model)(4)
 
     def broken():
         raise RuntimeError("the other tool fell over")
@@ -31,7 +25,6 @@ PAGE = "# Tables\n\n<!-- oneshot -->\nold words\n<!-- /oneshot -->\n\nThe end.\n
 def bench(net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bench file with one network that is trained first, and a peer."""
     monkeypatch.setenv("HERE", str(tmp_path))
-    monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "peer.py").write_text(PEER)
     (tmp_path / "page.md").write_text(PAGE)
     file = tmp_path / "bench.toml"

@@ -51,7 +51,8 @@ def test_what_cannot_be_reached_is_said_and_the_rest_stands(say, words: tuple[st
     assert by[0.01]["status"] == "not reached" and "cannot go below" in by[0.01]["why"] and by[0.01]["macs"] is None
 
 
-def test_times_every_network_where_asked(say, words: tuple[str, ...]) -> None:
+def test_times_every_network_where_asked(say, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sartor.run.frontier._EFFORT", {"sessions": 1, "min_seconds": 0.1, "max_seconds": 0.2})
     found = say(*words, "--shares", "50", "--recipes", "l1", "--target", "eager-cpu", "--json").json
     (point,) = found["points"]
     low, high = point["latency"]["interval"]

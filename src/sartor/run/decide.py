@@ -145,7 +145,7 @@ class _Stopwatch:
             return compare_afresh(
                 lambda: prepare(self.model, self.example, str(limit.target)),
                 lambda: prepare(smaller, self.example, str(limit.target)),
-                sessions=sessions, precision=0.01, max_seconds=_ROUND_S,
+                sessions=sessions, precision=0.01, min_seconds=0.5, max_seconds=_ROUND_S,
             ).ratios  # fmt: skip
 
         first = ratios(1)

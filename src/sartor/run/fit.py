@@ -35,6 +35,8 @@ from sartor.types import Budget, Plan, Recipe
 Batches = Iterable[Any]
 Evaluate = Callable[[nn.Module], float]
 _PROOF_SAMPLES = 8
+_TO_HOLD: dict[str, Any] = {"sessions": 6, "precision": 0.01, "min_seconds": 0.5, "max_seconds": 2.5}  # a limit
+_TO_KNOW: dict[str, Any] = {"sessions": 2, "precision": 0.02, "min_seconds": 0.5, "max_seconds": 1.5}
 
 
 def run(
@@ -251,7 +253,8 @@ class _Run:
 
     def _measure(self, smaller: nn.Module) -> dict[str, Any]:
         """The final network against the original, in turns, on every target of the budget, or on a default one."""
-        targets = [str(x.target) for x in self.budget.limits if x.metric == "latency"]
+        limits = [str(x.target) for x in self.budget.limits if x.metric == "latency"]
+        targets = limits
         if not targets:
             works = {name for name, ok, _ in available() if ok}
             targets = ["onnxruntime-cpu" if "onnxruntime-cpu" in works else "eager-cpu"]
@@ -261,7 +264,7 @@ class _Run:
                 found[target] = compare_afresh(
                     lambda target=target: prepare(self.model, self.example, target),  # type: ignore[misc]
                     lambda target=target: prepare(smaller, self.example, target),  # type: ignore[misc]
-                    sessions=6, precision=0.01, max_seconds=2.5,
+                    **(_TO_HOLD if target in limits else _TO_KNOW),
                 )  # fmt: skip
                 facts.update(ratio=found[target].ratio, interval=found[target].interval)
         return found

@@ -27,7 +27,7 @@ from sartor.train.batch import first_samples
 from sartor.types import Comparison, Plan, Recipe, Target
 
 Batches = Iterable[Any]
-_EFFORT: dict[str, Any] = {"sessions": 3, "precision": 0.02, "max_seconds": 6.0}
+_EFFORT: dict[str, Any] = {"sessions": 3, "precision": 0.02, "min_seconds": 0.5, "max_seconds": 2.0}
 MET, MISSED = "met", "not reached"
 
 
