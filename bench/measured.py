@@ -35,6 +35,7 @@ ONE_SHOT = (
     *("activation", "bn-scale", "uniform-l1", "random"),
 )
 ROWS = (
+    *(Row(f"macs<={share}%", "reconstruction") for share in (70, 50, 30)),
     *(Row("macs<=50%", recipe) for recipe in ONE_SHOT),
     Row("macs<=50%", "flap-fpgm", epochs=3),
     Row("latency<=60% @ onnxruntime-cpu", "flap-fpgm"),

@@ -25,9 +25,9 @@ _COST: dict[str, Callable[[Graph, Counts], float]] = {
     "memory": peak_memory,
 }
 _AIM = 0.985  # of a latency limit: room for the noise of the next measurement
-_ROUND_S = 2.5  # of a session of the search: sessions differ by more than one can tell by staying
+_ROUND_S = 1.2  # of a session of the search: sessions differ by more than one can tell by staying
 _NEAR = 0.1  # of a limit: within it, several sessions are measured
-_SESSIONS = 4
+_SESSIONS = 3
 _CORRECTIONS = 2
 _SLACK = 0.04  # a plan may be this much faster than what is aimed at
 _STEPS = (1, 4, 8, 16)  # multiples of units to try on the target: kernels like whole vectors

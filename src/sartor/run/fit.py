@@ -35,7 +35,7 @@ from sartor.types import Budget, Plan, Recipe
 Batches = Iterable[Any]
 Evaluate = Callable[[nn.Module], float]
 _PROOF_SAMPLES = 8
-_TO_HOLD: dict[str, Any] = {"sessions": 6, "precision": 0.01, "min_seconds": 0.5, "max_seconds": 2.5}  # a limit
+_TO_HOLD: dict[str, Any] = {"sessions": 6, "precision": 0.01, "min_seconds": 0.5, "max_seconds": 1.5}  # a limit
 _TO_KNOW: dict[str, Any] = {"sessions": 2, "precision": 0.02, "min_seconds": 0.5, "max_seconds": 1.5}
 
 
