@@ -1,4 +1,4 @@
-"""Torch-Pruning on the same weights: its criteria, global and layer by layer, inner channels only.
+"""Torch-Pruning on the same weights: its criteria, inner channels only.
 
     pip install torch-pruning==1.6.1
 
@@ -43,10 +43,12 @@ def torch_pruning(
         "Taylor": lambda: tp.importance.GroupTaylorImportance(),
         "Hessian": lambda: tp.importance.GroupHessianImportance(),
     }
+    both = [(name, "global") for name in made] + [(name, "uniform") for name in ("L2", "FPGM")]
     return {
-        f"Torch-Pruning {name}, {where}": partial(_cut, tp, model, example, batches, share, make, where == "global")
-        for name, make in made.items()
-        for where in ("global", "uniform")
+        f"Torch-Pruning {name}, {where}": partial(
+            _cut, tp, model, example, batches, share, made[name], where == "global"
+        )
+        for name, where in both
     }
 
 

@@ -1,5 +1,6 @@
 """Counted costs: against torch's own counter, against the literature, against what is really allocated."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sartor.measure import measured_memory
 from sartor.structure import trace
 from sartor.structure.example import call
 from sartor.surgery import cut
+from sartor.surgery.program import Rewritten
 from sartor.testing.plans import halves
 from sartor.testing.zoo import cases
 
@@ -29,7 +31,7 @@ UNSEEN = {
     "multi-head-attention",
     "transformer-encoder",
 }  # torch counts some not
-NOTHING = {"bilinear", "buffer-canvas", "multi-head-attention", "view-literals"}
+NOTHING = {"bilinear"}
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n not in UNSEEN])
@@ -44,7 +46,12 @@ def test_two_flops_a_mac_as_torch_counts(name):
 def test_what_is_predicted_for_a_plan_is_what_the_cut_network_costs(name):
     model, example, graph = understood(name)
     plan = halves(graph)
-    assert count(graph, plan.counts()) == count(trace(cut(model, graph, plan), example))
+    smaller = cut(model, graph, plan)
+    predicted, found = count(graph, plan.counts()), count(trace(smaller, example))
+    if any(isinstance(m, Rewritten) for m in smaller.modules()):  # lets go of activations earlier than its author did
+        assert predicted.memory >= found.memory
+        found = dataclasses.replace(found, memory=predicted.memory)
+    assert predicted == found
 
 
 @pytest.mark.parametrize(

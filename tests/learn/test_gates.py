@@ -14,7 +14,7 @@ from sartor.testing.plans import halves
 from sartor.testing.zoo import cases
 from sartor.types import Plan
 
-NOTHING = {"bilinear", "buffer-canvas", "multi-head-attention", "view-literals"}  # no group can be cut
+NOTHING = {"bilinear"}  # no group can be cut
 NAMES = [c.name for c in cases(without=("hard",)) if c.name not in NOTHING]
 
 

@@ -132,9 +132,12 @@ class _Run:
             decision = self._decide(graph, scores, original)
             facts.update(kept=decision.plan.counts(), trail=decision.trail)
         plan = decision.plan
-        with record.step("cut"):
+        with record.step("cut") as facts:
             edits = edits_for(self.model, graph, plan)
             smaller = apply_edits(self.model, edits)
+            facts["rewritten"] = list(edits.programs)
+        if edits.programs:
+            record.note(_rewritten(list(edits.programs)))
         with record.step("prove") as facts:
             proof = prove(self.model, graph, plan, self._proof_inputs(samples), smaller=smaller)
             facts.update(max_relative_error=proof.max_relative_error, groups=proof.groups)
@@ -268,6 +271,17 @@ class _Run:
                 )  # fmt: skip
                 facts.update(ratio=found[target].ratio, interval=found[target].interval)
         return found
+
+
+def _rewritten(paths: list[str]) -> str:
+    """What a user has to know about forwards that were written anew."""
+    named = ", ".join(p or "the model itself" for p in paths[:3]) + (", ..." if len(paths) > 3 else "")
+    one = len(paths) == 1
+    return (
+        f"the forward of {len(paths)} module{'' if one else 's'} states sizes that no attribute holds and was rewritten "
+        f"from its operators ({named}): {'it trains' if one else 'they train'} and {'takes' if one else 'take'} any "
+        "batch, and no other input size than the one traced"
+    )
 
 
 def _new_folder(out: str | Path | None) -> Path | None:

@@ -40,12 +40,13 @@ def constants(op: Op, masks: Mapping[Axis, Tensor]) -> Iterator[Constant]:
         d = dim(op.arg("dim", 0), x.ndim)
         mask = keep_mask(x.axes[d], masks)
         ends = [v for v in (op.arg("start"), op.arg("end"), op.arg("length")) if isinstance(v, int)]
-        yield from _numbers([(v, _moved(v, mask)) for v in ends if abs(v) <= len(mask)])
+        yield from _numbers([(v, moved(v, mask)) for v in ends if abs(v) <= len(mask)])
     elif op.kind == "pad":
-        yield from _numbers(_pads(op, masks))
+        yield from _numbers(pads(op, masks))
 
 
-def _pads(op: Op, masks: Mapping[Axis, Tensor]) -> list[tuple[int, int]]:
+def pads(op: Op, masks: Mapping[Axis, Tensor]) -> list[tuple[int, int]]:
+    """(amount as traced, amount after the cut) of every side, in the order of the argument."""
     out: list[tuple[int, int]] = []
     amounts = op.args[1]
     for i in range(len(amounts) // 2):
@@ -56,7 +57,7 @@ def _pads(op: Op, masks: Mapping[Axis, Tensor]) -> list[tuple[int, int]]:
     return out
 
 
-def _moved(v: int, mask: Tensor) -> int:
+def moved(v: int, mask: Tensor) -> int:
     """Where a boundary lies after the cut; negative ones count from the end."""
     return int(mask[:v].sum()) if v >= 0 else -int(mask[v:].sum())
 

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 
 from sartor.structure.axes import Axis, new_size
-from sartor.structure.calls import Value
+from sartor.structure.calls import Value, short_name
 from sartor.structure.example import as_args, tensors
 from sartor.structure.graph import Graph
 from sartor.structure.record import clone, empty_like_on_meta, named_tensors, watching
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
+from sartor.surgery.program import SPLITS, Program, rewrite_
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,22 @@ class _Stop(Exception):
     pass
 
 
-def check(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], attributes: Attributes) -> Mismatch | None:
-    """Run the forward with tensors of the new shapes; the first operator whose output is not as predicted."""
+def _same(traced: OpOverload, called: OpOverload) -> bool:
+    """Equal, or two ways to split: a rewritten forward says the sizes."""
+    return traced is called or {short_name(traced), short_name(called)} <= SPLITS
+
+
+def check(
+    model: nn.Module,
+    graph: Graph,
+    masks: Mapping[Axis, Tensor],
+    attributes: Attributes,
+    programs: Mapping[str, Program] | None = None,
+) -> Mismatch | None:
+    """Run the forward with tensors of the new shapes; the first operator whose output is not as predicted.
+
+    `programs` take the place of the forwards of some modules, by path.
+    """
     kept = {a: int(m.sum()) for a, m in masks.items()}
     on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
     shapes = {name: tuple(new_size(a, kept) for a in v.axes) for name, v in graph.tensors.items()}
@@ -47,12 +62,14 @@ def check(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], attribut
 
     shadow = clone(model, resized).eval()
     set_attributes_(shadow, tuple((p, a, v) for (p, a), v in attributes.items()))
+    for path, program in (programs or {}).items():
+        shadow = rewrite_(shadow, path, program)
     place = 0
     problem: Mismatch | None = None
 
     def see(func: OpOverload, args: Any, kwargs: Any, out: Any, path: str) -> None:
         nonlocal place, problem
-        if place >= len(graph.ops) or graph.ops[place].func is not func:
+        if place >= len(graph.ops) or not _same(graph.ops[place].func, func):
             problem = Mismatch(min(place, len(graph.ops) - 1), f"{func} is called where another operator was traced")
             raise _Stop
         op = graph.ops[place]

@@ -1,14 +1,20 @@
-"""Cut a network physically, in its own class."""
+"""Cut a network physically, in its own class; where its forward states sizes, with that forward rewritten."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor, nn
 
 from sartor.errors import NothingToDo, SartorError
+from sartor.structure.axes import Axis
 from sartor.structure.graph import Graph
-from sartor.surgery.attributes import attributes_for
-from sartor.surgery.check import check
+from sartor.surgery.attributes import Attributes, attributes_for
+from sartor.surgery.check import Mismatch, check
 from sartor.surgery.edits import Edits, apply_edits
+from sartor.surgery.program import Program
+from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
 from sartor.types import Plan
 
 
@@ -28,7 +34,7 @@ def edits_for(model: nn.Module, graph: Graph, plan: Plan) -> Edits:
     if not masks:
         raise NothingToDo("the plan keeps every unit of every group")
     attributes = attributes_for(model, graph, masks)
-    problem = check(model, graph, masks, attributes)
+    problem, programs = realised(model, graph, masks, attributes)
     if problem:
         raise CannotCut(
             f"{problem.message}; the forward states a size that no attribute holds. "
@@ -36,8 +42,29 @@ def edits_for(model: nn.Module, graph: Graph, plan: Plan) -> Edits:
         )
     slices = {n: {d: tuple(i.tolist()) for d, i in s.items()} for n, s in graph.slices(plan).items()}
     return Edits(
-        slices, tuple((p, a, v) for (p, a), v in attributes.items()), {n: graph.tensors[n].shape for n in slices}
-    )
+        slices, tuple((p, a, v) for (p, a), v in attributes.items()), {n: graph.tensors[n].shape for n in slices},
+        programs,
+    )  # fmt: skip
+
+
+def realised(
+    model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], attributes: Attributes
+) -> tuple[Mismatch | None, dict[str, Program]]:
+    """What still does not run, and the forwards that had to be rewritten for the rest."""
+    programs: dict[str, Program] = {}
+    tape: Tape | None = None
+    while True:
+        problem = check(model, graph, masks, attributes, programs)
+        path = graph.ops[problem.op].path if problem else ""
+        if problem is None or path in programs:
+            return problem, programs
+        inside = f"{path}." if path else ""
+        try:
+            tape = tape or Tape.of(model, graph)
+            written = program_for(graph, tape, path, masks)
+        except CannotRewrite as e:
+            return replace(problem, message=f"{problem.message}; {e}"), programs
+        programs = {p: w for p, w in programs.items() if not p.startswith(inside)} | {path: written}
 
 
 def cut(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,15 +15,17 @@ from torch import Tensor, nn
 
 from sartor.errors import BadInput, CorruptFile
 from sartor.structure.record import clone, named_tensors
+from sartor.surgery.program import Program, rewrite_
 
 
 @dataclass(frozen=True)
 class Edits:
-    """Kept indices by tensor and dimension, and attribute values by module path."""
+    """Kept indices by tensor and dimension, attribute values and rewritten forwards by module path."""
 
     slices: Mapping[str, Mapping[int, tuple[int, ...]]]
     attributes: tuple[tuple[str, str, Any], ...]  # (module path, attribute, new value)
     shapes: Mapping[str, tuple[int, ...]]  # of the sliced tensors before the cut
+    programs: Mapping[str, Program] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One tensor or attribute a line."""
@@ -33,7 +35,9 @@ class Edits:
             for name, slices in self.slices.items()
         )
         attributes = ",\n".join(f"    {json.dumps(row)}" for row in self.attributes)
-        return f'{{\n  "tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]\n}}\n'
+        forwards = ",\n".join(f"    {json.dumps(path)}: {json.dumps(p.raw)}" for path, p in self.programs.items())
+        rewritten = f',\n  "forwards": {{\n{forwards}\n  }}' if forwards else ""
+        return f'{{\n  "tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]{rewritten}\n}}\n'
 
     @classmethod
     def from_json(cls, text: str) -> Edits:
@@ -45,9 +49,10 @@ class Edits:
             attributes = tuple(
                 (str(p), str(a), tuple(v) if isinstance(v, list) else v) for p, a, v in raw["attributes"]
             )
+            programs = {str(path): Program(p) for path, p in raw.get("forwards", {}).items()}
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise CorruptFile(f"edits: expected JSON with tensors and attributes; {type(e).__name__}: {e}") from e
-        return cls(slices, attributes, shapes)
+        return cls(slices, attributes, shapes, programs)
 
 
 def sliced(t: Tensor, keep: Mapping[int, Any]) -> Tensor:
@@ -73,6 +78,9 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
             raise BadInput(
                 f"tensor {name!r}: the edits were made for shape {tuple(shape)}; got {tuple(tensors[name].shape)}"
             )
+    for path in edits.programs:
+        if path not in modules:
+            raise BadInput(f"the model has no module {path!r} whose forward the edits rewrite")
     for path, attribute, _ in edits.attributes:
         if path not in modules or not hasattr(modules[path], attribute):
             raise BadInput(f"the model has no attribute {attribute!r} in module {path!r} that the edits set")
@@ -81,6 +89,8 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
     for (*_, old), (*_, t) in zip(named_tensors(model), named_tensors(new)):
         t.requires_grad_(old.requires_grad)
     set_attributes_(new, edits.attributes)
+    for path, program in edits.programs.items():
+        new = rewrite_(new, path, program)
     return new
 
 

@@ -7,7 +7,7 @@ equal counts: they become a tie.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -18,9 +18,15 @@ from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
 from sartor.surgery.attributes import attributes_for
 from sartor.surgery.check import Mismatch, check
+from sartor.surgery.program import Program
+from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
 from sartor.types import Frozen
 
-_SHARES = (Fraction(1, 2), Fraction(3, 4), Fraction(5, 8))
+_SHARES = (  # two trial cuts: sizes that agree by chance in one do not in the other
+    (Fraction(1, 2), Fraction(3, 4), Fraction(5, 8)),
+    (Fraction(2, 3), Fraction(1, 2), Fraction(4, 5), Fraction(3, 7)),
+)
+_END = (len(_SHARES), 0)
 
 
 def probe(model: nn.Module, graph: Graph) -> Graph:
@@ -29,47 +35,109 @@ def probe(model: nn.Module, graph: Graph) -> Graph:
     rank = {find(leaf): i for i, leaf in enumerate(graph.leaves.values())}
     ties = [set(t) for t in graph.ties]
     gone: dict[str, str] = {}
+    writer = _Rewriter(model, graph)
 
-    def attempt(without: set[str], tied: list[set[str]]) -> Mismatch | None:
-        share = {n: _SHARES[rank[find(leaf)] % len(_SHARES)] for n, leaf in graph.leaves.items()}
+    def attempt(without: set[str], tied: list[set[str]], also: str | None = None) -> _Problem | None:
+        for i, shares in enumerate(_SHARES):
+            found = trial(shares, without, tied, also)
+            if found is not None:
+                return _Problem((i, found.op), found)
+        return None
+
+    def trial(
+        shares: tuple[Fraction, ...], without: set[str], tied: list[set[str]], also: str | None
+    ) -> Mismatch | None:
+        share = {n: shares[rank[find(leaf)] % len(shares)] for n, leaf in graph.leaves.items()}
         for t in tied:
-            share.update(dict.fromkeys(t, Fraction(1, 2)))
+            share.update(dict.fromkeys(t, shares[0]))
         masks = {
             find(leaf): _mask(find(leaf).size, share[n])
             for n, leaf in graph.leaves.items()
             if n not in gone and n not in without
         }
-        return check(model, graph, masks, attributes_for(model, graph, masks))
+        return check(model, graph, masks, attributes_for(model, graph, masks), writer.programs(masks, also))
 
     problem = attempt(set(), ties)
     while problem is not None:
-        suspects = _suspects(graph, problem, names, gone)
+        suspects = _suspects(graph, problem.what, names, gone)
         if not suspects:
             suspects = [n for n in graph.leaves if n not in gone]
             if not suspects:
                 break
-        best: tuple[int, str, Mismatch | None] | None = None
         equal = [n for n in suspects if graph.groups[n].units == graph.groups[suspects[0]].units]
         if len(equal) > 1 and not any(set(equal) <= t for t in ties):
             after = attempt(set(), [*ties, set(equal)])
-            if after is None or after.op > problem.op:
+            if problem.solved_by(after):
                 ties.append(set(equal))
                 problem = after
                 continue
+        path = graph.ops[problem.what.op].path
+        if writer.may(path):
+            try:
+                after = attempt(set(), ties, path)
+            except CannotRewrite as e:
+                writer.refused[path] = str(e)
+            else:
+                if problem.solved_by(after):
+                    writer.paths.append(path)
+                    problem = after
+                    continue
+                writer.refused[path] = "rewritten, it does not run either"
+        best: tuple[tuple[int, int], str, _Problem | None] | None = None
         for name in suspects[:8]:
             after = attempt({name}, ties)
-            reach = len(graph.ops) + 1 if after is None else after.op
+            reach = _END if after is None else after.reach
             if best is None or reach > best[0]:
                 best = (reach, name, after)
         assert best is not None
-        if best[0] <= problem.op:  # none alone gets further: all of them go
+        if best[0] <= problem.reach:  # none alone gets further: all of them go
             for name in suspects:
-                gone[name] = f"the forward states its size where no attribute holds it: {problem.message}"
+                gone[name] = writer.reason(problem.what)
             problem = attempt(set(), ties)
         else:
-            gone[best[1]] = f"the forward states its size where no attribute holds it: {problem.message}"
+            gone[best[1]] = writer.reason(problem.what)
             problem = best[2]
     return without_groups(graph, gone, ties)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The first thing that does not run, and how far the trials came."""
+
+    reach: tuple[int, int]  # (trial, operator)
+    what: Mismatch
+
+    def solved_by(self, after: _Problem | None) -> bool:
+        """Whether a change came further."""
+        return after is None or after.reach > self.reach
+
+
+class _Rewriter:
+    """Modules whose forward is to be rewritten, and those where that is not possible."""
+
+    def __init__(self, model: nn.Module, graph: Graph):
+        self.model, self.graph = model, graph
+        self.paths: list[str] = []
+        self.refused: dict[str, str] = {}
+        self._tape: Tape | None = None
+
+    def may(self, path: str) -> bool:
+        """Whether it is worth a try."""
+        return path not in self.paths and path not in self.refused
+
+    def reason(self, problem: Mismatch) -> str:
+        """Why groups that meet at this operator cannot be cut."""
+        why = self.refused.get(self.graph.ops[problem.op].path)
+        said = f"the forward states its size where no attribute holds it: {problem.message}"
+        return f"{said}; and {why}" if why else said
+
+    def programs(self, masks: dict[Axis, Tensor], also: str | None) -> dict[str, Program]:
+        """The rewritten forwards under these masks; of nested modules the outer one."""
+        paths = [*self.paths, *([] if also is None else [also])]
+        outer = [p for p in paths if not any(q != p and (not q or p.startswith(f"{q}.")) for q in paths)]
+        if outer and self._tape is None:
+            self._tape = Tape.of(self.model, self.graph)
+        return {p: program_for(self.graph, self._tape, p, masks) for p in outer if self._tape is not None}
 
 
 def without_groups(graph: Graph, reasons: dict[str, str], ties: list[set[str]] | None = None) -> Graph:

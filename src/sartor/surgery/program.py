@@ -1,0 +1,248 @@
+"""A forward as data: the operators one module calls, to be run again with other sizes.
+
+Where a forward states a size that no attribute holds (`x.view(-1, 400)`, `reshape(B, N, C)` with C from `x.shape`),
+changing attributes cannot change it. Then the operators recorded inside that module take the place of its forward, with
+every size said anew. Parameters, submodules and names stay; the class does too: the rewritten one is a subclass of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.errors import BadInput, CorruptFile
+from sartor.structure.example import tensors
+
+FORMAT = 1
+SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
+_KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+
+
+class Program:
+    """Steps that can be written as JSON.
+
+    A step is [operator, args, kwargs, slots of its results, slots that nobody reads afterwards]. Arguments are plain
+    numbers, text, None and lists, or one of {"slot": i}, {"tensor": name} (a parameter or buffer of the module),
+    {"batch": k} (k times the batch size), {"modes": [in evaluation, in training]}, {"dtype" | "layout" |
+    "memory_format": name}, {"device": true} (that of the first input), {"float": text} (for infinities).
+    """
+
+    def __init__(self, raw: Mapping[str, Any]):
+        try:
+            if raw["format"] != FORMAT:
+                raise ValueError(f"format {raw['format']!r}")
+            self.raw = dict(raw)
+            self.inputs: list[list[Any]] = raw["inputs"]  # shape of each tensor given; {"batch": k} where it may vary
+            self.same: list[int] = raw["same"]  # of each input, the first that is the same tensor
+            self.plain: list[Any] = raw["plain"]  # what is given besides tensors
+            self.output: Any = raw["output"]
+            self.steps = [
+                (_operator(name), args, kwargs, tuple(outs), tuple(drop))
+                for name, args, kwargs, outs, drop in raw["steps"]
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise CorruptFile(f"rewritten forward: {type(e).__name__}: {e}") from e
+        self.batch = next(
+            ((i, d, x["batch"]) for i, shape in enumerate(self.inputs) for d, x in enumerate(shape) if _is(x, "batch")),
+            None,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self.raw == other.raw
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.raw, sort_keys=True))
+
+    def names(self) -> set[str]:
+        """Parameters and buffers it reads."""
+        return {x["tensor"] for _, args, kwargs, *_ in self.steps for x in _refs((args, kwargs)) if "tensor" in x}
+
+    def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The forward of `module`.
+
+        Raises:
+            BadInput: called otherwise than it was recorded.
+        """
+        given = list(tensors((args, kwargs)))
+        self._check(given, plain_of((args, kwargs)))
+        n = 1
+        if self.batch is not None:
+            i, d, each = self.batch
+            n = given[i].shape[d] // each
+        env: dict[int, Any] = dict(enumerate(given))
+        where = given[0].device if given else next(module.parameters()).device
+
+        real = partial(_real, env, module, n, where)
+        for func, a, k, outs, drop in self.steps:
+            out = func(*[real(v) for v in a], **{key: real(v) for key, v in k.items()})
+            if len(outs) == 1 and not isinstance(out, list | tuple):
+                env[outs[0]] = out
+            else:
+                env.update(zip(outs, out))
+            del out  # else it lives on through the next step
+            for slot in drop:
+                env.pop(slot, None)
+        return _built(self.output, env)
+
+    def _check(self, given: list[Tensor], plain: list[Any]) -> None:
+        if plain != self.plain or len(given) != len(self.inputs):
+            raise BadInput(
+                f"rewritten forward: expected {len(self.inputs)} tensors beside {self.plain}; got {len(given)} beside "
+                f"{plain}. It repeats the call it was recorded with"
+            )
+        for i, first in enumerate(self.same):
+            if given[i] is not given[first]:
+                raise BadInput(f"rewritten forward: expected inputs {first} and {i} to be one tensor, as when recorded")
+        for i, (t, shape) in enumerate(zip(given, self.inputs)):
+            if len(t.shape) != len(shape) or any(not _is(s, "batch") and s != n for n, s in zip(t.shape, shape)):
+                said = [f"{s['batch']} * n" if _is(s, "batch") else s for s in shape]
+                raise BadInput(f"rewritten forward, input {i}: expected shape {said}; got {list(t.shape)}")
+
+
+class Rewritten(nn.Module):
+    """A module that runs a program in place of its class's forward; see `rewrite_`."""
+
+    program: Program
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the original forward computed, with the sizes of now."""
+        return self.program.run(self, args, kwargs)
+
+
+def rewrite_(model: nn.Module, path: str, program: Program) -> nn.Module:
+    """Put the program in the place of the forward of the module at `path`; returns the model, new if it is the root.
+
+    Raises:
+        BadInput: the module lacks what the program reads.
+    """
+    module = model.get_submodule(path)
+    own = {
+        n for n, _ in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    }
+    missing = sorted(program.names() - own)
+    if missing:
+        raise BadInput(f"module {path!r}: a rewritten forward reads {missing[0]!r}, which it does not have")
+    kind = type(module)
+    new: nn.Module = object.__new__(type(kind.__name__, (Rewritten, kind), {"__module__": kind.__module__}))
+    new.__dict__.update(module.__dict__)
+    new.__dict__["program"] = program
+    if isinstance(module, nn.MultiheadAttention):
+        new.__dict__["_qkv_same_embed_dim"] = False  # keeps the encoder layer around it from its own fused forward
+    if not path:
+        return new
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent)._modules[name] = new
+    return model
+
+
+def plain_of(value: Any) -> list[Any]:
+    """Everything in a call but its tensors, as JSON would say it; tensors are "*".
+
+    Raises:
+        TypeError: something JSON cannot say.
+
+    >>> plain_of(((torch.ones(2), None), {"mask": False}))
+    [['*', None], {'mask': False}]
+    """
+    args, kwargs = value
+    return [_plain(list(args)), _plain(kwargs)]
+
+
+def _plain(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return "*"
+    if x is None or isinstance(x, bool | int | float | str):
+        return x
+    if isinstance(x, list | tuple):
+        return [_plain(v) for v in x]
+    if isinstance(x, dict):
+        return {str(k): _plain(v) for k, v in x.items()}
+    if isinstance(x, torch.Size):
+        return list(x)
+    raise TypeError(f"{type(x).__name__} in a call")
+
+
+def operator_name(func: Any) -> str:
+    """ "aten::view.default"."""
+    return f"{func._schema.name}.{func._overloadname}"
+
+
+def _operator(name: str) -> Any:
+    packet, _, overload = name.rpartition(".")
+    space, _, short = packet.partition("::")
+    return getattr(getattr(getattr(torch.ops, space), short), overload)
+
+
+def encoded(x: Any, *, value: Any) -> Any:
+    """One argument as JSON says it; `value` says Values and other things it knows.
+
+    Raises:
+        TypeError: something JSON cannot say.
+    """
+    if isinstance(x, bool | int | str) or x is None:
+        return x
+    if isinstance(x, float):
+        return x if abs(x) < float("inf") else {"float": str(x)}
+    if isinstance(x, list | tuple):
+        return [encoded(v, value=value) for v in x]
+    if isinstance(x, torch.device):
+        return {"device": True}
+    for kind, cls in _KINDS.items():
+        if isinstance(x, cls):
+            return {kind: str(x).removeprefix("torch.")}
+    return value(x)
+
+
+def _real(env: Mapping[int, Any], module: nn.Module, n: int, where: torch.device, x: Any) -> Any:
+    """What an argument stands for; no closure, whose cycle would keep activations alive."""
+    if isinstance(x, list):
+        return [_real(env, module, n, where, v) for v in x]
+    if not isinstance(x, dict):
+        return x
+    (kind, v), *_ = x.items()
+    if kind == "slot":
+        return env[v]
+    if kind == "tensor":
+        return _tensor(module, v)
+    if kind == "batch":
+        return v * n
+    if kind == "modes":
+        return _real(env, module, n, where, v[module.training])
+    if kind == "device":
+        return where
+    return float(v) if kind == "float" else getattr(torch, v)
+
+
+def _is(x: Any, kind: str) -> bool:
+    return isinstance(x, dict) and kind in x
+
+
+def _refs(x: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(x, dict):
+        yield x
+        for v in x.values():
+            yield from _refs(v)
+    elif isinstance(x, list | tuple):
+        for v in x:
+            yield from _refs(v)
+
+
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    path, _, key = name.rpartition(".")
+    found: Tensor = getattr(module.get_submodule(path), key)
+    return found
+
+
+def _built(structure: Any, env: Mapping[int, Any]) -> Any:
+    if isinstance(structure, dict) and set(structure) == {"slot"}:
+        return env[structure["slot"]]
+    if isinstance(structure, dict) and set(structure) == {"tuple"}:
+        return tuple(_built(v, env) for v in structure["tuple"])
+    if isinstance(structure, dict) and set(structure) == {"dict"}:
+        return {k: _built(v, env) for k, v in structure["dict"].items()}
+    return [_built(v, env) for v in structure] if isinstance(structure, list) else structure

@@ -1,0 +1,199 @@
+"""Forwards written anew: they compute, train, load and export as the module they stand for, and refuse other calls."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sartor.errors import BadInput, CorruptFile
+from sartor.structure import trace
+from sartor.surgery import Edits, apply_edits, cut, edits_for, probe, prove
+from sartor.surgery.program import Program, Rewritten
+from sartor.testing.plans import halves
+
+
+class Attention(nn.Module):
+    """Heads folded back by the width of the input: `reshape(B, N, C)` cannot follow a cut of heads or head size."""
+
+    def __init__(self, width: int = 24, heads: int = 4):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm, self.drop = nn.BatchNorm1d(width), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor, double: bool = False) -> Tensor:
+        """[n, tokens, width] -> the same."""
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        y = ((q @ k.transpose(-2, -1)) * (c // self.heads) ** -0.5).softmax(-1) @ v
+        y = self.drop(self.proj(y.transpose(1, 2).reshape(b, n, c)))
+        y = self.norm(y.transpose(1, 2)).transpose(1, 2)
+        return 2 * y if double else y
+
+
+class Net(nn.Module):
+    """Two blocks between two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 24), nn.Linear(24, 5)
+        self.a, self.b = Attention(), Attention()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, tokens, 6] -> [n, 5]."""
+        x = self.stem(x)
+        x = x + self.a(x)
+        return self.head((x + self.b(x)).mean(1))
+
+
+class Shared(nn.Module):
+    """One attention called twice, alike or not."""
+
+    def __init__(self, differently: bool) -> None:
+        super().__init__()
+        self.differently = differently
+        self.stem, self.head, self.a = nn.Linear(6, 24), nn.Linear(24, 5), Attention()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, tokens, 6] -> [n, 5]."""
+        x = self.stem(x)
+        y = self.a(x)
+        y = self.a(y, True) if self.differently else self.a(y)
+        return self.head(y.mean(1))
+
+
+X = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture
+def edits(net: nn.Module) -> Edits:
+    graph = probe(net, trace(net, X[:1]))
+    return edits_for(net, graph, halves(graph))
+
+
+def test_every_axis_is_realised_exactly(net: nn.Module) -> None:
+    found = trace(net, X[:1])
+    graph = probe(net, found)
+    assert set(graph.groups) == set(found.groups)
+    plan = halves(graph)
+    smaller = cut(net, graph, plan)
+    assert isinstance(smaller.a, Rewritten) and isinstance(smaller.a, Attention) and type(smaller) is Net
+    assert smaller.a.proj.weight.shape[1] < smaller.a.proj.weight.shape[0] * 2
+    assert prove(net, graph, plan, X, smaller=smaller).passed
+    assert smaller(torch.randn(5, 7, 6)).shape == (5, 5)
+
+
+def test_a_plan_that_needs_no_rewriting_gets_none(net: nn.Module) -> None:
+    graph = probe(net, trace(net, X[:1]))
+    (stream,) = [n for n in graph.groups if n == "stem"]
+    plan = halves(graph)
+    whole = {n: tuple(range(graph.groups[n].units)) for n in plan.keep}
+    only = type(plan)({**whole, stream: plan.keep[stream]}, "test", graph.fingerprint)
+    assert edits_for(net, graph, only).programs  # the stream's width stands in reshape(b, n, c)
+    assert not Edits.from_json(edits_for(Linear(), *_plan(Linear())).to_json()).programs
+
+
+class Linear(nn.Sequential):
+    """Nothing to rewrite."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def _plan(model: nn.Module):
+    graph = probe(model, trace(model, torch.zeros(1, 6)))
+    return graph, halves(graph)
+
+
+def test_edits_survive_json_and_replay_bit_for_bit(net: nn.Module, edits: Edits) -> None:
+    again = Edits.from_json(edits.to_json())
+    assert again == edits
+    assert torch.equal(apply_edits(net, edits)(X), apply_edits(copy.deepcopy(net), again)(X))
+
+
+@pytest.mark.parametrize("damage", ['"format": 1', '"steps"', "aten::linear.default"])
+def test_damaged_programs_are_refused(edits: Edits, damage: str) -> None:
+    text = edits.to_json()
+    assert damage in text
+    with pytest.raises(CorruptFile):
+        Edits.from_json(text.replace(damage, damage[:-2] + 'X"' if damage.endswith('"') else "aten::nonsense.default"))
+
+
+def test_another_network_is_refused(edits: Edits) -> None:
+    with pytest.raises(BadInput):
+        apply_edits(Linear(), edits)
+
+
+def test_dropout_and_norms_follow_the_mode_and_it_trains(net: nn.Module, edits: Edits) -> None:
+    smaller = apply_edits(net, edits)
+    assert torch.equal(smaller(X), smaller(X))
+    smaller.train()
+    before = smaller.a.norm.running_mean.clone()
+    torch.manual_seed(0)
+    first, second = smaller(X), smaller(X)
+    assert not torch.equal(first, second)  # dropout
+    assert not torch.equal(before, smaller.a.norm.running_mean)
+    second.square().mean().backward()
+    assert all(p.grad is not None for p in smaller.a.parameters())
+    smaller.eval()
+    assert torch.equal(smaller(X), smaller(X))
+
+
+def test_names_and_copies_stay_ordinary(net: nn.Module, edits: Edits) -> None:
+    smaller = apply_edits(net, edits)
+    assert list(smaller.state_dict()) == list(net.state_dict())
+    assert torch.equal(copy.deepcopy(smaller)(X), smaller(X))
+    assert "Attention" in repr(smaller) and smaller.a.heads
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ((torch.zeros(2, 9, 12),), {}),  # another number of tokens
+        ((torch.zeros(2, 7, 12), True), {}),
+        ((torch.zeros(2, 7, 12),), {"double": True}),
+        ((torch.zeros(7, 12),), {}),
+    ],
+)
+def test_other_calls_are_refused_and_never_answered_wrongly(net, edits, args, kwargs) -> None:
+    smaller = apply_edits(net, edits)
+    with pytest.raises(BadInput, match="rewritten forward"):
+        smaller.a(*args, **kwargs)
+
+
+def test_a_module_called_twice_alike_is_written_once() -> None:
+    torch.manual_seed(0)
+    model = Shared(False).eval()
+    graph = probe(model, trace(model, X[:1]))
+    plan = halves(graph)
+    assert set(graph.groups) == set(trace(model, X[:1]).groups) and prove(model, graph, plan, X).passed
+
+
+def test_a_module_called_in_two_ways_keeps_its_axes_and_says_why() -> None:
+    torch.manual_seed(0)
+    model = Shared(True).eval()
+    graph = probe(model, trace(model, X[:1]))
+    assert any("not always alike" in f.reason for f in graph.frozen)
+
+
+def test_the_exported_network_computes_the_same(net: nn.Module, edits: Edits) -> None:
+    smaller = apply_edits(net, edits)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(smaller, (X,), dynamic_shapes=({0: batch},))
+    more = torch.randn(9, 7, 6)
+    torch.testing.assert_close(program.module()(more), smaller(more))
+
+
+def test_a_program_is_what_its_json_says(edits: Edits) -> None:
+    program = next(iter(edits.programs.values()))
+    assert Program(program.raw) == program and hash(Program(program.raw)) == hash(program)
+    assert {"qkv.weight", "proj.bias"} <= program.names()
