@@ -15,6 +15,7 @@ import typer
 
 from sartor.cli.bench import oneshot
 from sartor.cli.demo import demo
+from sartor.cli.discovery import discovery
 from sartor.cli.export import export
 from sartor.cli.failures import DONE, FAILURE, INTERRUPTED, Interrupted, exit_code, sentence
 from sartor.cli.fit import fit
@@ -72,6 +73,7 @@ for _name, _function in (
     _command(_name, _function)
 bench = typer.Typer(help="Methods side by side on the same networks; the tables of the docs.", no_args_is_help=True)
 _command("oneshot", oneshot, bench)
+_command("discovery", discovery, bench)
 app.add_typer(bench, name="bench")
 
 

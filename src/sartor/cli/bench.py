@@ -14,6 +14,7 @@ import typer
 
 from sartor.cli.frontier import parse_shares
 from sartor.cli.options import AsJson, Quiet, Seed
+from sartor.cli.page import Page
 from sartor.cli.progress import Steps, steps
 from sartor.cli.reply import Reply
 from sartor.errors import BadInput, CorruptFile, UnknownName
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from sartor.types import Recipe
 
-OPEN, CLOSE = "<!-- oneshot -->", "<!-- /oneshot -->"
 FILE = Path("bench/oneshot.toml")
 
 
@@ -55,7 +55,9 @@ def oneshot(
     keep: Annotated[
         Path | None, typer.Option(help="JSON file for the rows; those it holds are not made again.")
     ] = None,
-    write: Annotated[Path | None, typer.Option(help=f"Put the tables between {OPEN} and {CLOSE} of this page.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Put the tables between <!-- oneshot --> and <!-- /oneshot --> of this page.")
+    ] = None,
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -72,15 +74,13 @@ def oneshot(
     networks = [n for n in networks if only is None or only.lower() in n.name.lower()]
     if not networks:
         raise BadInput(f"{file}: no network's name contains {only!r}")
-    page = None if write is None else _page(write)
+    page = None if write is None else Page(write, "oneshot")
     store = _Store(keep, seed)
     with steps(quiet=quiet) as progress:
         found = [_run(n, shares, recipe, judge, peers, store, seed, progress) for n in networks]
     answer = {"seed": seed, "networks": found, "environment": environment()}
-    if write is not None and page is not None:
-        from sartor.export.files import atomic_write
-
-        atomic_write(write, f"{page[0]}{OPEN}\n{oneshot_markdown(answer)}\n{CLOSE}{page[1]}")
+    if page is not None:
+        page.fill(oneshot_markdown(answer))
     view: list[Any] = []
     for n in found:
         view += [Text(f"{n['name']}: {n['original']:.2f} % whole", style="bold"), oneshot_table(n)]
@@ -243,14 +243,3 @@ class _Store:
         self.rows.append(to_plain(row))
         if self.path is not None:
             atomic_write(self.path, json.dumps(self.all, indent=1, ensure_ascii=False) + "\n")
-
-
-def _page(path: Path) -> tuple[str, str]:
-    """What stands before and behind the marks of a page."""
-    if not path.is_file():
-        raise BadInput(f"--write {path}: no such file")
-    text = path.read_text(encoding="utf-8")
-    if text.count(OPEN) != 1 or text.count(CLOSE) != 1 or text.index(OPEN) > text.index(CLOSE):
-        raise BadInput(f"--write {path}: expected {OPEN} and then {CLOSE}, once each")
-    before, rest = text.split(OPEN)
-    return before, rest.split(CLOSE)[1]

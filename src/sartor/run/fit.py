@@ -276,11 +276,9 @@ class _Run:
 def _rewritten(paths: list[str]) -> str:
     """What a user has to know about forwards that were written anew."""
     named = ", ".join(p or "the model itself" for p in paths[:3]) + (", ..." if len(paths) > 3 else "")
-    one = len(paths) == 1
     return (
-        f"the forward of {len(paths)} module{'' if one else 's'} states sizes that no attribute holds and was rewritten "
-        f"from its operators ({named}): {'it trains' if one else 'they train'} and {'takes' if one else 'take'} any "
-        "batch, and no other input size than the one traced"
+        "forwards that state sizes which no attribute holds were rewritten from their operators: "
+        f"{len(paths)} ({named}). They train and take any batch, and no other input size than the one traced"
     )
 
 

@@ -1,0 +1,106 @@
+"""`sartor bench discovery`: how much of every network family is understood, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sartor.cli.options import AsJson, Quiet, Seed
+from sartor.cli.page import Page
+from sartor.cli.progress import steps
+from sartor.cli.reply import Reply
+from sartor.errors import BadInput, UnknownName
+
+SETS = ("small", "timm", "torchvision", "graph")
+
+
+def discovery(
+    which: Annotated[list[str] | None, typer.Option("--set", help=f"Of {', '.join(SETS)}; repeatable (small).")] = None,
+    only: Annotated[str | None, typer.Option(help="Networks whose name contains this.")] = None,
+    export: Annotated[
+        bool, typer.Option("--export", help="Also export every cut network to .pt2 and check it.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=1.0, help="For one network, at most.")] = 300.0,
+    memory: Annotated[float, typer.Option(min=0.5, help="GiB for one network, at most.")] = 16.0,
+    keep: Annotated[
+        Path | None, typer.Option(help="JSON lines, one a network; those it holds are not examined again.")
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="Put the tables between <!-- discovery --> and <!-- /discovery --> of this page."),
+    ] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> Reply:
+    """Find every axis of one small variant of each family, cut half of all, run, prove, train one step, export."""
+    from sartor.measure import environment
+    from sartor.report.discovery import discovery_markdown, discovery_table
+    from sartor.testing.families import family_sets
+    from sartor.testing.isolate import isolated
+
+    known = family_sets()
+    wanted: list[tuple[str, str, Callable[[], Any]]] = []
+    for name in which or ["small"]:
+        if name not in known:
+            raise UnknownName("set of networks", name, known)
+        wanted += [(name, n, b) for n, b in known[name]().items() if only is None or only in n]
+    if not wanted:
+        raise BadInput(f"no network of these sets has {only!r} in its name")
+    page = None if write is None else Page(write, "discovery")
+    rows = _kept(keep)
+    with steps(quiet=quiet) as progress:
+        for i, (group, name, build) in enumerate(wanted):
+            if any(r["set"] == group and r["name"] == name for r in rows):
+                continue
+            progress("discovery", i / len(wanted), f"{group} {name}")
+            found, why = isolated(partial(_examined, build, export, seed), seconds=seconds, memory=int(memory * 2**30))
+            row = {"set": group, "name": name, **(found or {"discovered": False, "why": {"process": why}})}
+            rows.append(row)
+            if keep is not None:
+                with keep.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(row) + "\n")
+        progress("discovery", 1.0, f"{len(wanted)} networks")
+    names = {(group, name) for group, name, _ in wanted}
+    answer = {"rows": [r for r in rows if (r["set"], r["name"]) in names], "environment": environment()}
+    if page is not None:
+        page.fill(discovery_markdown(answer))
+    return Reply(answer, discovery_table(answer))
+
+
+def _kept(path: Path | None) -> list[dict[str, Any]]:
+    if path is None or not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise BadInput(f"--keep {path}: expected JSON lines of an earlier sweep; {e}") from e
+
+
+def _examined(build: Callable[[], Any], export: bool, seed: int) -> dict[str, Any]:
+    """In the process of its own."""
+    import torch
+
+    from sartor.run.discovery import examine
+    from sartor.testing.families import settled_
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    model, example = build()
+    return examine(settled_(model.eval(), seed), example, exporter=_exported if export else None, seed=seed)
+
+
+def _exported(model: Any, example: Any) -> None:
+    import tempfile
+
+    from sartor.export import export_pt2
+
+    with tempfile.TemporaryDirectory() as folder:
+        export_pt2(model, example, Path(folder) / "cut.pt2")
