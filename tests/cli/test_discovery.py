@@ -21,14 +21,14 @@ PAGE = "# Sweep\n\n<!-- discovery -->\nold words\n<!-- /discovery -->\n"
 def test_every_network_of_the_small_set_with_a_word_in_its_name(say, tmp_path: Path) -> None:
     page, keep = tmp_path / "page.md", tmp_path / "rows.jsonl"
     page.write_text(PAGE)
-    words = ("bench", "discovery", "--set", "small", "--only", "ed-slices", "--keep", keep, "--write", page, "--json")
+    words = ("bench", "discovery", "--set", "small", "--only", "view-literals", "--keep", keep, "--write", page, "--json")
     found = say(*words).json["rows"]
-    assert {r["name"] for r in found} == {"strided-slices"}
+    assert {r["name"] for r in found} == {"view-literals"}
     for r in found:
         assert r["discovered"] and r["runs"] and r["shapes"] and r["trains"] and r["exports"] is None
         assert r["groups"] == r["realised"] and r["exact"] in (True, None)
     text = page.read_text()
-    assert "strided-slices" in text and "old words" not in text
+    assert "view-literals" in text and "old words" not in text
     lines = [json.loads(line) for line in keep.read_text().splitlines()]
     lines[0]["params"] = 12345678
     keep.write_text("".join(json.dumps(r) + "\n" for r in lines))
