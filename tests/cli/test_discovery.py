@@ -21,7 +21,19 @@ PAGE = "# Sweep\n\n<!-- discovery -->\nold words\n<!-- /discovery -->\n"
 def test_every_network_of_the_small_set_with_a_word_in_its_name(say, tmp_path: Path) -> None:
     page, keep = tmp_path / "page.md", tmp_path / "rows.jsonl"
     page.write_text(PAGE)
-    words = ("bench", "discovery", "--set", "small", "--only", "view-literals", "--keep", keep, "--write", page, "--json")
+    words = (
+        "bench",
+        "discovery",
+        "--set",
+        "small",
+        "--only",
+        "view-literals",
+        "--keep",
+        keep,
+        "--write",
+        page,
+        "--json",
+    )
     found = say(*words).json["rows"]
     assert {r["name"] for r in found} == {"view-literals"}
     for r in found:

@@ -178,11 +178,37 @@ def test_a_module_called_twice_alike_is_written_once() -> None:
     assert set(graph.groups) == set(trace(model, X[:1]).groups) and prove(model, graph, plan, X).passed
 
 
-def test_a_module_called_in_two_ways_keeps_its_axes_and_says_why() -> None:
+def test_around_a_module_called_in_two_ways_the_model_itself_is_written() -> None:
     torch.manual_seed(0)
     model = Shared(True).eval()
     graph = probe(model, trace(model, X[:1]))
-    assert any("not always alike" in f.reason for f in graph.frozen)
+    plan = halves(graph)
+    smaller = cut(model, graph, plan)
+    assert isinstance(smaller, Rewritten) and isinstance(smaller, Shared) and not isinstance(smaller.a, Rewritten)
+    assert prove(model, graph, plan, X, smaller=smaller).passed
+
+
+class Peeks(nn.Module):
+    """Looks at values, and states a size where no attribute holds it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8 * 36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, 3, 8, 8] -> [n, 5]."""
+        x = self.conv(x)
+        if x.sum() > 1e9:
+            x = x / 2
+        return self.head(x.view(-1, 288))
+
+
+def test_a_forward_that_looks_at_values_keeps_its_axes_and_says_why() -> None:
+    torch.manual_seed(0)
+    model = Peeks().eval()
+    graph = probe(model, trace(model, torch.randn(1, 3, 8, 8)))
+    assert not graph.groups
+    assert any("looks at values" in f.reason and "view" in f.reason for f in graph.frozen)
 
 
 def test_the_exported_network_computes_the_same(net: nn.Module, edits: Edits) -> None:

@@ -14,7 +14,7 @@ from sartor.surgery.attributes import Attributes, attributes_for
 from sartor.surgery.check import Mismatch, check
 from sartor.surgery.edits import Edits, apply_edits
 from sartor.surgery.program import Program
-from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
+from sartor.surgery.rewrite import CannotRewrite, Tape, lineage, program_for
 from sartor.types import Plan
 
 
@@ -55,16 +55,23 @@ def realised(
     tape: Tape | None = None
     while True:
         problem = check(model, graph, masks, attributes, programs)
-        path = graph.ops[problem.op].path if problem else ""
-        if problem is None or path in programs:
-            return problem, programs
-        inside = f"{path}." if path else ""
-        try:
-            tape = tape or Tape.of(model, graph)
-            written = program_for(graph, tape, path, masks)
-        except CannotRewrite as e:
-            return replace(problem, message=f"{problem.message}; {e}"), programs
-        programs = {p: w for p, w in programs.items() if not p.startswith(inside)} | {path: written}
+        if problem is None:
+            return None, programs
+        why = ""
+        for path in lineage(graph.ops[problem.op].path):  # a check outside of any operator is blamed on the next one
+            if any(p in programs for p in lineage(path)):
+                continue
+            try:
+                tape = tape or Tape.of(model, graph)
+                written = program_for(graph, tape, path, masks)
+            except CannotRewrite as e:
+                why = why or str(e)
+                continue
+            inside = f"{path}." if path else ""
+            programs = {p: w for p, w in programs.items() if not p.startswith(inside)} | {path: written}
+            break
+        else:
+            return replace(problem, message=f"{problem.message}; {why}" if why else problem.message), programs
 
 
 def cut(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:

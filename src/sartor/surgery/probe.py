@@ -7,6 +7,7 @@ equal counts: they become a tie.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -19,7 +20,7 @@ from sartor.structure.graph import Graph
 from sartor.surgery.attributes import attributes_for
 from sartor.surgery.check import Mismatch, check
 from sartor.surgery.program import Program
-from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
+from sartor.surgery.rewrite import CannotRewrite, Tape, lineage, program_for
 from sartor.types import Frozen
 
 _SHARES = (  # two trial cuts: sizes that agree by chance in one do not in the other
@@ -71,18 +72,10 @@ def probe(model: nn.Module, graph: Graph) -> Graph:
                 ties.append(set(equal))
                 problem = after
                 continue
-        path = graph.ops[problem.what.op].path
-        if writer.may(path):
-            try:
-                after = attempt(set(), ties, path)
-            except CannotRewrite as e:
-                writer.refused[path] = str(e)
-            else:
-                if problem.solved_by(after):
-                    writer.paths.append(path)
-                    problem = after
-                    continue
-                writer.refused[path] = "rewritten, it does not run either"
+        further = _written(writer, problem, graph, lambda path: attempt(set(), ties, path))
+        if further is not problem:
+            problem = further
+            continue
         best: tuple[tuple[int, int], str, _Problem | None] | None = None
         for name in suspects[:8]:
             after = attempt({name}, ties)
@@ -98,6 +91,25 @@ def probe(model: nn.Module, graph: Graph) -> Graph:
             gone[best[1]] = writer.reason(problem.what)
             problem = best[2]
     return without_groups(graph, gone, ties)
+
+
+def _written(
+    writer: _Rewriter, problem: _Problem, graph: Graph, attempt: Callable[[str], _Problem | None]
+) -> _Problem | None:
+    """What comes after rewriting the module that fails, or one it lies in; the problem itself if that does not help."""
+    for path in lineage(graph.ops[problem.what.op].path):  # a check outside of any operator is blamed on the next one
+        if not writer.may(path):
+            continue
+        try:
+            after = attempt(path)
+        except CannotRewrite as e:
+            writer.refused[path] = str(e)
+            continue
+        if problem.solved_by(after):
+            writer.paths.append(path)
+            return after
+        writer.refused[path] = "rewritten, it does not run either"
+    return problem
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,19 @@ def _recorded(model: nn.Module, example: Any) -> tuple[Recording, dict[str, list
     return rec, found
 
 
+def lineage(path: str) -> list[str]:
+    """A module and those it lies in, the model itself last.
+
+    >>> lineage("a.b")
+    ['a.b', 'a', '']
+    """
+    found = [path]
+    while path:
+        path = path.rpartition(".")[0]
+        found.append(path)
+    return found
+
+
 def program_for(graph: Graph, tape: Tape, path: str, masks: Mapping[Axis, Tensor]) -> Program:
     """The forward of the module at `path` once the masks are applied.
 
