@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -217,6 +218,36 @@ def test_the_exported_network_computes_the_same(net: nn.Module, edits: Edits) ->
     program = torch.export.export(smaller, (X,), dynamic_shapes=({0: batch},))
     more = torch.randn(9, 7, 6)
     torch.testing.assert_close(program.module()(more), smaller(more))
+
+
+class Copies(nn.Module):
+    """Repeats, and a size that no attribute holds; gives back more than a tensor."""
+
+    def __init__(self, kind: type = dict):
+        super().__init__()
+        self.a, self.b, self.kind = nn.Linear(6, 8), nn.Linear(8, 5), kind
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """[n, 6] -> {"y": [n, 5], "z": [n, 2, 5]}."""
+        y = self.a(x).view(-1, 8).repeat(2, 1)
+        y = self.b(y).view(2, -1, 5)
+        return self.kind({"y": y[0], "z": y.transpose(0, 1)})
+
+
+def test_copies_are_no_sizes_and_plain_containers_come_back() -> None:
+    torch.manual_seed(0)
+    model, x = Copies().eval(), torch.randn(3, 6)
+    graph = probe(model, trace(model, x[:1]))
+    plan = halves(graph)
+    smaller = cut(model, graph, plan)
+    assert prove(model, graph, plan, x, smaller=smaller).passed
+    assert type(smaller(x)) is dict and smaller(x)["z"].shape == (3, 2, 5)
+
+
+def test_outputs_of_another_type_are_not_rewritten() -> None:
+    model = Copies(OrderedDict).eval()
+    graph = probe(model, trace(model, torch.randn(1, 6)))
+    assert not graph.groups and any("OrderedDict" in f.reason for f in graph.frozen)
 
 
 def test_a_program_is_what_its_json_says(edits: Edits) -> None:

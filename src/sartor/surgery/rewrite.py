@@ -17,6 +17,7 @@ from sartor.structure.graph import Graph
 from sartor.structure.record import Recording, clone, empty_like_on_meta, named_tensors, watching
 from sartor.surgery.program import FORMAT, SPLITS, Program, encoded, operator_name, plain_of
 
+_NOT_SIZES = {"repeat", "tile", "repeat_interleave", "as_strided"}  # their lists are counts of copies, or strides
 _FLAGS = {"batch_norm": "training", "dropout": "train", "instance_norm": "use_input_stats"}
 
 
@@ -33,6 +34,7 @@ class Call:
     inputs: list[Value] = field(default_factory=list)
     plain: Any = None
     output: Any = None
+    odd: str = ""  # the type of an output that JSON cannot say
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def _recorded(model: nn.Module, example: Any) -> tuple[Recording, dict[str, list
     def leave(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             call = next(c for c in reversed(found[name]) if c.stop < 0)
-            call.stop, call.output = len(rec.ops), map_tensors(rec.value, out)
+            call.stop, call.output, call.odd = len(rec.ops), map_tensors(rec.value, out), _odd(out)
             alive.append(out)
 
         return hook
@@ -108,6 +110,14 @@ def _recorded(model: nn.Module, example: Any) -> tuple[Recording, dict[str, list
             h.remove()
     rec._seen.clear()
     return rec, found
+
+
+def _odd(x: Any) -> str:
+    """The first container that is no plain tuple, list or dict."""
+    if isinstance(x, Mapping | list | tuple):
+        inside = x.values() if isinstance(x, Mapping) else x
+        return type(x).__name__ if type(x) not in (tuple, list, dict) else next(filter(None, map(_odd, inside)), "")
+    return "" if x is None or isinstance(x, Tensor | bool | int | float | str) else type(x).__name__
 
 
 def lineage(path: str) -> list[str]:
@@ -143,6 +153,8 @@ class _Writer:
         self.graph, self.tape, self.path, self.masks = graph, tape, path, masks
         self.kept = {a: int(m.sum()) for a, m in masks.items()}
         self.call, self.other = call, other
+        if self.call.odd:
+            raise CannotRewrite(f"module {path!r} gives back {self.call.odd}")
         if self.call.plain is None or self.call.plain != self.other.plain:
             raise CannotRewrite(f"module {path!r} is given something that cannot be written down")
         self.slots: dict[int, int] = {}  # id of a recorded Value -> slot
@@ -157,6 +169,9 @@ class _Writer:
         steps: list[list[Any]] = []
         for i in range(self.call.start, self.call.stop):
             a, b = self.tape.once.ops[i], self.tape.twice.ops[i]
+            if a.name == "as_strided" and a.mutates and tuple(a.args[1]) == a.args[0].shape:
+                self.slots[id(a.out)] = self.slots[id(a.args[0])]  # another memory format, the same values
+                continue
             name, args, kwargs = self._said(self.graph.ops[i], a, b)
             outs = []
             for v in values(a.out):
@@ -206,7 +221,7 @@ class _Writer:
                 several = isinstance(axes, list)
                 new = [new_size(x, self.kept) for x in axes] if several else new_size(axes, self.kept)  # type: ignore[union-attr,arg-type]
                 found.append((place, new, new))
-        if op.kind in ("view", "expand", "factory") and isinstance(op.out, Value):
+        if op.kind in ("view", "expand", "factory") and op.name not in _NOT_SIZES and isinstance(op.out, Value):
             for i, x in enumerate(op.args):
                 if isinstance(x, list | tuple) and x and all(type(n) is int for n in x):
                     sizes = self._sizes(op, list(x), list(twice.args[i]))
