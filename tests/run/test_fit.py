@@ -179,3 +179,25 @@ def test_a_measured_budget_is_met_on_the_target(monkeypatch):
     assert fitted.result["trail"] and fitted.result["trail"][-1]["ratio"] > 0
     (row,) = fitted.result["latency"]
     assert row["target"] == "eager-cpu:threads=1" and len(row["samples"]["fitted_ms"]) >= 5
+
+
+class Literal(nn.Module):
+    """A size written into the forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.drop, self.head = nn.Conv2d(1, 12, 3), nn.Dropout(0.1), nn.Linear(12 * 36, 4)
+
+    def forward(self, x):
+        return self.head(self.drop(self.conv(x).relu().view(-1, 432)))
+
+
+def test_a_size_written_into_the_forward_is_no_obstacle_and_is_said(tmp_path):
+    with seeded(0):
+        model = Literal().eval()
+    fitted = sartor.fit(model, train=data(), val=data(32, 1), budget="macs<=50%", recipe=RECIPE, out=tmp_path / "run")
+    assert any("rewritten" in note for note in fitted.result["notes"])
+    again = sartor.load(tmp_path / "run", Literal)
+    x = data(8, 2)[0][0]
+    assert isinstance(again, Literal) and torch.equal(again(x), fitted.model.eval()(x))
+    assert fitted.export(tmp_path / "cut.onnx")["max_relative_error"] < 1e-4

@@ -277,9 +277,9 @@ def _rewritten(paths: list[str]) -> str:
     """What a user has to know about forwards that were written anew."""
     named = ", ".join(p or "the model itself" for p in paths[:3]) + (", ..." if len(paths) > 3 else "")
     return (
-        f"forwards that state sizes which no attribute holds were rewritten from their operators: {len(paths)} ({named}). "
-        "They train and take any batch, but no other input size than the one traced; what their authors do in training "
-        "only, besides dropout and batch norm, is left out"
+        "forwards that state sizes which no attribute holds were rewritten from their operators: "
+        f"{len(paths)} ({named}). They train and take any batch, but no other input size than the one traced; "
+        "what their authors do in training only, besides dropout and batch norm, is left out"
     )
 
 
