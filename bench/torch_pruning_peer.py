@@ -3,7 +3,7 @@
     pip install torch-pruning==1.6.1
 
 Inner channels only, because its graph does not follow the shortcut of these networks (a strided slice padded with
-zero channels). It takes a ratio of channels; the ratio whose MACs come nearest below the share is found by bisection.
+zero channels). Its Hessian criterion, one backward pass a sample, is left out. It takes a ratio of channels; the ratio whose MACs come nearest below the share is found by bisection.
 G. Fang et al. 2023, "DepGraph", arXiv:2301.12900.
 """
 
@@ -41,7 +41,6 @@ def torch_pruning(
         "FPGM": lambda: tp.importance.FPGMImportance(),
         "LAMP": lambda: tp.importance.LAMPImportance(),
         "Taylor": lambda: tp.importance.GroupTaylorImportance(),
-        "Hessian": lambda: tp.importance.GroupHessianImportance(),
     }
     both = [(name, "global") for name in made] + [(name, "uniform") for name in ("L2", "FPGM")]
     return {
@@ -82,15 +81,8 @@ def _cut(
 
 
 def _gradients(tp: Any, model: nn.Module, importance: Any, batches: Sequence[Any]) -> None:
-    """What its gradient criteria read: the mean gradient, or one squared gradient a sample."""
-    if isinstance(importance, tp.importance.GroupHessianImportance):
-        importance.zero_grad()
-        x, y = batches[0]
-        for one in nn.functional.cross_entropy(model(x), y, reduction="none"):
-            model.zero_grad()
-            one.backward(retain_graph=True)
-            importance.accumulate_grad(model)
-    elif isinstance(importance, tp.importance.GroupTaylorImportance):
+    """The mean gradient, for the criteria that read it."""
+    if isinstance(importance, tp.importance.GroupTaylorImportance):
         model.zero_grad()
         for x, y in batches:
             (nn.functional.cross_entropy(model(x), y) / len(batches)).backward()
