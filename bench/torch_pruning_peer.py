@@ -3,7 +3,8 @@
     pip install torch-pruning==1.6.1
 
 Inner channels only, because its graph does not follow the shortcut of these networks (a strided slice padded with
-zero channels). Its Hessian criterion, one backward pass a sample, is left out. It takes a ratio of channels; the ratio whose MACs come nearest below the share is found by bisection.
+zero channels). It takes a ratio of channels; the ratio whose MACs come nearest below the share is found by bisection.
+Its Hessian criterion, one backward pass a sample, is left out.
 G. Fang et al. 2023, "DepGraph", arXiv:2301.12900.
 """
 
