@@ -57,21 +57,31 @@ _WORDS: dict[type, str] = {
 
 def from_mapping(values: Mapping[str, Any], where: str) -> Asked:
     """A checked value from a file's fields."""
-    known = [f.name for f in fields(Asked)]
+    known_fields(values, Asked, where)
+    return Asked(**values)
+
+
+def known_fields(values: Mapping[str, Any], kind: Any, where: str) -> None:
+    """Refuse a name that is no field of the dataclass `kind`; says the nearest."""
+    known = [f.name for f in fields(kind)]
     for name in values:
         if name not in known:
             raise UnknownName(f"field of {where}", str(name), known)
-    return Asked(**values)
+
+
+def read_toml(path: Path, missing: str) -> dict[str, Any]:
+    """The values of a TOML file; `missing` is what to say where there is none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(missing) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise BadInput(f"{path}: expected TOML; {e}") from e
 
 
 def read_run_file(path: Path) -> dict[str, Any]:
     """The fields of a run file in TOML; unknown ones are errors."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"no run file {str(path)!r}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise BadInput(f"{path}: expected TOML; {e}") from e
+    values = read_toml(path, f"no run file {str(path)!r}")
     from_mapping(values, f"the run file {path}")
     return values
 

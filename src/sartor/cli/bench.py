@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sartor.cli.asked import known_fields, read_toml
 from sartor.cli.frontier import parse_shares
 from sartor.cli.options import AsJson, Quiet, Seed
 from sartor.cli.page import Page
@@ -94,12 +94,7 @@ def read_bench(path: Path) -> tuple[list[float], list[Network]]:
         BadInput: no such file, not TOML, or a field of the wrong kind.
         UnknownName: a field that does not exist.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"no bench file {str(path)!r}; name one, or run it where {FILE} is") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise BadInput(f"{path}: expected TOML; {e}") from e
+    values = read_toml(path, f"no bench file {str(path)!r}; name one, or run it where {FILE} is")
     for name in values:
         if name not in ("shares", "network"):
             raise UnknownName(f"field of {path}", name, ("shares", "network"))
@@ -111,10 +106,7 @@ def read_bench(path: Path) -> tuple[list[float], list[Network]]:
 
 
 def _network(table: Mapping[str, Any], path: Path) -> Network:
-    known = [f.name for f in fields(Network)]
-    for name in table:
-        if name not in known:
-            raise UnknownName(f"field of a network of {path}", name, known)
+    known_fields(table, Network, f"a network of {path}")
     for name in ("name", "model", "data"):
         if not isinstance(table.get(name), str):
             raise BadInput(f'{path}: every network needs {name} = "..."; got {table.get(name)!r}')

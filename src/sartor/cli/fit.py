@@ -14,6 +14,7 @@ from sartor.cli.deliver import deliver
 from sartor.cli.failures import BUDGET_NOT_MET, DONE, Interrupted
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Force, Input, Quiet, Weights
+from sartor.cli.place import taken
 from sartor.cli.progress import Steps, steps
 from sartor.cli.recipe import choose_recipe, part_of
 from sartor.cli.reply import Reply
@@ -117,12 +118,8 @@ def make_room(folder: Path, *, force: bool) -> None:
     Raises:
         BadInput: something is there that may not be replaced.
     """
-    if folder.is_file():
-        raise BadInput(f"--out {folder}: expected a folder; there is a file of that name")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not taken(folder, force=force):
         return
-    if not force:
-        raise BadInput(f"--out {folder} is not empty: choose another folder, or replace it with --force")
     if not any((folder / name).is_file() for name in RUN_FILES):
         raise BadInput(f"--out {folder} does not look like a run folder; --force removes earlier runs only")
     shutil.rmtree(folder)

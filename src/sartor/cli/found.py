@@ -19,19 +19,14 @@ def describe(graph: Graph) -> dict[str, Any]:
     """
     from sartor.cost import macs
     from sartor.run import group_rows
+    from sartor.run.discovery import coverage
 
-    sizes = {name: v.numel({}) for name, v in graph.tensors.items() if v.origin == "parameter"}
-    tied = {id(graph.tensors[name]): name for name in sizes}  # one name for each tensor
-    sizes = {name: sizes[name] for name in tied.values()}
-    same = {name: tied[id(v)] for name, v in graph.tensors.items() if id(v) in tied}
-    all_params = sum(sizes.values()) or 1
     rows = [{k: v for k, v in row.items() if k != "kept"} for row in group_rows(graph)]
-    cuttable = {same[m.tensor] for g in graph.groups.values() for m in g.members if m.tensor in same}
     return {
         "groups": rows,
         "frozen": [{"axis": f.axis, "reason": f.reason} for f in graph.frozen],
         "coverage": {
-            "params_on_cuttable_axis": sum(sizes[t] for t in cuttable) / all_params,
+            "params_on_cuttable_axis": coverage(graph),
             "macs_on_cuttable_axis": _cuttable_macs(graph) / (macs(graph) or 1),
         },
     }

@@ -10,6 +10,7 @@ import typer
 
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Factory, Force, Input, Quiet, Seed, Subject, Weights
+from sartor.cli.place import taken
 from sartor.cli.progress import steps
 from sartor.cli.reply import Reply
 from sartor.errors import BadInput
@@ -98,11 +99,5 @@ def parse_shares(text: str) -> list[float]:
 
 def check_room(folder: Path, *, force: bool) -> None:
     """Refuse a folder that holds something else, or an earlier frontier without --force."""
-    if folder.is_file():
-        raise BadInput(f"--out {folder}: expected a folder; there is a file of that name")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    if not force:
-        raise BadInput(f"--out {folder} is not empty: choose another folder, or replace it with --force")
-    if {p.name for p in folder.iterdir()} - set(FILES):
+    if taken(folder, force=force) and {p.name for p in folder.iterdir()} - set(FILES):
         raise BadInput(f"--out {folder} holds other files than those of a frontier; choose another folder")

@@ -159,6 +159,17 @@ class Recording:
         self.example: Any = None
         self._seen: dict[int, tuple[Any, Value]] = {}
 
+    @classmethod
+    def opened(cls, model: nn.Module, example: Example) -> Recording:
+        """Before the first call: the model's tensors and the inputs are known."""
+        rec = cls()
+        rec.example = example
+        for owner, key, name, t in named_tensors(model):
+            origin = "parameter" if key in owner._parameters else "buffer"
+            rec.tensors[name] = rec.value(t, origin, name)
+        rec.inputs = [rec.value(t, "input") for t in tensors(example)]
+        return rec
+
     def value(self, t: Tensor, origin: str = "a constant tensor", name: str | None = None) -> Value:
         """The Value of a tensor; made at first sight."""
         key = id(t)
@@ -201,12 +212,7 @@ def record(model: nn.Module, example: Example) -> Recording:
 
 
 def _record(model: nn.Module, example: Example, *, meta: bool) -> Recording:
-    rec = Recording()
-    rec.example = example
-    for owner, key, name, t in named_tensors(model):
-        origin = "parameter" if key in owner._parameters else "buffer"
-        rec.tensors[name] = rec.value(t, origin, name)
-    rec.inputs = [rec.value(t, "input") for t in tensors(example)]
+    rec = Recording.opened(model, example)
     args, kwargs = as_args(example)
     with watching(model, rec.see, meta=meta):
         out = model(*args, **kwargs)

@@ -14,7 +14,7 @@ from sartor.structure.calls import Op, Value, dim, values
 from sartor.structure.constants import moved, pads
 from sartor.structure.example import as_args, batch_of, map_tensors, tensors, with_batch
 from sartor.structure.graph import Graph
-from sartor.structure.record import Recording, clone, empty_like_on_meta, named_tensors, watching
+from sartor.structure.record import Recording, clone, empty_like_on_meta, watching
 from sartor.surgery.program import FORMAT, SPLITS, Program, encoded, operator_name, plain_of
 
 _NOT_SIZES = {"repeat", "tile", "repeat_interleave", "as_strided"}  # their lists are counts of copies, or strides
@@ -70,13 +70,10 @@ class Tape:
 
 def _recorded(model: nn.Module, example: Any) -> tuple[Recording, dict[str, list[Call]]]:
     shadow = clone(model, empty_like_on_meta).eval()
-    rec = Recording()
+    rec = Recording.opened(shadow, example)
     found: dict[str, list[Call]] = {}
     handles = []
     alive: list[Any] = []  # identities must not be given to new tensors
-    for owner, key, name, t in named_tensors(shadow):
-        rec.tensors[name] = rec.value(t, "parameter" if key in owner._parameters else "buffer", name)
-    rec.inputs = [rec.value(t, "input") for t in tensors(example)]
 
     def enter(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
