@@ -9,8 +9,9 @@ from typing import Any
 
 from sartor.errors import BadInput
 from sartor.importance import find_criterion, scores
-from sartor.learn import learn_gates, sensitivity_scores
+from sartor.learn import sensitivity_scores
 from sartor.run.decide import plan_for
+from sartor.run.rank import ranked
 from sartor.run.search import improved_scores
 from sartor.run.subject import Subject
 from sartor.types import Budget, Limit, Plan, Recipe, Scores
@@ -106,9 +107,9 @@ def plan_at(
     graph = subject.cuttable(recipe)
     budget = Budget((Limit("macs", share, True),))
     if recipe.learn == "gates":
-        found = learn_gates(
-            graph, subject.model, list(subject.samples), keep=share, options=recipe.gates, loss=loss, seed=seed,
-            tell=tell,
+        found = ranked(
+            graph, subject.model, recipe, budget, subject.original, subject.samples, loss=loss, seed=seed,
+            note=warnings.warn, tell=tell,
         )  # fmt: skip
     if found is None:
         raise BadInput(f"recipe {recipe.name!r}: expected its scores; got none")
