@@ -14,7 +14,7 @@ gives frozen parts. Freezing is monotone, so the outcome is sound whatever the o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -50,7 +50,9 @@ UNIT = Axis(1, frozen="a dimension of size 1")
 
 def find(a: Axis) -> Axis:
     """The node that stands for `a` now."""
-    root = a
+    if a.parent is None:
+        return a
+    root = a.parent
     while root.parent is not None:
         root = root.parent
     while a is not root:
@@ -302,14 +304,12 @@ def reshape(axes: Sequence[Axis], shape: Sequence[int]) -> Axes:
     return out
 
 
-def leaves(a: Axis) -> Iterator[Axis]:
+def leaves(a: Axis) -> Axes:
     """The leaves of an axis, left to right, with repetition; a frozen axis is one leaf."""
     a = find(a)
     if a.kind is None or a.frozen:
-        yield a
-    else:
-        for k in a.kids:
-            yield from leaves(k)
+        return [a]
+    return [leaf for k in a.kids for leaf in leaves(k)]
 
 
 def new_size(a: Axis, kept: Mapping[Axis, int]) -> int:

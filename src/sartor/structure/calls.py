@@ -77,12 +77,20 @@ class Op:
     @property
     def inputs(self) -> list[Value]:
         """Every Value among the arguments, in order."""
-        return list(values((self.args, self.kwargs)))
+        found = []
+        for x in self.args:
+            if isinstance(x, Value):
+                found.append(x)
+            elif isinstance(x, list | tuple):
+                found += values(x)
+        if self.kwargs:
+            found += values(self.kwargs)
+        return found
 
     @property
     def outputs(self) -> list[Value]:
         """Every Value that came out."""
-        return list(values(self.out))
+        return [self.out] if isinstance(self.out, Value) else list(values(self.out))
 
     @property
     def mutates(self) -> bool:

@@ -8,9 +8,14 @@ Inference mode keeps composite operators (linear, attention, LSTM) whole; one wi
 from __future__ import annotations
 
 import copy
+import copyreg
+import sys
+import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,19 +26,39 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sartor.errors import CannotTrace
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, as_args, map_tensors, tensors
-from sartor.structure.rules import lookup
+from sartor.structure.rules.registry import facts
+from sartor.structure.rules.shapes import META
 
-META = torch.device("meta")
 _SILENT = {"aten::detach", "aten::_assert_tensor_metadata"}  # come and go with what holds a tensor alive
+_MOVES = {"aten::to", "aten::_to_copy"}
+_ATOMS = {  # cannot change, so a copy may hold the same
+    *(type(None), bool, int, float, complex, str, bytes, type, range, slice, torch.dtype, torch.device, torch.Size),
+    *(torch.memory_format, torch.layout, types.FunctionType, types.BuiltinFunctionType),
+}
+_CALL = nn.Module._wrapped_call_impl.__code__  # what `module(...)` runs
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
     """(owner, key, full name, tensor) of every parameter and buffer, a tied one under each of its names."""
-    for path, module in model.named_modules():
+    for module, path in _modules(model).items():
         for store in (module._parameters, module._buffers):
             for key, t in store.items():
                 if t is not None:
                     yield module, key, f"{path}.{key}" if path else key, t
+
+
+def _modules(model: nn.Module) -> dict[nn.Module, str]:
+    """Every module once, as `named_modules` orders and names them."""
+    found: dict[nn.Module, str] = {}
+
+    def walk(module: nn.Module, path: str) -> None:
+        found[module] = path
+        for name, child in module._modules.items():
+            if child is not None and child not in found:
+                walk(child, f"{path}.{name}" if path else name)
+
+    walk(model, "")
+    return found
 
 
 def clone(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -43,19 +68,61 @@ def clone(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
         CannotTrace: the model holds something Python cannot copy.
     """
     memo: dict[int, Any] = {}
-    for *_, t in named_tensors(model):
+    for owner, key, _, t in named_tensors(model):
         if id(t) not in memo:
             new = convert(t)
-            if isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter):
+            if key in owner._parameters and not isinstance(new, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=t.requires_grad)
             memo[id(t)] = new
     try:
-        return copy.deepcopy(model, memo)
+        return _copied(model, memo)
     except (RuntimeError, TypeError) as e:
         raise CannotTrace(
             f"the model cannot be copied ({type(e).__name__}: {e}); "
             "a tensor that is neither a parameter nor a buffer, kept with its gradient history, is the usual cause"
         ) from e
+
+
+def _copied(x: Any, memo: dict[int, Any]) -> Any:
+    """copy.deepcopy(x, memo), quicker for what modules are made of."""
+    kind: Any = type(x)
+    if kind in _ATOMS:
+        return x
+    if id(x) in memo:
+        return memo[id(x)]
+    new: Any
+    if kind is dict or kind is OrderedDict:
+        new = memo[id(x)] = kind()
+        for k, v in x.items():
+            new[_copied(k, memo)] = _copied(v, memo)
+    elif kind is list:
+        new = memo[id(x)] = []
+        new.extend([_copied(v, memo) for v in x])
+    elif kind is set and not x:
+        new = memo[id(x)] = set()
+    elif isinstance(x, nn.Module) and _plain(kind):
+        new = memo[id(x)] = kind.__new__(kind)
+        state = {k: _copied(v, memo) for k, v in x.__dict__.items() if k != "_compiled_call_impl"}
+        if kind.__setstate__ is nn.Module.__setstate__:
+            new.__dict__.update(state)
+        else:
+            new.__setstate__(state)
+    else:
+        new = copy.deepcopy(x, memo)
+    return new
+
+
+@cache
+def _plain(kind: Any) -> bool:
+    """Whether copying a module of this class means copying its `__dict__`."""
+    same = ("__getstate__", "__reduce_ex__", "__reduce__", "__getnewargs__", "__getnewargs_ex__")
+    return (
+        all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in same)
+        and kind.__new__ is object.__new__
+        and not hasattr(kind, "__deepcopy__")
+        and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
+        and kind not in copyreg.dispatch_table
+    )
 
 
 def empty_like_on_meta(t: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
@@ -68,47 +135,75 @@ def empty_like_on_meta(t: Tensor, shape: tuple[int, ...] | None = None) -> Tenso
 class Watch(TorchDispatchMode):
     """Calls `see(func, args, kwargs, out, path)` for every operator a rule speaks of; takes the others apart."""
 
-    def __init__(self, see: Callable[..., None], *, meta: bool, instead: Callable[..., Any] | None = None):
+    def __init__(
+        self,
+        paths: Mapping[int, str],
+        see: Callable[..., None],
+        *,
+        meta: bool,
+        instead: Callable[..., Any] | None = None,
+    ):
         super().__init__()
-        self.see, self.meta, self.instead, self.path = see, meta, instead, ""
+        self.paths, self.see, self.meta, self.instead = paths, see, meta, instead
         self._moved: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "prim":
-            return func(*args, **kwargs)
-        if lookup(func) is None:
+        known = facts(func)
+        if known.rule is None:
+            if func.namespace == "prim":
+                return func(*args, **kwargs)
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         if self.meta:
-            args, kwargs = self._to_meta(args), self._to_meta(kwargs)
-            if _takes_device(func):
+            args = self._to_meta(args)
+            if kwargs:
+                kwargs = self._to_meta(kwargs)
+            if known.takes_device:
                 kwargs = {**kwargs, "device": META}
-            if func._schema.name in ("aten::to", "aten::_to_copy") and any(isinstance(a, torch.device) for a in args):
+            if known.name in _MOVES and any(isinstance(a, torch.device) for a in args):
                 args = tuple(META if isinstance(a, torch.device) else a for a in args)
         out = NotImplemented if self.instead is None else self.instead(func, args, kwargs)
+        if out is NotImplemented and self.meta and known.meta is not None and not types:
+            out = known.meta(*args, **kwargs)
+            if known.in_place and out is not NotImplemented:
+                out = args[0] if out.shape == args[0].shape else NotImplemented
         if out is NotImplemented:
             out = func(*args, **kwargs)
-        if func._schema.name not in _SILENT:
-            self.see(func, args, kwargs, out, self.path)
+        if known.name not in _SILENT:
+            self.see(func, args, kwargs, out, caller(self.paths))
         return out
 
     def _to_meta(self, x: Any) -> Any:
         if isinstance(x, Tensor):
-            if x.device.type == "meta":
+            if x.is_meta:
                 return x
             if id(x) not in self._moved:
                 self._moved[id(x)] = (x, x.to(META))
             return self._moved[id(x)][1]
-        if isinstance(x, list | tuple) and any(isinstance(v, Tensor | list | tuple) for v in x):
-            return type(x)(self._to_meta(v) for v in x)
+        if isinstance(x, tuple | list):
+            if any(isinstance(v, Tensor | list | tuple) for v in x):
+                return type(x)([self._to_meta(v) for v in x])
+            return x
         return {k: self._to_meta(v) for k, v in x.items()} if isinstance(x, dict) else x
 
 
-def _takes_device(func: OpOverload) -> bool:
-    return any(a.name == "device" and a.kwarg_only for a in func._schema.arguments)
+def caller(paths: Mapping[int, str]) -> str:
+    """The path of the innermost module being called; read off Python's stack, so that no module needs a hook.
+
+    Args:
+        paths: id of a module -> its path; the calls of other modules belong to whoever calls them.
+    """
+    frame = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is _CALL:
+            path = paths.get(id(frame.f_locals["self"]))
+            if path is not None:
+                return path
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
 
 
 @contextmanager
@@ -119,33 +214,14 @@ def watching(
 
     `instead(func, args, kwargs)` may give the result of an operator itself, or NotImplemented.
     """
-    watch = Watch(see, meta=meta, instead=instead)
-    stack: list[str] = []
-    handles = []
-
-    def enter(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            stack.append(watch.path)
-            watch.path = name
-
-        return hook
-
-    def leave(module: nn.Module, args: Any, out: Any) -> None:
-        if stack:
-            watch.path = stack.pop()
-
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(name), prepend=True))
-        handles.append(module.register_forward_hook(leave, always_call=True))
+    paths = {id(module): path for module, path in _modules(model).items()}
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(), watch:
+        with torch.inference_mode(), Watch(paths, see, meta=meta, instead=instead):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for h in handles:
-            h.remove()
 
 
 class Recording:
@@ -157,7 +233,7 @@ class Recording:
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
         self.example: Any = None
-        self._seen: dict[int, tuple[Any, Value]] = {}
+        self._seen: dict[int, _Held] = {}  # by id of a tensor that is alive
 
     @classmethod
     def opened(cls, model: nn.Module, example: Example) -> Recording:
@@ -172,23 +248,42 @@ class Recording:
 
     def value(self, t: Tensor, origin: str = "a constant tensor", name: str | None = None) -> Value:
         """The Value of a tensor; made at first sight."""
-        key = id(t)
-        if key in self._seen:
-            return self._seen[key][1]
+        held = self._seen.get(id(t))
+        if held is not None:
+            return held.value
         v = Value(tuple(t.shape), t.dtype, t.untyped_storage()._cdata, name, origin)
-
-        def gone(_: Any) -> None:
-            v.died = len(self.ops)
-            self._seen.pop(key, None)
-
-        self._seen[key] = (weakref.ref(t, gone), v)
+        held = self._seen[id(t)] = _Held(t, _gone)
+        held.key, held.value, held.rec = id(t), v, self
         return v
 
     def see(self, func: OpOverload, args: Any, kwargs: Any, out: Any, path: str) -> None:
         """Write one call down."""
-        a, k = map_tensors(self.value, args), map_tensors(self.value, kwargs)
-        self.ops.append(Op(len(self.ops), func, path, a, k, None))
-        self.ops[-1].out = map_tensors(lambda t: self.value(t, "op"), out)
+        op = Op(len(self.ops), func, path, self._values(args), self._values(kwargs) if kwargs else {}, None)
+        self.ops.append(op)
+        op.out = self.value(out, "op") if isinstance(out, Tensor) else map_tensors(lambda t: self.value(t, "op"), out)
+
+    def _values(self, x: Any) -> Any:
+        if type(x) in _ATOMS:
+            return x
+        if isinstance(x, Tensor):
+            return self.value(x)
+        if type(x) is tuple or type(x) is list:
+            return type(x)([self._values(v) for v in x])
+        return map_tensors(self.value, x)
+
+
+class _Held(weakref.ref[Tensor]):
+    """Sees a tensor go."""
+
+    __slots__ = ("key", "rec", "value")
+    key: int
+    value: Value
+    rec: Recording
+
+
+def _gone(held: Any) -> None:
+    held.value.died = len(held.rec.ops)
+    held.rec._seen.pop(held.key, None)
 
 
 def record(model: nn.Module, example: Example) -> Recording:

@@ -97,7 +97,7 @@ def read_off(rec: Recording) -> Graph:
         tied = id(v) in seen
         seen.add(id(v))
         for d, a in enumerate(v.axes):
-            for leaf in dict.fromkeys(map(find, leaves(a))):
+            for leaf in dict.fromkeys(leaves(a)):
                 if leaf.frozen:
                     if leaf.size > 1 and v.origin == "parameter" and not tied:
                         frozen.append(Frozen(f"{name}:{d}", leaf.size, leaf.frozen))
@@ -155,7 +155,7 @@ def _kinds(rec: Recording) -> dict[Axis, str]:
                 parts = [find(k) for k in a.kids] if a.kind == "p" and not a.frozen else [a]
                 for i, part in enumerate(parts):
                     outer = len(parts) > 1 and i == 0 and any(not find(k).frozen for k in parts[1:])
-                    for leaf in map(find, leaves(part)):
+                    for leaf in leaves(part):
                         kinds.setdefault(leaf, "groups" if outer else _KINDS[op.kind])
     return kinds
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from sartor.structure.axes import Axes, Axis, find, fixed, freeze, mixing, split_product, total, unify
 from sartor.structure.calls import Op, Value
 from sartor.structure.rules.registry import Terms, freeze_all, rule
+from sartor.structure.rules.shapes import alike, new
 
 
 def _sdpa_macs(op: Op) -> Terms:
@@ -14,7 +18,29 @@ def _sdpa_macs(op: Op) -> Terms:
     return [[*q.axes, k.axes[-2]], [*q.axes[:-1], k.axes[-2], v.axes[-1]]]
 
 
-@rule("attention", "scaled_dot_product_attention", macs=_sdpa_macs)
+def _sdpa_meta(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    q, k, v = query.shape, key.shape, value.shape
+    if enable_gqa or len(q) != 4 or q[:2] != k[:2] or k[:3] != v[:3] or q[3] != k[3] or not alike(query, key, value):
+        return NotImplemented
+    if mask is not None:
+        full = (*q[:3], k[2])
+        fits = mask.ndim == 4 and all(a in (1, b) for a, b in zip(mask.shape, full))
+        if causal or not fits or mask.dtype not in (torch.bool, query.dtype):
+            return NotImplemented
+    return new(query, [*q[:3], v[3]])
+
+
+@rule("attention", "scaled_dot_product_attention", macs=_sdpa_macs, meta=_sdpa_meta)
 def sdpa(op: Op) -> Axes:
     """softmax(q k' * scale + mask) v: q [..., H, L, D], k [..., H, S, D], v [..., H, S, E]; grouped heads allowed."""
     q, k, v = (op.arg(n) for n in ("query", "key", "value"))

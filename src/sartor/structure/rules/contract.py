@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from sartor.structure.axes import Axes, find, fixed, freeze, unify
 from sartor.structure.calls import Op, Value
 from sartor.structure.rules.registry import Terms, freeze_all, rule
+from sartor.structure.rules.shapes import alike, new
 
 
 def add_bias(bias: Value | None, axes: Axes, why: str) -> Axes:
@@ -23,7 +26,12 @@ def _linear_macs(op: Op) -> Terms:
     return [[*op.out.axes, op.args[1].axes[-1]]]
 
 
-@rule("linear", "linear", macs=_linear_macs)
+def _linear_meta(x: Tensor, w: Tensor, b: Tensor | None = None) -> Any:
+    fits = x.ndim > 1 and w.ndim == 2 and x.shape[-1] == w.shape[1] and (b is None or b.shape == w.shape[:1])
+    return new(x, [*x.shape[:-1], w.shape[0]]) if fits and alike(x, w, b) else NotImplemented
+
+
+@rule("linear", "linear", macs=_linear_macs, meta=_linear_meta)
 def linear(op: Op) -> Axes:
     """x[..., in] w[out, in] + b[out]."""
     x, w = op.args[0], op.args[1]

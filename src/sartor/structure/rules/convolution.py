@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from sartor.structure.axes import Axes, find, fixed, freeze, product, split_product, unify
 from sartor.structure.calls import Op, Value
 from sartor.structure.rules.registry import Terms, freeze_all, freeze_values, rule
+from sartor.structure.rules.shapes import alike, swept
 
 
 def groups_of(op: Op) -> int:
@@ -25,10 +28,21 @@ def macs(op: Op) -> Terms:
     return [[*(x if is_transposed(op) else op.out).axes, *w.axes[1:]]]
 
 
+def _meta(
+    x: Tensor, w: Tensor, b: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Any:
+    out = w.shape[0]
+    if x.ndim != w.ndim or groups < 1 or x.shape[1] != w.shape[1] * groups or out % groups:
+        return NotImplemented
+    if not (alike(x, w, b) and x.is_contiguous()) or (b is not None and b.shape != (out,)):
+        return NotImplemented
+    return swept(x, out, w.shape[2:], stride, padding, dilation, 2)
+
+
+@rule("conv", "conv1d conv2d conv3d", macs=macs, meta=_meta)
 @rule(
     "conv",
-    """conv1d conv2d conv3d convolution _convolution convolution_overrideable
-    conv_transpose1d conv_transpose2d conv_transpose3d""",
+    "convolution _convolution convolution_overrideable conv_transpose1d conv_transpose2d conv_transpose3d",
     macs=macs,
 )
 def conv(op: Op) -> Axes:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sartor.structure.axes import UNIT, Axes, find, fixed, freeze, unify
 from sartor.structure.calls import Op, Value, dim, frozen_axes
 from sartor.structure.rules.pointwise import broadcast
 from sartor.structure.rules.registry import freeze_all, freeze_values, rule
+from sartor.structure.rules.shapes import alike, new
 
 _MASK = (torch.bool, torch.uint8)
 
@@ -44,7 +46,15 @@ def index_select(op: Op) -> Axes:
     return [*x.axes[:d], i.axes[0] if i.ndim else UNIT, *x.axes[d + 1 :]]
 
 
-@rule("index", "index _unsafe_index")
+def _index_meta(x: Tensor, given: Any) -> Any:
+    """One tensor of whole numbers, for the first dimension."""
+    i = given[0]
+    if len(given) != 1 or i is None or i.dtype not in (torch.int64, torch.int32) or not x.ndim or not alike(x):
+        return NotImplemented
+    return new(x, [*i.shape, *x.shape[1:]]) if x.is_contiguous() and i.is_contiguous() else NotImplemented
+
+
+@rule("index", "index _unsafe_index", meta=_index_meta)
 def index(op: Op) -> Any:
     """x[i, :, j]: indexed dimensions freeze; index tensors broadcast to where the first of them stood."""
     x, given = op.args[0], list(op.args[1])

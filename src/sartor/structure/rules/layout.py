@@ -25,6 +25,7 @@ from sartor.structure.axes import (
 from sartor.structure.calls import Op, Value, dim, dims
 from sartor.structure.rules.pointwise import broadcast
 from sartor.structure.rules.registry import freeze_all, rule
+from sartor.structure.rules.shapes import alike, new, packed
 
 
 def replaced(axes: Axes, d: int, a: Axis) -> Axes:
@@ -209,7 +210,20 @@ def split(op: Op) -> list[Axes]:
     return [replaced(x.axes, d, p) for p in pieces]
 
 
-@rule("concat", "cat concat concatenate")
+def _cat_meta(tensors: Any, d: Any = 0) -> Any:
+    first = tensors[0] if tensors else None
+    if first is None or type(d) is not int or not -first.ndim <= d < first.ndim or not alike(*tensors):
+        return NotImplemented
+    shape = list(first.shape)
+    d %= len(shape)
+    for t in tensors:
+        if not packed(t) or [*t.shape[:d], *t.shape[d + 1 :]] != [*shape[:d], *shape[d + 1 :]]:
+            return NotImplemented
+    shape[d] = sum(t.shape[d] for t in tensors)
+    return new(first, shape)
+
+
+@rule("concat", "cat concat concatenate", meta=_cat_meta)
 def cat(op: Op) -> Axes:
     """A sum along the dimension; the other dimensions unify."""
     parts = [v for v in op.args[0] if v.shape != (0,)]

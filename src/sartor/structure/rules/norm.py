@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from sartor.structure.axes import UNIT, Axes, find, mixing, split_product, unify
 from sartor.structure.calls import Op, Value, frozen_axes
 from sartor.structure.rules.registry import Terms, rule
+from sartor.structure.rules.shapes import alike, new
 
 
 def _channel_tensors(op: Op, *names: str) -> list[Value]:
@@ -18,9 +21,28 @@ def _thop_macs(op: Op) -> Terms:
     return [list(op.outputs[0].axes)] * 2
 
 
+def _batch_norm_meta(
+    x: Tensor,
+    w: Tensor | None,
+    b: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn: bool,
+) -> Any:
+    given = (w, b, mean, var)
+    if training or mean is None or var is None or x.ndim < 2 or not alike(x, *given) or not x.is_contiguous():
+        return NotImplemented
+    fits = all(t is None or t.shape == x.shape[1:2] for t in given)
+    return new(x, x.shape) if fits else NotImplemented
+
+
+@rule("batch_norm", "batch_norm", extra=_thop_macs, meta=_batch_norm_meta)
 @rule(
     "batch_norm",
-    """batch_norm native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm
+    """native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm
     _batch_norm_no_update _batch_norm_with_update instance_norm _batch_norm_impl_index""",
     extra=_thop_macs,
 )
@@ -46,7 +68,23 @@ def batch_norm(op: Op) -> Any:
     return [axes, *rest]
 
 
-@rule("layer_norm", "layer_norm native_layer_norm rms_norm _fused_rms_norm")
+def _layer_norm_meta(
+    x: Tensor, shape: Any, w: Tensor | None = None, b: Tensor | None = None, eps: Any = None, cudnn: bool = True
+) -> Any:
+    shape = tuple(shape)
+    fits = (
+        shape and tuple(x.shape[-len(shape) :]) == shape and all(t is None or tuple(t.shape) == shape for t in (w, b))
+    )
+    return new(x, x.shape) if fits and alike(x, w, b) else NotImplemented
+
+
+def _rms_norm_meta(x: Tensor, shape: Any, w: Tensor | None = None, eps: Any = None) -> Any:
+    return _layer_norm_meta(x, shape, w) if x.is_contiguous() else NotImplemented
+
+
+@rule("layer_norm", "rms_norm", meta=_rms_norm_meta)
+@rule("layer_norm", "layer_norm", meta=_layer_norm_meta)
+@rule("layer_norm", "native_layer_norm _fused_rms_norm")
 def layer_norm(op: Op) -> Any:
     """Statistics over the last dimensions mix them."""
     x = op.args[0]
@@ -65,7 +103,16 @@ def layer_norm(op: Op) -> Any:
     return [axes, *(axes[: x.ndim - k] + [UNIT] * (o.ndim - x.ndim + k) for o in op.out[1:])]
 
 
-@rule("group_norm", "group_norm native_group_norm")
+def _group_norm_meta(
+    x: Tensor, groups: int, w: Tensor | None = None, b: Tensor | None = None, eps: float = 1e-5, cudnn: bool = True
+) -> Any:
+    fits = x.ndim > 1 and groups > 0 and x.shape[1] % groups == 0 and 0 not in x.shape and x.is_contiguous()
+    fits = fits and all(t is None or t.shape == x.shape[1:2] for t in (w, b))
+    return new(x, x.shape) if fits and alike(x, w, b) else NotImplemented
+
+
+@rule("group_norm", "group_norm", meta=_group_norm_meta)
+@rule("group_norm", "native_group_norm")
 def group_norm(op: Op) -> Any:
     """Statistics over the channels of each group: groups are exact, channels inside a group mix."""
     x = op.args[0]

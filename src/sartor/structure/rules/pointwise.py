@@ -8,6 +8,7 @@ from typing import Any
 from sartor.structure.axes import UNIT, Axes, Axis, find, freeze, fresh, split_sum, unify
 from sartor.structure.calls import Op, Value
 from sartor.structure.rules.registry import each_output, rule
+from sartor.structure.rules.shapes import elementwise
 
 
 def broadcast(operands: Sequence[Value], shape: Sequence[int], why: str) -> Axes:
@@ -29,11 +30,15 @@ def broadcast(operands: Sequence[Value], shape: Sequence[int], why: str) -> Axes
 
 @rule(
     "pointwise",
-    """add masked_fill where native_dropout hardtanh rrelu_with_noise celu isin _prelu_kernel softplus mish silu
-    heaviside real imag nan_to_num hardswish hardsigmoid log_sigmoid_forward selu relu6 softshrink hardshrink
-    bitwise_and logical_and polar complex floor_divide copy relu gelu sub mul div rsub clamp clip addcmul addcdiv
-    lerp threshold elu leaky_relu true_divide divide multiply subtract log_sigmoid logsigmoid rrelu square
-    float_power maximum minimum absolute""",
+    """add sub mul div maximum minimum relu relu6 gelu silu mish hardswish hardsigmoid hardtanh sigmoid tanh elu
+    celu selu leaky_relu softplus exp sqrt rsqrt neg abs square sin cos clamp pow""",
+    meta=elementwise,
+)
+@rule(
+    "pointwise",
+    """masked_fill where native_dropout rrelu_with_noise isin _prelu_kernel heaviside real imag nan_to_num
+    log_sigmoid_forward softshrink hardshrink bitwise_and logical_and polar complex floor_divide copy clip addcmul
+    addcdiv lerp rsub threshold true_divide divide multiply subtract log_sigmoid logsigmoid rrelu float_power absolute""",
 )
 def pointwise(op: Op) -> Any:
     """Everything the operands share is one."""

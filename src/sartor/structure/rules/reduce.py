@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from sartor.structure.axes import UNIT, Axes, fixed, freeze, mixing
 from sartor.structure.calls import Op, Value, dims
 from sartor.structure.rules.pointwise import pointwise
 from sartor.structure.rules.registry import each_output, freeze_all, rule, same_nesting
+from sartor.structure.rules.shapes import alike, new
 
 _EXACT = {"sum", "linalg_vector_norm", "norm", "nansum", "count_nonzero"}  # zeros do not change them
 
 
+def _reduced(x: Tensor, over: Any = None, keep: bool = False, *, dtype: Any = None) -> Any:
+    if dtype is not None or not alike(x) or not x.is_contiguous() or not isinstance(over, list | tuple | None):
+        return NotImplemented
+    n = x.ndim
+    if not all(type(d) is int and -n <= d < n for d in over or ()):
+        return NotImplemented
+    gone = set(dims(over, n))
+    if over and len(gone) < len(over):
+        return NotImplemented
+    return new(x, [1 if d in gone else size for d, size in enumerate(x.shape) if keep or d not in gone])
+
+
+@rule("reduce", "sum mean", meta=_reduced)
 @rule(
     "reduce",
-    """sum mean amax amin max min var std var_mean std_mean prod norm linalg_vector_norm logsumexp any all argmax argmin
+    """amax amin max min var std var_mean std_mean prod norm linalg_vector_norm logsumexp any all argmax argmin
     median nansum nanmean aminmax mode count_nonzero norm_except_dim""",
 )
 def reduce(op: Op) -> Any:
@@ -36,7 +52,13 @@ def reduce(op: Op) -> Any:
     return each_output(op, axes)
 
 
-@rule("softmax", "softmax _softmax log_softmax _log_softmax _safe_softmax")
+def _softmax_meta(x: Tensor, d: Any, dtype: Any = None) -> Any:
+    fits = dtype is None and type(d) is int and -x.ndim <= d < x.ndim and alike(x)
+    return new(x, x.shape) if fits else NotImplemented
+
+
+@rule("softmax", "softmax log_softmax", meta=_softmax_meta)
+@rule("softmax", "_softmax _log_softmax _safe_softmax")
 def softmax(op: Op) -> Axes:
     """Mixes along its dimension."""
     x = op.args[0]
@@ -45,7 +67,13 @@ def softmax(op: Op) -> Axes:
     return list(x.axes)
 
 
-@rule("normalize", "cumsum cumprod cummax cummin logcumsumexp topk sort argsort kthvalue flip roll diff")
+def _rolled(x: Tensor, shifts: Any, over: Any = ()) -> Any:
+    fits = alike(x) and len(shifts) == len(over) > 0 and x.numel() and all(-x.ndim <= d < x.ndim for d in over)
+    return new(x, x.shape) if fits else NotImplemented
+
+
+@rule("normalize", "roll", meta=_rolled)
+@rule("normalize", "cumsum cumprod cummax cummin logcumsumexp topk sort argsort kthvalue flip diff")
 def along(op: Op) -> Any:
     """Order along the dimension matters: it stays whole; the others pass."""
     x = op.args[0]

@@ -6,6 +6,7 @@ for several). It may unify and freeze axes of the inputs on the way. A `Conflict
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from sartor.structure.calls import Op, frozen_axes
 AxesRule = Callable[[Op], Any]  # -> Axes | list[Axes | None]
 Terms = list[Axes]  # each term is a product of axis sizes; their sum is the number of multiply-accumulates
 CostRule = Callable[[Op], Terms]
+MetaRule = Callable[..., Any]  # the operator's own arguments -> its output on meta tensors, or NotImplemented
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,23 @@ class Rule:
     macs: CostRule | None = None  # conv, linear, matmul: what every convention counts
     extra: CostRule | None = None  # what thop counts besides
     scratch: CostRule | None = None  # bytes it allocates for the time it runs, beside its output
+    meta: MetaRule | None = None  # quicker than PyTorch's meta kernel; see `shapes`
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is looked up once an overload: its rule, and what its schema says."""
+
+    func: OpOverload
+    name: str
+    rule: Rule | None
+    meta: MetaRule | None  # that of the rule, where it takes all arguments of this overload
+    in_place: bool  # gives its first argument back
+    takes_device: bool
 
 
 RULES: dict[str, Rule] = {}
-_CACHE: dict[OpOverload, Rule | None] = {}
+_FACTS: dict[int, Facts] = {}  # by id of the overload, which the facts keep alive
 
 
 def rule(
@@ -44,6 +59,7 @@ def rule(
     macs: CostRule | None = None,
     extra: CostRule | None = None,
     scratch: CostRule | None = None,
+    meta: MetaRule | None = None,
 ) -> Callable[[AxesRule], AxesRule]:
     """Enter a rule for operators, named as in their schema ("aten::conv2d"; without a namespace: aten).
 
@@ -55,8 +71,8 @@ def rule(
             full = name if "::" in name else f"aten::{name}"
             if full in RULES:
                 raise BadInput(f"operator rule {full!r} is already registered")
-            RULES[full] = Rule(kind, f, macs, extra, scratch)
-        _CACHE.clear()
+            RULES[full] = Rule(kind, f, macs, extra, scratch, meta)
+        _FACTS.clear()
         return f
 
     return enter
@@ -64,11 +80,37 @@ def rule(
 
 def lookup(func: OpOverload) -> Rule | None:
     """The rule of an operator: by name, its plain form, or as PyTorch tags it pointwise; None: nobody described it."""
+    return facts(func).rule
+
+
+def facts(func: OpOverload) -> Facts:
+    """What is known of one overload."""
+    found = _FACTS.get(id(func))
+    if found is None:
+        schema, rule = func._schema, _lookup(func)
+        found = _FACTS[id(func)] = Facts(
+            func,
+            schema.name,
+            rule,
+            rule.meta if rule is not None and rule.meta is not None and _takes(rule.meta, func) else None,
+            schema.is_mutable,
+            any(a.name == "device" and a.kwarg_only for a in schema.arguments),
+        )
+    return found
+
+
+def _takes(meta: MetaRule, func: OpOverload) -> bool:
+    """Whether a meta rule takes every argument of this overload, and only its first is written to."""
+    spec = func._schema.arguments
+    if any(a.alias_info is not None and a.alias_info.is_write for a in spec[1:]):
+        return False
     try:
-        return _CACHE[func]
-    except KeyError:
-        found = _CACHE[func] = _lookup(func)
-        return found
+        inspect.signature(meta).bind(
+            *(None for a in spec if not a.kwarg_only), **{a.name: None for a in spec if a.kwarg_only}
+        )
+    except TypeError:
+        return False
+    return True
 
 
 def _lookup(func: OpOverload) -> Rule | None:
@@ -78,11 +120,11 @@ def _lookup(func: OpOverload) -> Rule | None:
         if n in RULES:
             return RULES[n]
     if torch.Tag.pointwise in func.tags:
-        return RULES["aten::add"]
+        return RULES["aten::where"]
     if plain != name and func.namespace == "aten" and hasattr(torch.ops.aten, plain[6:]):
         packet = getattr(torch.ops.aten, plain[6:])
         if any(torch.Tag.pointwise in getattr(packet, o).tags for o in packet.overloads()):
-            return RULES["aten::add"]
+            return RULES["aten::where"]
     return None
 
 

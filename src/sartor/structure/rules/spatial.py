@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from sartor.structure.axes import Axes, find, fixed, freeze
 from sartor.structure.calls import Op
 from sartor.structure.rules.registry import Terms, freeze_values, rule, same_nesting
+from sartor.structure.rules.shapes import alike, new, packed, spread, swept
 
-_POOL = """max_pool{n}d max_pool{n}d_with_indices avg_pool{n}d adaptive_avg_pool{n}d adaptive_max_pool{n}d
+_POOL = """max_pool{n}d_with_indices avg_pool{n}d adaptive_max_pool{n}d
  lp_pool{n}d mkldnn_max_pool{n}d _adaptive_avg_pool{n}d upsample_nearest{n}d _upsample_nearest_exact{n}d
  reflection_pad{n}d replication_pad{n}d"""
 _NAMES = (
     " ".join(_POOL.format(n=n) for n in (1, 2, 3))
-    + """ upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa
+    + """ max_pool1d max_pool3d adaptive_avg_pool1d adaptive_avg_pool3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa
  _upsample_bicubic2d_aa grid_sampler grid_sampler_2d grid_sampler_3d fractional_max_pool2d fractional_max_pool3d"""
 )
 
@@ -40,6 +43,22 @@ def _scratch(op: Op) -> Terms:
     return [[*op.outputs[0].axes, fixed(8, "bytes")]] if op.name in ("max_pool1d", "max_pool2d", "max_pool3d") else []
 
 
+def _pooled(x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False) -> Any:
+    kernel, pad = spread(kernel, 2), spread(padding, 2)
+    if ceil or kernel is None or pad is None or x.ndim != 4 or not alike(x) or not packed(x):
+        return NotImplemented
+    if any(2 * p > k for p, k in zip(pad, kernel)):
+        return NotImplemented
+    return swept(x, x.shape[1], kernel, stride or kernel, pad, dilation, 2)
+
+
+def _adapted(x: Tensor, size: Any) -> Any:
+    fits = x.ndim == 4 and len(size) == 2 and min(size) > 0 and 0 not in x.shape and alike(x) and packed(x)
+    return new(x, [*x.shape[:2], *size]) if fits else NotImplemented
+
+
+@rule("spatial", "max_pool2d", scratch=_scratch, meta=_pooled)
+@rule("spatial", "adaptive_avg_pool2d", extra=_thop_macs, meta=_adapted)
 @rule("spatial", _NAMES, extra=_thop_macs, scratch=_scratch)
 def spatial(op: Op) -> Any:
     """[batch, channels, space...]: the space is frozen, channels keep their axis."""
