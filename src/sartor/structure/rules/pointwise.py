@@ -38,7 +38,8 @@ def broadcast(operands: Sequence[Value], shape: Sequence[int], why: str) -> Axes
     "pointwise",
     """masked_fill where native_dropout rrelu_with_noise isin _prelu_kernel heaviside real imag nan_to_num
     log_sigmoid_forward softshrink hardshrink bitwise_and logical_and polar complex floor_divide copy clip addcmul
-    addcdiv lerp rsub threshold true_divide divide multiply subtract log_sigmoid logsigmoid rrelu float_power absolute""",
+    addcdiv lerp rsub threshold true_divide divide multiply subtract log_sigmoid logsigmoid rrelu float_power
+    absolute""",
 )
 def pointwise(op: Op) -> Any:
     """Everything the operands share is one."""

@@ -16,7 +16,8 @@ _POOL = """max_pool{n}d_with_indices avg_pool{n}d adaptive_max_pool{n}d
  reflection_pad{n}d replication_pad{n}d"""
 _NAMES = (
     " ".join(_POOL.format(n=n) for n in (1, 2, 3))
-    + """ max_pool1d max_pool3d adaptive_avg_pool1d adaptive_avg_pool3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa
+    + """ max_pool1d max_pool3d adaptive_avg_pool1d adaptive_avg_pool3d
+ upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa
  _upsample_bicubic2d_aa grid_sampler grid_sampler_2d grid_sampler_3d fractional_max_pool2d fractional_max_pool3d"""
 )
 
