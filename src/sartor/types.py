@@ -40,7 +40,7 @@ class Group:
     """Units that live or die together."""
 
     name: str  # "<tensor>:<dim>" of its first writer, with "#k" when one dimension holds several groups
-    kind: str  # "channels", "features", "groups", ...
+    kind: str  # what its units are: a key of sartor.structure.kinds.KINDS
     units: int
     members: tuple[Member, ...]
     mixes: str | None = None  # why cutting changes the other units (a layer norm, say); None: cutting is exact

@@ -19,7 +19,7 @@ def mlp():
 def test_groups_of_a_small_network():
     graph = trace(mlp(), torch.randn(2, 4))
     (group,) = graph.groups.values()
-    assert group.name == "0" and group.units == 6 and group.kind == "features" and group.mixes is None
+    assert group.name == "0" and group.units == 6 and group.kind == "hidden units" and group.mixes is None
     assert {(m.tensor, m.dim, m.role) for m in group.members} == {
         ("0.weight", 0, "out"),
         ("0.bias", 0, "out"),

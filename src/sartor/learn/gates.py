@@ -30,6 +30,7 @@ from sartor.errors import BadInput
 from sartor.structure import Graph
 from sartor.structure.axes import Axis, find, leaves
 from sartor.structure.example import Example, as_args, to_device
+from sartor.structure.factors import factors_of
 
 _DROPS = ("slice", "select", "split")  # operators that leave units out without summing over them
 Place = tuple[str, int]  # tensor, dimension
@@ -118,6 +119,9 @@ def gate_places(graph: Graph, groups: Sequence[str] | None = None) -> dict[str, 
             reads[names[leaf]].update(dict.fromkeys(weights))
             if not weights:
                 unweighted.add(names[leaf])
+        factors = factors_of(op) if op.kind == "matmul" else None  # one leaf may be summed over and given as well
+        if factors is not None and factors.a.name is None and factors.b.name is None:
+            unweighted |= {names[leaf] for a in factors.summed for leaf in map(find, leaves(a)) if leaf in names}
     directions = {v.name for op in graph.ops if op.kind == "weight_norm" for v in op.args[:1]}  # 0 / |0| has no value
 
     def everywhere(name: str) -> tuple[Place, ...]:

@@ -9,17 +9,10 @@ from typing import Any
 from sartor.structure.axes import Axes, Axis, Conflict, find, freeze, fresh, leaves
 from sartor.structure.calls import Op, Value, frozen_axes
 from sartor.structure.graph import Graph
+from sartor.structure.kinds import kinds
 from sartor.structure.record import Recording
 from sartor.structure.rules.registry import freeze_all, lookup, opaque
 from sartor.types import Frozen, Group, Member
-
-_KINDS = {
-    "conv": "channels",
-    "linear": "features",
-    "rnn": "hidden units",
-    "embedding": "embedding",
-    "matmul": "features",
-}
 
 
 def solve(rec: Recording) -> Graph:
@@ -107,14 +100,14 @@ def read_off(rec: Recording) -> Graph:
                         members.setdefault(leaf, []).append(Member(name, d, role))
                     if v.origin == "parameter":
                         cuttable.add(leaf)
-    kinds = _kinds(rec)
+    kind_of = kinds(rec.ops)
     groups: dict[str, Group] = {}
     named: dict[str, Axis] = {}
     for leaf, places in members.items():
         if leaf not in cuttable:
             continue
         name = _name(places, groups)
-        groups[name] = Group(name, kinds.get(leaf, "features"), leaf.size, tuple(places), "; ".join(leaf.mix) or None)
+        groups[name] = Group(name, kind_of.get(leaf, "features"), leaf.size, tuple(places), "; ".join(leaf.mix) or None)
         named[name] = leaf
     ties = _ties(rec, {leaf: n for n, leaf in named.items()})
     return Graph(
@@ -140,24 +133,6 @@ def _name(places: list[Member], taken: dict[str, Group]) -> str:
         k += 1
         name = f"{base}#{k}"
     return name
-
-
-def _kinds(rec: Recording) -> dict[Axis, str]:
-    """What the units of a leaf are called, by the first operator that writes them."""
-    kinds: dict[Axis, str] = {}
-    for op in rec.ops:
-        if not op.live or op.kind not in _KINDS:
-            continue
-        weights = [v for v in op.inputs if v.name is not None]
-        for v in [*op.outputs, *weights]:
-            for a in v.axes:
-                a = find(a)
-                parts = [find(k) for k in a.kids] if a.kind == "p" and not a.frozen else [a]
-                for i, part in enumerate(parts):
-                    outer = len(parts) > 1 and i == 0 and any(not find(k).frozen for k in parts[1:])
-                    for leaf in leaves(part):
-                        kinds.setdefault(leaf, "groups" if outer else _KINDS[op.kind])
-    return kinds
 
 
 def _ties(rec: Recording, names: dict[Axis, str]) -> tuple[tuple[str, ...], ...]:

@@ -9,7 +9,7 @@ from sartor.structure.rules.registry import Terms, freeze_values, rule
 _ELLIPSIS = "."  # as in torch, its dimensions get labels of their own
 
 
-def _labels(op: Op) -> tuple[list[list[str]], list[str]]:
+def labels_of(op: Op) -> tuple[list[list[str]], list[str]]:
     """One label for every dimension of every operand, and of the output."""
     equation = op.args[0].replace(" ", "").replace("...", _ELLIPSIS)
     left, arrow, right = equation.partition("->")
@@ -32,7 +32,7 @@ def _labels(op: Op) -> tuple[list[list[str]], list[str]]:
 
 def _macs(op: Op) -> Terms:
     """Operands are taken in from the left; a step that sums over a shared label multiplies all it sees."""
-    inputs, out = _labels(op)
+    inputs, out = labels_of(op)
     axis = {
         label: v.axes[d] for labels, v in zip(inputs, op.args[1]) for d, label in enumerate(labels) if v.shape[d] != 1
     }
@@ -51,7 +51,7 @@ def _macs(op: Op) -> Terms:
 @rule("matmul", "einsum", macs=_macs)
 def einsum(op: Op) -> Axes:
     """Equal letters unify; those not in the output are summed over. A letter twice in one operand stays whole."""
-    inputs, out = _labels(op)
+    inputs, out = labels_of(op)
     axis: dict[str, Axis] = {}
     for labels, v in zip(inputs, op.args[1]):
         if len(set(labels)) < len(labels):

@@ -9,6 +9,7 @@ A bug arrives here as the smallest network that shows it.
 from __future__ import annotations
 
 from sartor.testing.zoo import (
+    attention,
     concat,
     interfaces,
     mobile,
@@ -38,6 +39,6 @@ def cases(*, without: tuple[str, ...] = (), exact: bool | None = None) -> list[C
 
 
 __all__ = [
-    "MARKS", "ZOO", "Case", "case", "cases", "concat", "images", "interfaces", "mobile", "norms", "operators", "plain",
-    "randomise_", "residual", "rows", "scales", "sequences", "tensors", "tokens",
+    "MARKS", "ZOO", "Case", "attention", "case", "cases", "concat", "images", "interfaces", "mobile", "norms",
+    "operators", "plain", "randomise_", "residual", "rows", "scales", "sequences", "tensors", "tokens",
 ]  # fmt: skip

@@ -1,0 +1,97 @@
+"""Attention with heads in groups and without a softmax, stacked experts, a selective scan."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sartor.testing.zoo.case import case, rows, tokens
+
+
+@case("grouped-query", tokens(20, 6), exact=False, source="Ainslie et al. 2023, arXiv:2305.13245")
+class GroupedQuery(nn.Module):
+    """A decoder layer: four query heads share two heads of keys and values; a gated MLP; tanh-GELU written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.shared, self.width = 4, 2, 6
+        self.words, self.norm1, self.norm2 = nn.Embedding(20, 16), nn.LayerNorm(16), nn.LayerNorm(16)
+        self.q, self.k, self.v = nn.Linear(16, 24), nn.Linear(16, 12), nn.Linear(16, 12)
+        self.o, self.out = nn.Linear(24, 16), nn.Linear(16, 5)
+        self.gate, self.up, self.down = nn.Linear(16, 20), nn.Linear(16, 20), nn.Linear(20, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.words(x)
+        n, t, _ = x.shape
+        y = self.norm1(x)
+        q = self.q(y).view(n, t, self.heads, self.width).transpose(1, 2)
+        k = self.k(y).view(n, t, self.shared, self.width).transpose(1, 2)
+        v = self.v(y).view(n, t, self.shared, self.width).transpose(1, 2)
+        k, v = (z.repeat_interleave(self.heads // self.shared, 1) for z in (k, v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.4)
+        x = x + self.o(y.transpose(1, 2).reshape(n, t, self.heads * self.width))
+        y = self.gate(self.norm2(x))
+        y = 0.5 * y * (1 + torch.tanh(0.8 * (y + 0.04 * y**3)))
+        return self.out((x + self.down(y * self.up(self.norm2(x)))).mean(1))
+
+
+@case("linear-attention", rows(6, 12), source="Katharopoulos et al. 2020, arXiv:2006.16236")
+class LinearAttention(nn.Module):
+    """Keys and values are multiplied first; there is no softmax and no normaliser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.width = 3, 4
+        self.embed, self.qkv = nn.Linear(12, 10), nn.Linear(10, 36)
+        self.o, self.out = nn.Linear(12, 10), nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).view(n, t, 3, self.heads, self.width).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.relu(q) @ (F.relu(k).transpose(-2, -1) @ v) / t
+        x = x + self.o(y.transpose(1, 2).reshape(n, t, self.heads * self.width))
+        return self.out(x.mean(1))
+
+
+@case("experts", rows(12), exact=False, source="Shazeer et al. 2017, arXiv:1701.06538")
+class Experts(nn.Module):
+    """Three MLPs with stacked weights, all of them run and weighted by a router."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.router, self.out = nn.Linear(12, 8), nn.Linear(8, 3), nn.Linear(8, 5)
+        self.up, self.down = nn.Parameter(torch.empty(3, 8, 14)), nn.Parameter(torch.empty(3, 14, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.embed(x))
+        weights = self.router(x).softmax(-1)  # [batch, experts]
+        y = F.relu(torch.einsum("bd,edh->ebh", x, self.up))
+        y = torch.bmm(y, self.down)
+        return self.out(x + (y * weights.t()[:, :, None]).sum(0))
+
+
+@case("selective-scan", rows(5, 8), exact=False, source="Gu and Dao 2023, arXiv:2312.00752")
+class SelectiveScan(nn.Module):
+    """A state of several numbers a channel, which decays and is read as the input says, step by step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.into, self.rates = nn.Linear(8, 10), nn.Linear(10, 12), nn.Linear(12, 2)
+        self.step, self.keys, self.reads = nn.Linear(2, 12), nn.Linear(12, 4), nn.Linear(12, 4)
+        self.log_decay = nn.Parameter(torch.empty(12, 4))
+        self.back, self.out = nn.Linear(12, 10), nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        u = F.relu(self.into(x))
+        step = F.softplus(self.step(self.rates(u)))[..., None]
+        decay = torch.exp(-step * torch.exp(self.log_decay))  # [batch, time, channel, state]
+        write = step * self.keys(u)[:, :, None] * u[..., None]
+        state = torch.zeros_like(write[:, 0])
+        seen = []
+        for t in range(u.shape[1]):
+            state = decay[:, t] * state + write[:, t]
+            seen.append((state * self.reads(u)[:, t, None]).sum(-1))
+        return self.out((x + self.back(torch.stack(seen, 1))).mean(1))
