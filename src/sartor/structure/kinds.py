@@ -47,6 +47,8 @@ _HEADS, _SERVED, _SERVING, _WITHIN, _SUMMED, _MATRIX, _RECURRENT, _TABLE = (1 <<
 _RESIDUAL, _ATTENDED, _SEEN, _STACKED, _ROUTED, _DENSE, _READ, _WRITTEN = (1 << i for i in range(8, 16))
 _OUTER, _ALONE = 1 << 16, 1 << 17
 _CARRIES = {"pointwise", "identity", "view", "move", "expand", "linear", "slice", "index", "normalize", "concat"}
+_MADE = ("op", "input")
+_OF_ONE = {"view", "move", "slice"}  # take one tensor
 _ELEMENTWISE = {"pointwise", "identity"}
 _BACK = 40  # operators between the two products of attention, at most
 
@@ -111,7 +113,11 @@ class _Reading:
 
     def see(self, op: Op) -> None:
         """Take one operator in."""
-        inputs, kind = op.inputs, op.kind
+        kind = op.kind
+        if kind in _OF_ONE and type(op.out) is Value:
+            self.pass_on(op.args[0], op.out)
+            return
+        inputs = op.inputs
         moving = [v for v in inputs if not self.is_fixed(v)]
         act = _ACTS.get(kind)
         if act is not None:
@@ -125,9 +131,18 @@ class _Reading:
             self._soft.update(map(id, op.outputs))
         self._used.update(map(id, moving))
 
+    def pass_on(self, x: Value, out: Value) -> None:
+        """The same numbers elsewhere."""
+        if self.is_fixed(x):
+            self._fixed.add(id(out))
+            return
+        self._used.add(id(x))
+        if id(x) in self._soft:
+            self._soft.add(id(out))
+
     def is_fixed(self, v: Value) -> bool:
         """Whether it is a weight, or follows from weights alone."""
-        return id(v) in self._fixed or v.origin not in ("op", "input")
+        return id(v) in self._fixed or v.origin not in _MADE
 
     def leaves(self, a: Axis) -> tuple[Axis, ...]:
         """Leaves of an axis that can be cut."""
