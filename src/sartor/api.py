@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ def fit(
     *,
     budget: str | Budget,
     recipe: str | Recipe | Callable[..., Any] = "taylor",
+    cut: str | Sequence[str] | None = None,
+    keep: str | Sequence[str] | None = None,
     test: Iterable[Any] | None = None,
     example: Example | None = None,
     calibration: Iterable[Any] | None = None,
@@ -106,6 +108,8 @@ def fit(
         val: batches the quality is judged on, chosen beforehand.
         budget: such as "latency<=60% @ onnxruntime-cpu, macs<=50%, drop<=0.5".
         recipe: a published method by name, a `Recipe`, or a function [units, rest] -> [units].
+        cut: kinds ("heads"), names ("layer4*") or modules of the groups that may be cut; None: what the recipe says.
+        keep: the same of groups that stay whole, besides those the recipe keeps.
         test: batches looked at only to report: never used to decide.
         example: example inputs; taken from the data when not given. One sample is traced and timed.
         calibration: batches for scores and repair, best without augmentation.
@@ -134,6 +138,8 @@ def fit(
             val,
             budget=budget,
             recipe=recipe,
+            cut=cut,
+            keep=keep,
             test=test,
             example=example,
             calibration=calibration,

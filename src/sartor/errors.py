@@ -20,11 +20,13 @@ class BadInput(SartorError, ValueError):
 class UnknownName(SartorError, KeyError):
     """A registry or a model has nothing of that name; the message names the nearest."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]):
+    def __init__(self, kind: str, name: str, known: Iterable[str], said: str | None = None):
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names) or 'none'}."
-        self.text = f"no {kind} is called {name!r}. {hint}"
+        hints = [f"Did you mean {near[0]!r}?"] if near else []
+        if said is not None or not near:
+            hints.append(f"Known: {', '.join(names) or 'none'}." if said is None else said)
+        self.text = f"no {kind} is called {name!r}. {' '.join(hints)}"
         super().__init__(self.text)
 
     def __str__(self) -> str:  # KeyError would show the repr

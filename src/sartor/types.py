@@ -265,7 +265,7 @@ class Recipe:
     search: int = 0  # allocations tried on calibration data, see sartor.run.search
     floor: float = 0.1  # least share of every group that stays
     round_to: int = 1  # kept counts are multiples of it
-    only: tuple[str, ...] = ()  # group name patterns (fnmatch); empty: all
+    only: tuple[str, ...] = ()  # kinds, names or modules of groups, see sartor.allocate.select; empty: all
     exclude: tuple[str, ...] = ()
     streams: bool = True  # whether channels that residual sums carry may go
     refit: bool = False  # every layer that reads something else is refitted to the original by least squares

@@ -53,6 +53,17 @@ def test_inspect_gives_what_the_design_says(say, net: str) -> None:
     assert all(g["name"] in shown.out for g in found["groups"]) and "because" in shown.out
 
 
+def test_fit_cuts_what_it_is_told_to(say, net: str, tmp_path: Path) -> None:
+    words = ("fit", "--model", net, *SHAPE, "--budget", "params<=80%", "--recipe", "l1", "--epochs", "0", "--quiet")
+    told = say(*words, "--out", str(tmp_path / "a"), "--cut", "heads")
+    assert told.code == 2 and "This network has 1 of channels" in told.err
+    assert say(*words, "--out", str(tmp_path / "b"), "--keep", "channels").code == 2
+    found = say(*words, "--out", str(tmp_path / "c"), "--cut", "channels", "--cut", "name:nowhere")
+    assert found.code == 2 and "nowhere" in found.err
+    found = say(*words, "--out", str(tmp_path / "d"), "--cut", "channels", "--json").json
+    assert found["asked"]["recipe"]["only"] == ["channels"] and found["status"] == "met"
+
+
 def test_options_of_the_factory_arrive(say, net: str) -> None:
     assert say("inspect", net, *SHAPE, "--option", "width=4", "--json").json["groups"][0]["units"] == 4
     assert say("inspect", net, *SHAPE, "--option", "witdh=4").code == 2

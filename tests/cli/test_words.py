@@ -86,14 +86,16 @@ def test_a_recipe_and_its_changes_can_be_said_again_as_one_table() -> None:
 def test_a_run_file_says_what_flags_say(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(
-        'model = "a:b"\nbudget = "macs<=50%"\nval = 0.2\n[recipe]\nbase = "l1"\n[recipe.training]\nepochs = 2\n'
+        'model = "a:b"\nbudget = "macs<=50%"\nval = 0.2\nkeep = ["heads"]\n'
+        '[recipe]\nbase = "l1"\nexclude = ["layer4*"]\n[recipe.training]\nepochs = 2\n'
     )
     asked = Asked(**read_run_file(file))
+    assert (asked.cut, asked.keep, choose_recipe(asked.recipe).exclude) == ([], ["heads"], ("layer4*",))
     assert (asked.model, asked.val, choose_recipe(asked.recipe).training.epochs) == ("a:b", 0.2, 2)
 
 
 @pytest.mark.parametrize(
-    "text", ["model = ", "modle = 'a'", "batch = 'many'", "seed = true", "recipe = 3", "val = '1'"]
+    "text", ["model = ", "modle = 'a'", "batch = 'many'", "seed = true", "cut = 'heads'", "recipe = 3", "val = '1'"]
 )
 def test_a_wrong_run_file_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "run.toml"
@@ -105,7 +107,9 @@ def test_a_wrong_run_file_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_what_was_asked_comes_back_from_the_run_folder(tmp_path: Path) -> None:
-    asked = Asked(model="a:b", model_options={"depth": 3}, recipe={"base": "l1", "floor": 0.2}, val=0.25, seed=7)
+    asked = Asked(
+        model="a:b", model_options={"depth": 3}, recipe={"base": "l1", "floor": 0.2}, val=0.25, seed=7, keep=["heads"]
+    )
     assert read_asked(tmp_path) is None
     write_asked(asked, tmp_path)
     assert read_asked(tmp_path) == asked

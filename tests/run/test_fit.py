@@ -121,11 +121,23 @@ def test_a_quality_floor_that_does_not_hold_is_said(net):
         (BadInput, "val=", {"budget": "macs<=50%, drop<=1"}),
         (UnknownName, "onnxruntime-cpu", {"budget": "latency<=50% @ onnxruntime-cp"}),
         (UnknownName, "pattern", {"budget": "macs<=50%", "recipe": Recipe(only=("nothing*",))}),
+        (UnknownName, "has 3 of channels", {"budget": "macs<=50%", "cut": "heads"}),
     ],
 )
 def test_what_cannot_be_done_is_said(net, error, words, arguments):
     with pytest.raises(error, match=words):
         sartor.fit(net, data(), **arguments)
+
+
+def test_a_user_chooses_what_may_be_cut(net):
+    quick = Recipe(criterion="l2", refresh_norm=False, fold_mean=False)
+    asked = {"budget": "macs<=90%", "recipe": quick, "example": data()[0][0]}
+
+    def offered(**choice):
+        return {g["name"] for g in sartor.fit(net, **choice, **asked).result["groups"]}
+
+    assert offered(cut="channels", keep=["stem*"]) == {"a.0", "b.0"} == offered(cut="a.0, module:b", keep="stem.0")
+    assert offered(cut="name:a.0") == {"a.0"}
 
 
 def test_training_needs_data(net):

@@ -27,6 +27,8 @@ class Asked:
     val: float | None = None  # share of the training data kept for validation where there is no part of its own
     budget: str | None = None
     recipe: str | dict[str, Any] = "taylor"
+    cut: list[str] = field(default_factory=list)  # kinds, names or modules of groups; none: as the recipe says
+    keep: list[str] = field(default_factory=list)
     out: str | None = None
     seed: int = 0
     device: str | None = None
@@ -44,7 +46,7 @@ _TEXT = (str, type(None))
 _KINDS: dict[str, tuple[type, ...]] = {
     "model": _TEXT, "weights": _TEXT, "model_options": (dict,), "data": _TEXT, "input": _TEXT, "batch": (int,),
     "val": (float, type(None)), "budget": _TEXT, "recipe": (str, dict), "out": _TEXT, "seed": (int,),
-    "device": _TEXT, "test": (bool,),
+    "device": _TEXT, "test": (bool,), "cut": (list,), "keep": (list,),
 }  # fmt: skip
 _WORDS: dict[type, str] = {
     str: "text",
@@ -52,6 +54,7 @@ _WORDS: dict[type, str] = {
     float: "a number",
     bool: "true or false",
     dict: "a table",
+    list: "a list",
 }
 
 

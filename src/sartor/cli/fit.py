@@ -41,6 +41,10 @@ def fit(
         str | None, typer.Option(help="Such as 'latency<=60% @ onnxruntime-cpu, macs<=50%, drop<=0.5'.")
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="A name of `sartor list recipes` (taylor).")] = None,
+    cut: Annotated[
+        list[str] | None, typer.Option(help="Cut these alone: kinds (heads), names or modules (layer4*); repeatable.")
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Keep these whole: as for --cut; repeatable.")] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe, such as training.lr=0.01; repeatable.")
     ] = None,
@@ -60,7 +64,7 @@ def fit(
     flags: dict[str, Any] = {
         "model": model, "weights": None if weights is None else str(weights), "data": data, "input": shape,
         "batch": batch, "val": val, "budget": budget, "recipe": recipe, "out": None if out is None else str(out),
-        "seed": seed, "device": device, "test": test or None,
+        "seed": seed, "device": device, "test": test or None, "cut": cut or None, "keep": keep or None,
         "model_options": parse_pairs(option, "--option") or None,
     }  # fmt: skip
     values |= {name: value for name, value in flags.items() if value is not None}
@@ -138,7 +142,8 @@ def perform(asked: Asked, recipe: Recipe, folder: Path, progress: Steps) -> dict
     )
     arguments: dict[str, Any] = {
         "train": data and data.train, "val": data and data.val, "test": _test_part(asked, data),
-        "budget": asked.budget, "recipe": recipe, "example": example, "calibration": data and data.calibration,
+        "budget": asked.budget, "recipe": recipe, "cut": asked.cut, "keep": asked.keep,
+        "example": example, "calibration": data and data.calibration,
         "out": folder, "seed": asked.seed, "progress": progress, "device": asked.device, "model_name": asked.model,
     }  # fmt: skip
     write_asked(asked, folder)

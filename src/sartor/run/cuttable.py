@@ -15,11 +15,16 @@ def cuttable(graph: Graph, recipe: Recipe) -> Graph:
     Raises:
         UnknownName, BadInput: patterns that match nothing, or nothing that is left.
     """
-    chosen = set(select(list(graph.groups), recipe.only, recipe.exclude))
-    reasons = {n: "excluded by the recipe" for n in graph.groups if n not in chosen}
+    chosen = set(select(graph.groups, recipe.only, recipe.exclude))
+    reasons = {n: "not among what is to be cut" for n in graph.groups if n not in chosen}
     if not recipe.streams:
         sums = graph.streams()
         reasons |= {n: "the recipe leaves residual streams whole" for n in graph.groups if n in sums & chosen}
+    for tied in graph.ties:
+        whole = next((n for n in tied if n in reasons), None)
+        for n in tied:
+            if whole is not None:
+                reasons.setdefault(n, f"it must keep as many units as {whole}, which stays whole")
     if graph.groups and len(reasons) == len(graph.groups):
         raise BadInput(
             f"recipe {recipe.name!r} leaves residual streams whole, and there is nothing else to cut; "

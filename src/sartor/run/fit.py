@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sartor.allocate import narrowed
 from sartor.borrow import device_of
 from sartor.budget import parse_budget, show_budget
 from sartor.cost import count
@@ -46,6 +47,8 @@ def run(
     *,
     budget: str | Budget,
     recipe: str | Recipe | Callable[..., Any] = "taylor",
+    cut: str | Sequence[str] | None = None,
+    keep: str | Sequence[str] | None = None,
     test: Batches | None = None,
     example: Example | None = None,
     calibration: Batches | None = None,
@@ -59,7 +62,7 @@ def run(
     model_name: str | None = None,
 ) -> Outcome:
     """See `sartor.fit`."""
-    budget, recipe = parse_budget(budget), find_recipe(recipe)
+    budget, recipe = parse_budget(budget), narrowed(find_recipe(recipe), cut, keep)
     seed = recipe.seed if seed is None else seed
     folder = _new_folder(out)
     record = Recorder(folder / RECORD if folder else None, progress)
