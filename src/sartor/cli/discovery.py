@@ -17,7 +17,7 @@ from sartor.cli.progress import steps
 from sartor.cli.reply import Reply
 from sartor.errors import BadInput, UnknownName
 
-SETS = ("small", "timm", "torchvision", "graph")
+SETS = ("small", "timm", "torchvision", "transformers", "graph")
 
 
 def discovery(

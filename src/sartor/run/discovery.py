@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sartor.borrow import device_of
+from sartor.borrow import borrowed, device_of
 from sartor.errors import SartorError
 from sartor.seed import seeded
 from sartor.structure import Graph, trace
@@ -81,7 +81,7 @@ def examine(
     smaller = attempt("cut", lambda: cut(model, graph, plan))
     if smaller is None:
         return row
-    with torch.no_grad():
+    with torch.no_grad(), borrowed(model), borrowed(smaller):
         out = attempt("run", lambda: call(smaller, example))
         want = attempt("run the original", lambda: call(model, example))
     if out is None:

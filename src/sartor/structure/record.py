@@ -1,7 +1,8 @@
 """Run a model once and write down its operator calls.
 
 The forward runs under a dispatch mode on *meta* tensors, on a clone of the model that shares nothing: no arithmetic is
-done, no weight is read, the user's model is not touched. Models whose control flow looks at values run on real copies.
+done, no weight is read, the user's model is not touched. Models whose control flow looks at values that hang on weights
+run on real copies.
 Inference mode keeps composite operators (linear, attention, LSTM) whole; one without a rule is taken apart instead.
 """
 
@@ -21,9 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sartor.errors import CannotTrace
+from sartor.structure.answers import Answers
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, as_args, map_tensors, tensors
 from sartor.structure.rules.registry import facts
@@ -206,6 +209,16 @@ def caller(paths: Mapping[int, str]) -> str:
     return ""
 
 
+class _Seen(TorchFunctionMode):
+    """`x.contiguous()` is an operator also where it has nothing to do: else the calls would change with the strides,
+    and those with the device, the batch and the widths."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.contiguous:
+            return torch.ops.aten.contiguous.default(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def watching(
     model: nn.Module, see: Callable[..., None], *, meta: bool, instead: Callable[..., Any] | None = None
@@ -218,7 +231,7 @@ def watching(
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(), Watch(paths, see, meta=meta, instead=instead):
+        with torch.inference_mode(), Watch(paths, see, meta=meta, instead=instead), _Seen():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -295,21 +308,22 @@ def record(model: nn.Module, example: Example) -> Recording:
     shadow = clone(model, empty_like_on_meta).eval()
     inputs = map_tensors(lambda t: t.detach().to(META) if t.device.type != "meta" else t, example)
     try:
-        return _record(shadow, inputs, meta=True)
+        return _record(shadow, inputs, real=list(tensors(example)))
     except Exception as first:
         if any(t.device.type == "meta" for *_, t in named_tensors(model)):
             raise CannotTrace(f"the forward failed on meta tensors, and the model holds no others: {first}") from first
     real = clone(model, lambda t: t.detach().clone()).eval()
     try:
-        return _record(real, map_tensors(lambda t: t.detach().clone(), example), meta=False)
+        return _record(real, map_tensors(lambda t: t.detach().clone(), example))
     except Exception as e:
         raise CannotTrace(f"the model's forward raised {type(e).__name__} on the example inputs: {e}") from e
 
 
-def _record(model: nn.Module, example: Example, *, meta: bool) -> Recording:
+def _record(model: nn.Module, example: Example, *, real: list[Tensor] | None = None) -> Recording:
+    """`real`: the inputs with their values, for a model and an example on meta."""
     rec = Recording.opened(model, example)
     args, kwargs = as_args(example)
-    with watching(model, rec.see, meta=meta):
+    with watching(model, rec.see, meta=real is not None, instead=None if real is None else Answers(rec, real)):
         out = model(*args, **kwargs)
     rec.outputs = [rec.value(t, "op") for t in tensors(out)]
     for v in rec.inputs + rec.outputs:  # what the caller holds outlives the forward

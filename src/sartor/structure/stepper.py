@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from sartor.borrow import borrowed, device_of
 from sartor.errors import CannotTrace
+from sartor.structure.answers import QUESTIONS
 from sartor.structure.calls import Op, Value, values
 from sartor.structure.example import Example, as_args, tensors
 from sartor.structure.record import Recording, named_tensors, record, watching
 
-_LOOKS_AT_VALUES = {"item", "_local_scalar_dense", "nonzero", "is_nonzero", "equal"}
+_LOOKS_AT_VALUES = {"nonzero"}  # as many results as the values say
 
 
 class Stepper:
@@ -99,6 +100,8 @@ class Stepper:
             return self._named[x.name] if x.name is not None else env[id(x)]
 
         out = op.func(*_mapped(real, op.args), **_mapped(real, op.kwargs))
+        if op.name in QUESTIONS and out != op.out:
+            raise CannotTrace(f"{op.where} looks at values: its forward cannot be taken step by step")
         for v, t in zip(values(op.out), tensors(out), strict=True):
             env[id(v)] = t
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 
+from sartor.structure.answers import repeated
 from sartor.structure.axes import Axis, new_size
 from sartor.structure.calls import Value, short_name
 from sartor.structure.example import as_args, tensors
@@ -84,9 +85,12 @@ def check(
                         raise _Stop
         place += 1
 
+    def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
+        return repeated(graph.ops[min(place, len(graph.ops) - 1)], func)
+
     args, kwargs = as_args(graph.example)
     try:
-        with watching(shadow, see, meta=on_meta):
+        with watching(shadow, see, meta=on_meta, instead=instead if on_meta else None):
             shadow(*args, **kwargs)
     except _Stop:
         return problem

@@ -61,7 +61,8 @@ def prove(
     if not masks:
         raise NothingToDo("the plan keeps every unit of every group")
     cuts = [n for n in plan.keep if find(graph.leaves[n]) in masks]
-    mixed = [n for n in cuts if graph.groups[n].mixes and not reproducible(graph, n)]
+    mixed = {n for n in cuts if graph.groups[n].mixes and not reproducible(graph, n)}
+    mixed |= {n for tied in graph.ties if mixed & set(tied) for n in tied if n in cuts}  # they only go together
     exact = Plan({n: k for n, k in plan.keep.items() if n not in mixed}, plan.made_by, plan.fingerprint)
     n_exact = len(cuts) - len(mixed)
     if not n_exact:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch._ops import OpOverload
 
 from sartor.errors import SartorError
+from sartor.structure.answers import QUESTIONS, repeated
 from sartor.structure.axes import Axis, keep_mask, new_size
-from sartor.structure.calls import Op, Value, dim, values
+from sartor.structure.calls import Op, Value, dim, short_name, values
 from sartor.structure.constants import moved, pads
 from sartor.structure.example import as_args, batch_of, map_tensors, tensors, with_batch
 from sartor.structure.graph import Graph
@@ -59,16 +61,16 @@ class Tape:
             raise CannotRewrite("its forward looks at values")
         n = batch_of(example)
         try:
-            (once, calls), (twice, again) = _recorded(model, example), _recorded(model, with_batch(example, 2 * n))
+            once, calls = _recorded(model, graph, example)
+            twice, again = _recorded(model, graph, with_batch(example, 2 * n))
         except Exception as e:
             raise CannotRewrite(f"its forward cannot be recorded for another batch size: {e}") from e
-        names = [[op.func for op in r] for r in (once.ops, twice.ops, graph.ops)]
-        if names[0] != names[1] or names[0] != names[2]:
-            raise CannotRewrite("its forward takes another path for another batch size")
+        if [op.func for op in once.ops] != [op.func for op in graph.ops]:
+            raise CannotRewrite("its forward takes another path each time")
         return cls(once, twice, calls, again, n)
 
 
-def _recorded(model: nn.Module, example: Any) -> tuple[Recording, dict[str, list[Call]]]:
+def _recorded(model: nn.Module, graph: Graph, example: Any) -> tuple[Recording, dict[str, list[Call]]]:
     shadow = clone(model, empty_like_on_meta).eval()
     rec = Recording.opened(shadow, example)
     found: dict[str, list[Call]] = {}
@@ -98,9 +100,16 @@ def _recorded(model: nn.Module, example: Any) -> tuple[Recording, dict[str, list
     for name, module in shadow.named_modules():
         handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
         handles.append(module.register_forward_hook(leave(name), with_kwargs=True))
+    questions = iter([op for op in graph.ops if op.name in QUESTIONS])
+
+    def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
+        if short_name(func) not in QUESTIONS:
+            return NotImplemented
+        return repeated(next(questions, graph.ops[0]), func)  # another batch may come to it at another place
+
     args, kwargs = as_args(example)
     try:
-        with watching(shadow, rec.see, meta=True):
+        with watching(shadow, rec.see, meta=True, instead=instead):
             shadow(*args, **kwargs)
     finally:
         for h in handles:
@@ -152,9 +161,16 @@ class _Writer:
         self.call, self.other = call, other
         if self.call.odd:
             raise CannotRewrite(f"module {path!r} gives back {self.call.odd}")
+        funcs = [[op.func for op in ops] for ops in (self._ops(call, tape.once), self._ops(other, tape.twice))]
+        if funcs[0] != funcs[1]:
+            raise CannotRewrite(f"module {path!r} takes another path for another batch size")
         if self.call.plain is None or self.call.plain != self.other.plain:
             raise CannotRewrite(f"module {path!r} is given something that cannot be written down")
         self.slots: dict[int, int] = {}  # id of a recorded Value -> slot
+
+    @staticmethod
+    def _ops(call: Call, recording: Recording) -> list[Op]:
+        return recording.ops[call.start : call.stop]
 
     def program(self) -> Program:
         """All of it."""
@@ -164,12 +180,11 @@ class _Writer:
         free = len(same)  # the next slot
         shapes = [self._shape(a, b) for a, b in zip(self.call.inputs, self.other.inputs)]
         steps: list[list[Any]] = []
-        for i in range(self.call.start, self.call.stop):
-            a, b = self.tape.once.ops[i], self.tape.twice.ops[i]
+        for a, b in zip(self._ops(self.call, self.tape.once), self._ops(self.other, self.tape.twice)):
             if a.name == "as_strided" and a.mutates and tuple(a.args[1]) == a.args[0].shape:
                 self.slots[id(a.out)] = self.slots[id(a.args[0])]  # another memory format, the same values
                 continue
-            name, args, kwargs = self._said(self.graph.ops[i], a, b)
+            name, args, kwargs = self._said(self.graph.ops[a.index], a, b)
             outs = []
             for v in values(a.out):
                 if id(v) not in self.slots:
@@ -194,7 +209,7 @@ class _Writer:
             if a.args[0].shape[d] == b.args[0].shape[d]:
                 args[1] = twice_args[1] = [new_size(o.axes[d], self.kept) for o in solved.outputs]
         elif solved.live:
-            for place, now, doubled in self._changes(solved, b):
+            for place, now, doubled in self._changes(solved, a, b):
                 for store, new in ((args, now), (twice_args, doubled)) if isinstance(place, int) else (
                     (kwargs, now), (twice_kwargs, doubled)
                 ):  # fmt: skip
@@ -209,7 +224,7 @@ class _Writer:
             said_kwargs["scale"] = a.args[0].shape[-1] ** -0.5
         return name, said_args, said_kwargs
 
-    def _changes(self, op: Op, twice: Op) -> list[tuple[int | str, Any, Any]]:
+    def _changes(self, op: Op, once: Op, twice: Op) -> list[tuple[int | str, Any, Any]]:
         """(place of an argument, its value, its value at twice the batch) where the cut changes what is said."""
         found: list[tuple[int | str, Any, Any]] = []
         for name, axes in op.sizes.items():
@@ -221,7 +236,7 @@ class _Writer:
         if op.kind in ("view", "expand", "factory") and op.name not in _NOT_SIZES and isinstance(op.out, Value):
             for i, x in enumerate(op.args):
                 if isinstance(x, list | tuple) and x and all(type(n) is int for n in x):
-                    sizes = self._sizes(op, list(x), list(twice.args[i]))
+                    sizes = self._sizes(op, (once.out, twice.out), list(x), list(twice.args[i]))
                     if sizes is not None:
                         found.append((i, *sizes))
         elif op.kind == "slice":
@@ -241,9 +256,11 @@ class _Writer:
             found.append((1, new, new))
         return found
 
-    def _sizes(self, op: Op, once: list[int], twice: list[int]) -> tuple[list[int], list[int]] | None:
+    def _sizes(
+        self, op: Op, outs: tuple[Value, Value], once: list[int], twice: list[int]
+    ) -> tuple[list[int], list[int]] | None:
         """A list of sizes as the cut leaves it, at both batch sizes; None: it is something else."""
-        a, b, axes, first = self.tape.once.ops[op.index].out, self.tape.twice.ops[op.index].out, op.out.axes, 0
+        (a, b), axes, first = outs, op.out.axes, 0
         if len(once) != len(axes):
             if op.name != "unflatten":
                 return None

@@ -56,7 +56,7 @@ GRAPHS: dict[str, dict[str, Any]] = {"GCN": {}, "GraphSAGE": {}, "GAT": {"heads"
 
 def family_sets() -> dict[str, Callable[[], Mapping[str, Build]]]:
     """Name of a set -> its networks by name; a set's library is needed only when it is asked for."""
-    return {"small": small, "timm": timm, "torchvision": torchvision, "graph": graph}
+    return {"small": small, "timm": timm, "torchvision": torchvision, "transformers": transformers, "graph": graph}
 
 
 def small() -> dict[str, Build]:
@@ -140,6 +140,18 @@ def _raft() -> tuple[nn.Module, Example]:
 
     frames = torch.rand(1, 3, 128, 128), torch.rand(1, 3, 128, 128)
     return models.optical_flow.raft_small(), {"image1": frames[0], "image2": frames[1], "num_flow_updates": 2}
+
+
+def transformers() -> dict[str, Build]:
+    """Networks of transformers, from small configurations.
+
+    Raises:
+        MissingExtra: transformers is not installed.
+    """
+    from sartor.testing.transformer_set import transformer_set
+
+    _needs("transformers")
+    return dict(transformer_set())
 
 
 def graph() -> dict[str, Build]:

@@ -205,7 +205,8 @@ def split(op: Op) -> list[Axes]:
         piece, rest = split_sum(rest, o.shape[d])
         pieces.append(piece)
     sizes = op.args[1] if len(op.args) > 1 else None
-    if len(pieces) > 1 and (isinstance(sizes, int) or op.name in ("chunk", "unsafe_chunk")):
+    alike = len({p.size for p in pieces}) == 1
+    if len(pieces) > 1 and alike and (isinstance(sizes, int) or op.name in ("chunk", "unsafe_chunk")):
         op.ties.append([find(p) for p in pieces])
     return [replaced(x.axes, d, p) for p in pieces]
 
