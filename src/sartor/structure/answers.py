@@ -6,6 +6,7 @@ the inputs and on tensors made on the spot, not on weights, so the few operators
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,57 +35,54 @@ class Answers:
 
     def __init__(self, recording: Recording, given: Sequence[Tensor]):
         self.recording = recording
-        self._known = {id(v): t for v, t in zip(recording.inputs, given) if t.device.type != "meta"}
-        self._makers: dict[int, Op] = {}
-        self._read = 0  # operators looked through for makers and writers
-        self._written: set[int] = set()  # memory that some operator wrote to
+        self._given = {id(v): t for v, t in zip(recording.inputs, given) if t.device.type != "meta"}
+        self._read = 0  # operators entered in the two tables
+        self._makers: dict[int, Op] = {}  # by id of a Value
+        self._writers: dict[int, list[Op]] = {}  # by storage
 
     def __call__(self, func: OpOverload, args: Any, kwargs: Any) -> Any:
         """The answer of an operator that asks; NotImplemented for every other one.
 
         Raises:
-            CannotTrace: it hangs on weights, on much data, or on memory written to.
+            CannotTrace: it hangs on weights, or on much data.
         """
         if short_name(func) not in QUESTIONS:
             return NotImplemented
         for op in self.recording.ops[self._read :]:
-            self._makers.update({id(v): op for v in op.outputs if all(v is not x for x in op.inputs)})
             if op.mutates:
-                self._written.update(v.storage for v in op.inputs[:1])
+                for v in op.inputs[:1]:
+                    self._writers.setdefault(v.storage, []).append(op)
+            self._makers.update({id(v): op for v in op.outputs if all(v is not x for x in op.inputs)})
         self._read = len(self.recording.ops)
-        given = map_tensors(lambda t: self._value(self.recording.value(t)), args)
-        return func(*given, **kwargs)
+        asked = [self.recording.value(t) for t in tensors((args, kwargs))]
+        known = {k: t.clone() for k, t in self._given.items()}
+        for op in self._behind(asked):
+            out = op.func(*_real(op.args, known), **_real(op.kwargs, known))
+            known.update({id(v): t for v, t in zip(values(op.out), tensors(out), strict=True)})
+        real = iter([known[id(v)] for v in asked])
+        return func(*map_tensors(lambda _: next(real), args), **map_tensors(lambda _: next(real), kwargs))
 
-    def _value(self, v: Value) -> Tensor:
-        """Of a Value, with everything it hangs on; without recursion, since chains are long."""
-        todo = [v]
+    def _behind(self, asked: Sequence[Value]) -> list[Op]:
+        """The operators these values hang on, those that write to their memory included, in order."""
+        found: dict[int, Op] = {}
+        todo, seen = list(asked), set(self._given)
         while todo:
-            top = todo[-1]
-            if id(top) in self._known:
-                todo.pop()
+            v = todo.pop()
+            if id(v) in seen:
                 continue
-            op = self._makers.get(id(top))
-            if op is None or top.storage in self._written or _elements(top) > _LARGEST:
+            seen.add(id(v))
+            if id(v) not in self._makers or math.prod(v.shape) > _LARGEST:
                 raise CannotTrace("its control flow looks at values that hang on weights")
-            missing = [x for x in op.inputs if id(x) not in self._known]
-            if missing:
-                todo += missing
-                continue
-            found = op.func(*_real(op.args, self._known), **_real(op.kwargs, self._known))
-            self._known.update({id(x): t for x, t in zip(values(op.out), tensors(found), strict=True)})
-        return self._known[id(v)]
+            for op in (self._makers[id(v)], *self._writers.get(v.storage, ())):
+                if op.index not in found:
+                    found[op.index] = op
+                    todo += [*op.inputs, *op.outputs]
+        return [found[i] for i in sorted(found)]
 
 
 def repeated(op: Op, func: OpOverload) -> Any:
     """The answer that was given at this place when the graph was made; NotImplemented for what asks nothing."""
     return op.out if short_name(func) in QUESTIONS and op.func is func else NotImplemented
-
-
-def _elements(v: Value) -> int:
-    n = 1
-    for s in v.shape:
-        n *= s
-    return n
 
 
 def _real(x: Any, known: dict[int, Tensor]) -> Any:

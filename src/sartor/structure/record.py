@@ -247,6 +247,8 @@ class Recording:
         self.outputs: list[Value] = []
         self.example: Any = None
         self._seen: dict[int, _Held] = {}  # by id of a tensor that is alive
+        self._memory: dict[int, _Memory] = {}  # by address, which goes to another storage once this one is gone
+        self._storages = 0
 
     @classmethod
     def opened(cls, model: nn.Module, example: Example) -> Recording:
@@ -264,9 +266,15 @@ class Recording:
         held = self._seen.get(id(t))
         if held is not None:
             return held.value
-        v = Value(tuple(t.shape), t.dtype, t.untyped_storage()._cdata, name, origin)
+        address = t.untyped_storage()._cdata
+        memory = self._memory.get(address)
+        if memory is None:
+            memory = self._memory[address] = _Memory(self._storages, address)
+            self._storages += 1
+        memory.tensors += 1
+        v = Value(tuple(t.shape), t.dtype, memory.number, name, origin)
         held = self._seen[id(t)] = _Held(t, _gone)
-        held.key, held.value, held.rec = id(t), v, self
+        held.key, held.value, held.memory, held.rec = id(t), v, memory, self
         return v
 
     def see(self, func: OpOverload, args: Any, kwargs: Any, out: Any, path: str) -> None:
@@ -285,18 +293,31 @@ class Recording:
         return map_tensors(self.value, x)
 
 
+class _Memory:
+    """A storage, and how many tensors in it are alive."""
+
+    __slots__ = ("address", "number", "tensors")
+
+    def __init__(self, number: int, address: int):
+        self.number, self.address, self.tensors = number, address, 0
+
+
 class _Held(weakref.ref[Tensor]):
     """Sees a tensor go."""
 
-    __slots__ = ("key", "rec", "value")
+    __slots__ = ("key", "memory", "rec", "value")
     key: int
     value: Value
+    memory: _Memory
     rec: Recording
 
 
 def _gone(held: Any) -> None:
     held.value.died = len(held.rec.ops)
     held.rec._seen.pop(held.key, None)
+    held.memory.tensors -= 1
+    if not held.memory.tensors:
+        held.rec._memory.pop(held.memory.address, None)
 
 
 def record(model: nn.Module, example: Example) -> Recording:
