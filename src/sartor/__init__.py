@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from sartor.cost import count
     from sartor.errors import SartorError
     from sartor.run import load
-    from sartor.structure import Graph, trace
+    from sartor.structure import Graph, explain, trace
     from sartor.surgery import cut, probe, prove, silence
     from sartor.types import Budget, Group, Limit, Plan, Recipe, Target, Training
 
 __version__ = "0.1.0"
 __all__ = [
     "Budget", "Fitted", "Graph", "Group", "Limit", "Plan", "Recipe", "SartorError", "Target", "Training", "count",
-    "cut", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
+    "cut", "explain", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
 ]  # fmt: skip
 _HOMES = {
     "api": ("Fitted", "fit"),
@@ -26,7 +26,7 @@ _HOMES = {
     "cost": ("count",),
     "errors": ("SartorError",),
     "run": ("load",),
-    "structure": ("Graph", "trace"),
+    "structure": ("Graph", "explain", "trace"),
     "surgery": ("cut", "probe", "prove", "silence"),
     "types": ("Budget", "Group", "Limit", "Plan", "Recipe", "Target", "Training"),
 }

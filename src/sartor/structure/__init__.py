@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from sartor.structure.example import Example
+from sartor.structure.explain import Explanation, explain
 from sartor.structure.graph import Graph, Site
 from sartor.structure.record import record
 from sartor.structure.replay import replay
@@ -25,4 +26,4 @@ def trace(model: nn.Module, example: Example) -> Graph:
     return solve(record(model, example))
 
 
-__all__ = ["Example", "Graph", "Site", "record", "replay", "rule", "solve", "trace"]
+__all__ = ["Example", "Explanation", "Graph", "Site", "explain", "record", "replay", "rule", "solve", "trace"]
