@@ -44,13 +44,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory, source: str) -> tuple[Pat
 
 def test_inspect_gives_what_the_design_says(say, net: str) -> None:
     found = say("inspect", net, *SHAPE, "--json").json
-    assert set(found) == {"model", "groups", "frozen", "coverage", "seconds"}
-    assert [set(g) for g in found["groups"]] == [GROUP]
+    assert set(found) == {"model", "groups", "frozen", "coverage", "seconds", "kinds", "ties"}
+    assert [set(g) for g in found["groups"]] == [GROUP | {"writes", "reads"}]
+    assert found["kinds"] == {"channels": 1} and found["groups"][0]["kind"] == "channels"
     assert found["groups"][0]["units"] == 8
     assert all(set(f) == {"axis", "reason"} and f["reason"] for f in found["frozen"])
     assert 0 < found["coverage"]["params_on_cuttable_axis"] <= 1 == found["coverage"]["macs_on_cuttable_axis"]
     shown = say("inspect", net, *SHAPE)
     assert all(g["name"] in shown.out for g in found["groups"]) and "because" in shown.out
+
+
+def test_inspect_says_why_two_layers_are_tied_and_writes_pictures(say, net: str, tmp_path: Path) -> None:
+    (group,) = say("inspect", net, *SHAPE, "--json").json["groups"]
+    writer, reader = group["writes"][0], group["reads"][0]
+    told = say("inspect", net, *SHAPE, "--why", writer, reader)
+    assert f"{writer} (conv2d) writes them" in told.out and f"{reader} (linear) reads them" in told.out
+    found = say("inspect", net, *SHAPE, "--why", writer, writer, "--json").json["why"]
+    assert found["chains"][0]["group"] == group["name"] and found["chains"][0]["steps"][0]["operator"] == "conv2d"
+    assert say("inspect", net, *SHAPE, "--why", writer, "nowhere").code == 2
+    page, picture = tmp_path / "a.html", tmp_path / "a.dot"
+    say("inspect", net, *SHAPE, "--html", str(page), "--dot", str(picture))
+    assert picture.read_text().startswith("digraph") and f"{reader} (linear) reads them" in page.read_text()
 
 
 def test_fit_cuts_what_it_is_told_to(say, net: str, tmp_path: Path) -> None:

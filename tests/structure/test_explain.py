@@ -51,7 +51,7 @@ def test_layers_that_share_nothing_are_told_so():
 
 def test_the_axes_of_a_layer_are_told_frozen_ones_with_their_reason():
     said = str(explain(graph_of("resnet"), "0.0.weight"))
-    assert "0.0.weight:0 holds the 8 channels of 0.0" in said
+    assert "0.0.weight:0 holds 8 channels of 0.0" in said
     assert "0.0.weight:1 stays whole: an input of the model" in said
 
 

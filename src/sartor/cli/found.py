@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ def describe(graph: Graph) -> dict[str, Any]:
     """Groups with their shares of the cost, frozen axes with reasons, and how much can be cut at all.
 
     Returns:
-        {"groups": [{"name", "kind", "units", "mixes", "members", "macs_share", "params_share"}],
-        "frozen": [{"axis", "reason"}], "coverage": {"params_on_cuttable_axis", "macs_on_cuttable_axis"}}.
+        {"groups": [{"name", "kind", "units", "mixes", "members", "macs_share", "params_share", "writes", "reads"}],
+        "frozen": [{"axis", "reason"}], "coverage": {"params_on_cuttable_axis", "macs_on_cuttable_axis"},
+        "kinds": {kind: number of groups}, "ties": [[groups that must keep equal counts]]}. "writes" and "reads" are
+        the modules whose parameters do so.
         Shares are of what lies on the group; they overlap, since a weight has two sides.
     """
     from sartor.cost import macs
@@ -22,6 +25,10 @@ def describe(graph: Graph) -> dict[str, Any]:
     from sartor.run.discovery import coverage
 
     rows = [{k: v for k, v in row.items() if k != "kept"} for row in group_rows(graph)]
+    for row in rows:
+        members = graph.groups[row["name"]].members
+        for verb, roles in (("writes", ("out",)), ("reads", ("in",))):
+            row[verb] = list(dict.fromkeys(m.tensor.rpartition(".")[0] for m in members if m.role in roles))
     return {
         "groups": rows,
         "frozen": [{"axis": f.axis, "reason": f.reason} for f in graph.frozen],
@@ -29,6 +36,8 @@ def describe(graph: Graph) -> dict[str, Any]:
             "params_on_cuttable_axis": coverage(graph),
             "macs_on_cuttable_axis": _cuttable_macs(graph) / (macs(graph) or 1),
         },
+        "kinds": dict(Counter(g.kind for g in graph.groups.values())),
+        "ties": [list(t) for t in graph.ties],
     }
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sartor.report import rows, sentences
+from sartor.report.inspection import alike
 
 
 def summary(result: Mapping[str, Any]) -> Group:
@@ -49,22 +50,11 @@ def quality_table(result: Mapping[str, Any]) -> Table | None:
     return table
 
 
-def groups_table(found: Mapping[str, Any]) -> Table:
-    """The groups of `inspect --json`."""
-    table = grid("group", "kind", "units", "members", "MACs", "parameters", "cutting", left=2)
-    for row, group in zip(rows.kept_rows(found), found.get("groups") or ()):
-        members = group.get("members")
-        count = members if isinstance(members, int) else len(members or ())
-        exact = Text(f"mixed by {row.mixes}" if row.mixes else "exact", style="yellow" if row.mixes else "dim")
-        table.add_row(Text(row.name), row.kind, str(row.units), str(count), row.macs_share, row.params_share, exact)
-    return table
-
-
 def frozen_table(found: Mapping[str, Any], most: int = 6) -> Table:
     """Frozen axes by reason, at most `most` of them spelled out a reason."""
     table = grid("not cut, because", "axes", "which", left=1)
     table.columns[2].justify = "left"
-    for row in rows.frozen_rows(found):
+    for row in alike(rows.frozen_rows(found)):
         more = f", … {len(row.axes) - most} more" if len(row.axes) > most else ""
         table.add_row(Text(row.reason), str(len(row.axes)), Text(", ".join(row.axes[:most]) + more, style="dim"))
     return table

@@ -16,6 +16,7 @@ from sartor.errors import UnknownName
 from sartor.structure.axes import Axis, Conflict, find, fresh, leaves
 from sartor.structure.calls import Op, Value, values
 from sartor.structure.graph import Graph
+from sartor.structure.kinds import counted
 from sartor.structure.rules.registry import lookup
 
 _Place = tuple[int, int]  # id of a value, dimension
@@ -306,7 +307,7 @@ def _axes_of(graph: Graph, places: list[_Named]) -> Iterator[str]:
         groups = [n for n, leaf in graph.leaves.items() if _holds(graph, (name, d), leaf)]
         for n in groups:
             g = graph.groups[n]
-            yield f"{name}:{d} holds the {g.units} {g.kind} of {n}"
+            yield f"{name}:{d} holds {counted(g.units, g.kind)} of {n}"
         for reason in dict.fromkeys(reasons.get(f"{name}:{d}", ())):
             yield f"{name}:{d} {'in part ' if groups else ''}stays whole: {reason}"
 

@@ -43,6 +43,7 @@ KINDS: Mapping[str, str] = {
     "features": "any other units",
 }
 
+_WIDTHS = {"head dimension", "embedding width", "state size", "queries per group"}
 _HEADS, _SERVED, _SERVING, _WITHIN, _SUMMED, _MATRIX, _RECURRENT, _TABLE = (1 << i for i in range(8))
 _RESIDUAL, _ATTENDED, _SEEN, _STACKED, _ROUTED, _DENSE, _READ, _WRITTEN = (1 << i for i in range(8, 16))
 _OUTER, _ALONE = 1 << 16, 1 << 17
@@ -65,6 +66,15 @@ def kinds(ops: Iterable[Op]) -> dict[Axis, str]:
         if any(reading.marks.get(leaf, 0) & (_HEADS | _SERVED | _SERVING | _WITHIN) for leaf in out):
             reading.mark(read, _ATTENDED)
     return {leaf: _word(m) for leaf, m in reading.marks.items()}
+
+
+def counted(units: int, kind: str) -> str:
+    """Units of a kind, for reading.
+
+    >>> counted(64, "channels"), counted(64, "embedding width")
+    ('64 channels', 'embedding width 64')
+    """
+    return f"{kind} {units}" if kind in _WIDTHS else f"{units} {kind}"
 
 
 def _word(m: int) -> str:

@@ -1,0 +1,236 @@
+"""The answer of `inspect` as a tree that follows the modules: for the terminal, for Graphviz, as one page."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+from rich.tree import Tree
+
+from sartor.report.fields import mapping, objects, percent_or_blank, plural
+from sartor.report.rows import FrozenRow, frozen_rows, short_name
+from sartor.report.template import filled, markup_type
+from sartor.structure.kinds import counted
+
+_MOST = 3  # modules spelled out in one line
+_COLOURS = (
+    "#8fd0c6", "#e9b79c", "#aebfe0", "#dcc98d", "#d0b0cc", "#b5d1a1", "#e0a4b1", "#c3c8ce", "#9ec7dd", "#d9d2b4",
+    "#b9b4e0", "#cfd8cf",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group, in words."""
+
+    name: str
+    label: str  # the last part of its name
+    kind: str
+    units: int
+    mixes: str
+    macs_share: str
+    params_share: str
+    members: tuple[str, ...]
+    writes: tuple[str, ...]  # modules
+    reads: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """Units, kind and cost."""
+        cost = (("MACs", self.macs_share), ("parameters", self.params_share))
+        return ", ".join([counted(self.units, self.kind), *(f"{share} of the {what}" for what, share in cost if share)])
+
+    @property
+    def places(self) -> str:
+        """Who writes and who reads them."""
+        said = [f"{verb} by {_few(m)}" for verb, m in (("written", self.writes), ("read", self.reads)) if m]
+        first, *more = self.mixes.split("; ")
+        mixed = [f"mixed: {first}" + (f", and {len(more)} more" if more else "")] if first else []
+        return "; ".join([plural(len(self.members), "member"), *said, *mixed])
+
+
+@dataclass
+class Node:
+    """A module: the groups named in it, and the modules inside."""
+
+    name: str
+    groups: list[GroupRow] = field(default_factory=list)
+    inside: dict[str, Node] = field(default_factory=dict)
+
+    @property
+    def look(self) -> Any:
+        """Equal for modules that read alike."""
+        return (
+            tuple((g.label, g.kind, g.units, bool(g.mixes)) for g in self.groups),
+            tuple((n, m.look) for n, m in self.inside.items()),
+        )
+
+
+def group_rows(found: Mapping[str, Any]) -> list[GroupRow]:
+    """The groups of `inspect --json` in network order."""
+    rows = []
+    for g in objects(found, "groups"):
+        name = str(g.get("name", ""))
+        rows.append(
+            GroupRow(
+                name=name,
+                label=short_name(name).rpartition(".")[2],
+                kind=str(g.get("kind") or ""),
+                units=int(g.get("units") or 0),
+                mixes=str(g.get("mixes") or ""),
+                macs_share=percent_or_blank(g.get("macs_share")),
+                params_share=percent_or_blank(g.get("params_share")),
+                members=tuple(map(str, g.get("members") or ())),
+                writes=tuple(map(str, g.get("writes") or ())),
+                reads=tuple(map(str, g.get("reads") or ())),
+            )
+        )
+    return rows
+
+
+def tree_of(found: Mapping[str, Any]) -> Node:
+    """Groups under the modules they are named after."""
+    root = Node("")
+    for row in group_rows(found):
+        node = root
+        for part in short_name(row.name).split(".")[:-1]:
+            node = node.inside.setdefault(part, Node(part))
+        node.groups.append(row)
+    return root
+
+
+def folded(nodes: Sequence[Node]) -> list[tuple[str, Node]]:
+    """Modules side by side that look alike as one: ("0", node), ("1 to 11, each", node)."""
+    runs: list[list[Node]] = []
+    for node in nodes:
+        if runs and runs[-1][0].look == node.look and node.name.isdigit():
+            runs[-1].append(node)
+        else:
+            runs.append([node])
+    return [(r[0].name if len(r) == 1 else f"{r[0].name} to {r[-1].name}, each", r[0]) for r in runs]
+
+
+def alike(rows: Sequence[FrozenRow]) -> list[FrozenRow]:
+    """Reasons that differ in the number of a layer only as one, the numbers as *."""
+    by: dict[str, list[FrozenRow]] = {}
+    for row in rows:
+        by.setdefault(re.sub(r"(?<=[. ])\d+(?=[.)]|$)|\b\d+(?=\.[a-z])", "*", row.reason), []).append(row)
+    merged = [
+        found[0] if len(found) == 1 else FrozenRow(reason, tuple(a for f in found for a in f.axes))
+        for reason, found in by.items()
+    ]
+    return sorted(merged, key=lambda r: -len(r.axes))
+
+
+def group_tree(found: Mapping[str, Any], name: str = "") -> Tree:
+    """For the terminal; equal blocks are shown once."""
+    tree = Tree(Text(name or str(found.get("model") or ""), style="bold"), guide_style="dim")
+    _grow(tree, tree_of(found))
+    return tree
+
+
+def _grow(tree: Tree, node: Node) -> None:
+    for g in node.groups:
+        line = Text.assemble((g.label, "bold"), "  ", g.line)
+        line.append(f"\n{g.places}", style="dim")
+        tree.add(line)
+    for name, inner in folded(list(node.inside.values())):
+        _grow(tree.add(Text(name)), inner)
+
+
+def dot(found: Mapping[str, Any]) -> str:
+    """Graphviz text: modules in nested boxes, groups as ellipses between those that write and those that read them."""
+    rows = group_rows(found)
+    kinds = list(dict.fromkeys(r.kind for r in rows))
+    colour = {k: _COLOURS[i % len(_COLOURS)] for i, k in enumerate(kinds)}
+    lines = [
+        "digraph sartor {", "  rankdir=LR; compound=true;", '  node [shape=box, fontname="Helvetica", fontsize=11];',
+        '  edge [color="#6b7076"]; graph [fontname="Helvetica", fontsize=11, color="#9a968c"];',
+    ]  # fmt: skip
+    lines += _clusters(sorted({m for r in rows for m in (*r.writes, *r.reads)}))
+    for r in rows:
+        look = f'shape=ellipse, style=filled, fillcolor="{colour[r.kind]}"'
+        label = f"{_q(short_name(r.name))}\\n{counted(r.units, r.kind)}"
+        lines.append(f'  {_id("g", r.name)} [{look}, label="{label}"];')
+        lines += [f"  {_id('m', m)} -> {_id('g', r.name)};" for m in r.writes]
+        lines += [f"  {_id('g', r.name)} -> {_id('m', m)};" for m in r.reads]
+    for tied in found.get("ties") or ():
+        for a, b in itertools.pairwise(tied):
+            lines.append(f'  {_id("g", a)} -> {_id("g", b)} [dir=none, style=dashed, label="equally many"];')
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _clusters(paths: Sequence[str]) -> list[str]:
+    nested: dict[str, Any] = {}
+    for path in paths:
+        here = nested
+        for part in path.split("."):
+            here = here.setdefault(part, {})
+        here[""] = path
+    lines: list[str] = []
+
+    def write(level: dict[str, Any], trail: str, indent: str) -> None:
+        for part, below in level.items():
+            if part == "":
+                lines.append(f'{indent}{_id("m", below)} [label="{_q(below.rpartition(".")[2] or "the model")}"];')
+                continue
+            inner = f"{trail}.{part}".strip(".")
+            if set(below) == {""}:
+                write(below, inner, indent)
+                continue
+            lines.append(f'{indent}subgraph "cluster_{_q(inner)}" {{ label="{_q(part)}";')
+            write(below, inner, indent + "  ")
+            lines.append(f"{indent}}}")
+
+    write(nested, "", "  ")
+    return lines
+
+
+def _id(kind: str, name: str) -> str:
+    return f'"{kind}:{_q(name)}"'
+
+
+def _q(text: str) -> str:
+    return text.replace('"', '\\"')
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = [n or "the model" for n in names[:_MOST]]
+    return ", ".join(shown) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")
+
+
+def page(found: Mapping[str, Any], why: Mapping[str, Sequence[str]], head: str, coverage: str) -> str:
+    """One self-contained page: the tree, what ties each group, what is frozen.
+
+    Args:
+        found: the answer of `inspect --json`.
+        why: group -> the operators that tie its members, in words.
+        head: what the network is, in a sentence.
+        coverage: how much can be cut, in a sentence.
+
+    Raises:
+        MissingExtra: jinja2 is not installed.
+    """
+    markup_type("the HTML page of inspect")
+    return filled(
+        "inspection.html.j2",
+        {
+            "model": str(found.get("model") or "a network"), "head": head, "coverage": coverage,
+            "root": tree_of(found), "why": why, "frozen": alike(frozen_rows(found)),
+            "kinds": list(mapping(found, "kinds").items()), "ties": [list(t) for t in found.get("ties") or ()],
+        },
+    )  # fmt: skip
+
+
+def write_page(
+    found: Mapping[str, Any], why: Mapping[str, Sequence[str]], head: str, coverage: str, path: str | Path
+) -> None:
+    """The page into a file, whole or not at all."""
+    from sartor.export.files import atomic_write
+
+    atomic_write(Path(path), page(found, why, head, coverage))
