@@ -31,6 +31,24 @@ def fit(
         NothingToDo, BudgetNotMet, BadInput: see `Allocator`.
     """
     caps = [Cap(*limit) for limit in limits]
+    fits = feasible(caps, order, scores)
+    few, enough = 0, len(order)  # taking `few` misses, taking `enough` meets
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if fits(_taken({}, order[:middle])) else (middle, enough)
+    counts = _taken({}, order[:enough])
+    stuck = order[enough - 1].groups  # the last one taken is known not to fit
+    counts = put_back(counts, [b for b in order[: enough - 1] if b.groups != stuck], fits)
+    whole = {g: b.before for b in reversed(order) for g in b.groups}
+    return kept(scores, {g: k for g, k in counts.items() if k < whole[g]})
+
+
+def feasible(caps: Sequence[Cap], order: Sequence[Bundle], scores: Scores) -> Callable[[Counts], bool]:
+    """The test whether counts meet every cap, once it is known that there is something to do and it can be done.
+
+    Raises:
+        NothingToDo, BudgetNotMet, BadInput: see `Allocator`.
+    """
     if not caps:
         raise BadInput("allocation: expected at least one limit; got none")
     fits = _Test(caps)
@@ -39,20 +57,19 @@ def fit(
     least = _taken({}, order)
     if not fits(least):
         raise BudgetNotMet(_floor_message(caps, least), kept(scores, least))
-    few, enough = 0, len(order)  # taking `few` misses, taking `enough` meets
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        few, enough = (few, middle) if fits(_taken({}, order[:middle])) else (middle, enough)
-    counts = _taken({}, order[:enough])
-    stuck = order[enough - 1].groups  # the last one taken is known not to fit
-    candidates = [b for b in reversed(order[: enough - 1]) if b.groups != stuck]
+    return fits
+
+
+def put_back(counts: Counts, taken: Sequence[Bundle], fits: Callable[[Counts], bool]) -> dict[str, int]:
+    """Give back bundles from the end of `taken` while they fit; once a step of a group does not, its others do not."""
+    counts = dict(counts)
+    candidates = list(reversed(taken))
     while candidates:
         back = _fitting(counts, candidates, fits)
         counts = _put_back(counts, candidates[:back])
         stuck = candidates[back].groups if back < len(candidates) else ()
         candidates = [b for b in candidates[back + 1 :] if b.groups != stuck]
-    whole = {g: b.before for b in reversed(order) for g in b.groups}
-    return kept(scores, {g: k for g, k in counts.items() if k < whole[g]})
+    return counts
 
 
 def _taken(counts: Counts, steps: Sequence[Bundle]) -> dict[str, int]:

@@ -14,10 +14,14 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class Step:
-    """One round: at this share of the original's MACs the network took this share of its time."""
+    """One round: at this share of the original's MACs the network took this share of its time.
+
+    A search may count its shares in something else that grows with latency, such as the latency that was predicted.
+    """
 
     macs_share: float
     ratio: float
+    predicted: float | None = None  # the ratio that tables of latency said, where they were asked
 
 
 def fit_latency(

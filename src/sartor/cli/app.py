@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sartor.cli import tables as tables_
 from sartor.cli.bench import oneshot
 from sartor.cli.demo import demo
 from sartor.cli.discovery import discovery
@@ -75,11 +76,23 @@ bench = typer.Typer(help="Methods side by side on the same networks; the tables 
 _command("oneshot", oneshot, bench)
 _command("discovery", discovery, bench)
 app.add_typer(bench, name="bench")
+tables = typer.Typer(help="Latency of operators by width, on this machine's targets.", no_args_is_help=True)
+_command("list", tables_.list_, tables)
+_command("show", tables_.show, tables)
+_command("build", tables_.build, tables)
+_command("merge", tables_.merge, tables)
+_command("export", tables_.export, tables)
+app.add_typer(tables, name="tables")
 
 
 @bench.callback()
 def _bench() -> None:
     """Methods side by side on the same networks; the tables of the docs."""
+
+
+@tables.callback()
+def _tables() -> None:
+    """Latency of operators by width, on this machine's targets."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -32,13 +32,23 @@ _NUMPY = {
 }  # fmt: skip
 
 
-def open_session(model: bytes | str | Path, target: Target, *, name: str = "the ONNX model") -> Any:
+def open_session(
+    model: bytes | str | Path,
+    target: Target,
+    *,
+    name: str = "the ONNX model",
+    profile: Path | None = None,
+    optimised: Path | None = None,
+) -> Any:
     """An ONNX Runtime session with the settings every latency here is true for.
 
     Intra-op threads as the target says (0: every usable core), one inter-op thread, sequential execution, all graph
     optimisations. Worker threads stop spinning at the end of each inference: two sessions in one process would
     otherwise take the cores from each other (on two cores this made interleaved times up to twice as long and the
     ratio useless); one inference alone takes as long as without it.
+
+    `profile` is where the runtime's profiler writes (a prefix of the file's name), `optimised` where the graph goes
+    that it really runs.
 
     Raises:
         MissingExtra: onnxruntime is not installed.
@@ -59,6 +69,10 @@ def open_session(model: bytes | str | Path, target: Target, *, name: str = "the 
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 4
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
     try:
         session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
     except Exception as e:

@@ -9,27 +9,23 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from sartor.allocate import ALLOCATORS, Cap, Step, fit_latency, floor_counts
-from sartor.cost import bytes_of, macs, params, peak_memory
+from sartor.cost import Cost, counted_cost, macs, peak_memory
 from sartor.errors import BadInput, BudgetNotMet, NothingToDo
 from sartor.measure import compare_afresh, latency, prepare
+from sartor.measure.tables import Predictor
+from sartor.run.predicted import floor_words, predictor_for
 from sartor.structure import Graph
 from sartor.structure.example import Example
 from sartor.surgery import cut
 from sartor.types import Budget, Counted, Counts, Limit, Plan, Recipe, Scores
 
-_COST: dict[str, Callable[[Graph, Counts], float]] = {
-    "macs": macs,
-    "flops": lambda g, c: 2 * macs(g, c),
-    "params": params,
-    "bytes": bytes_of,
-    "memory": peak_memory,
-}
 _AIM = 0.985  # of a latency limit: room for the noise of the next measurement
 _ROUND_S = 1.2  # of a session of the search: sessions differ by more than one can tell by staying
 _NEAR = 0.1  # of a limit: within it, several sessions are measured
 _SESSIONS = 3
 _CORRECTIONS = 2
 _SLACK = 0.04  # a plan may be this much faster than what is aimed at
+_BY_TABLE = "knapsack"  # the allocation that reads latency from tables
 _STEPS = (1, 4, 8, 16)  # multiples of units to try on the target: kernels like whole vectors
 
 
@@ -49,10 +45,13 @@ def absolute(limit: Limit, original: Counted) -> float:
 def caps(graph: Graph, budget: Budget, original: Counted) -> list[Cap]:
     """The counted limits as the allocators want them."""
     return [
-        Cap(lambda c, f=_COST[x.metric]: f(graph, c), absolute(x, original), x.metric)  # type: ignore[misc]
-        for x in budget.limits
-        if x.metric != "latency"
+        Cap(_cost(graph, x.metric), absolute(x, original), x.metric) for x in budget.limits if x.metric != "latency"
     ]
+
+
+def _cost(graph: Graph, metric: str) -> Cost | Callable[[Counts], float]:
+    """What a metric costs; peak memory is a maximum and has no parts."""
+    return (lambda c: peak_memory(graph, c)) if metric == "memory" else counted_cost(graph, metric)
 
 
 def plan_for(graph: Graph, scores: Scores, budget: Budget, recipe: Recipe, original: Counted) -> Plan:
@@ -60,7 +59,7 @@ def plan_for(graph: Graph, scores: Scores, budget: Budget, recipe: Recipe, origi
     limits = caps(graph, budget, original)
     for x in budget.limits:
         if x.metric == "latency" and x.relative:
-            limits.append(Cap(lambda c: macs(graph, c), x.at_most * original.macs, "macs"))
+            limits.append(Cap(counted_cost(graph, "macs"), x.at_most * original.macs, "macs"))
     if not limits:
         raise BadInput("search over allocations: expected a counted or a relative limit; got absolute latencies only")
     return _allocate(graph, scores, recipe, limits)
@@ -87,12 +86,14 @@ def decide(
     timed = [x for x in budget.limits if x.metric == "latency"]
 
     def plan_at(share: float | None, round_to: int) -> Plan:
-        cap = [] if share is None else [Cap(lambda c: macs(graph, c), share * original.macs, "macs")]
+        cap = [] if share is None else [Cap(counted_cost(graph, "macs"), share * original.macs, "macs")]
         return _allocate(graph, scores, replace(recipe, round_to=round_to), [*counted, *cap])
 
     if not timed:
         return Decision(plan_at(None, recipe.round_to))
     watch = _Stopwatch(model, graph, example, timed, original, tell)
+    if recipe.allocation == _BY_TABLE:
+        return _fit_by_table(graph, scores, recipe, watch, counted)
     return _fit_timed(graph, recipe, watch, plan_at, bool(counted))
 
 
@@ -113,6 +114,13 @@ class _Stopwatch:
         self.allowed = [x.at_most if x.relative else x.at_most / self._seconds(x) for x in limits]
         self.goal = min(self.allowed)  # the ratio that is exactly the limit
         self.seen: list[tuple[Plan, float]] = []
+        self.predictors: list[Predictor] = []  # one a limit, where latency is read from tables
+
+    def predicted(self, counts: Counts) -> float | None:
+        """The ratio that tables say, on the scale of `goal`."""
+        if not self.predictors:
+            return None
+        return self.goal * max(p.ratio(counts) / a for p, a in zip(self.predictors, self.allowed))
 
     def share(self, plan: Plan) -> float:
         """MACs left, as a share of the original's."""
@@ -125,7 +133,11 @@ class _Stopwatch:
                 return ratio
         smaller = cut(self.model, self.graph, plan)
         found = [self._compared(smaller, x) for x in self.limits]
-        self.tell(f"{self.share(plan):.1%} of the MACs takes {', '.join(f'{c:.1%}' for c in found)} of the time")
+        said = self.predicted(plan.counts())
+        self.tell(
+            f"{self.share(plan):.1%} of the MACs takes {', '.join(f'{c:.1%}' for c in found)} of the time"
+            + (f", {said:.1%} was predicted" if said is not None else "")
+        )
         ratio = self.goal * max(c / a for c, a in zip(found, self.allowed))
         self.seen.append((plan, ratio))
         return ratio
@@ -158,7 +170,7 @@ class _Stopwatch:
 
     def decision(self, plan: Plan) -> Decision:
         """The plan, with every round on the way to it."""
-        return Decision(plan, tuple(Step(self.share(p), r) for p, r in self.seen))
+        return Decision(plan, tuple(Step(self.share(p), r, self.predicted(p.counts())) for p, r in self.seen))
 
 
 def _fit_timed(
@@ -201,6 +213,27 @@ def _fit_timed(
         f"{100 * watch.share(least[0]):.4g} % of the MACs. Allow more, lower the recipe's floor, or cut more groups",
         least[0],
     ) from missed[-1]
+
+
+def _fit_by_table(graph: Graph, scores: Scores, recipe: Recipe, watch: _Stopwatch, counted: Sequence[Cap]) -> Decision:
+    """Plan on what tables say, measure the plan, and move the limit of the plan by what the tables were wrong."""
+    if watch.goal >= 1:
+        raise NothingToDo("the original already meets every latency limit")
+    watch.predictors = [
+        predictor_for(watch.model, graph, watch.example, str(x.target), tell=watch.tell) for x in watch.limits
+    ]
+    costs = [(p.cost(), p({}) * a / watch.goal) for p, a in zip(watch.predictors, watch.allowed)]
+
+    def plan_at(share: float) -> Plan:
+        timed = [Cap(cost, share * whole, "latency") for cost, whole in costs]
+        return _allocate(graph, scores, recipe, [*counted, *timed])
+
+    least = floor_counts(_units(graph), graph.ties, recipe.floor, recipe.round_to)
+    floor = watch.predicted(least) or 0.0
+    try:
+        return watch.decision(_closed_loop(watch, plan_at, floor))
+    except BudgetNotMet as e:
+        raise BudgetNotMet(f"{e}. {' '.join(floor_words(p, least) for p in watch.predictors)}", e.plan) from e
 
 
 def _closed_loop(watch: _Stopwatch, plan_at: Callable[[float], Plan], floor: float) -> Plan:

@@ -164,7 +164,7 @@ class _Run:
         comparisons = self._measure(smaller)
         facts_all = Facts(
             self.budget, recipe, graph, original, fitted, plan, proof, quality, tested, self.metric, comparisons,
-            [{"macs_share": s.macs_share, "ratio": s.ratio} for s in decision.trail],
+            [{"macs_share": s.macs_share, "ratio": s.ratio, "predicted": s.predicted} for s in decision.trail],
             [dict(e) for e in history] if history else [], history.best_epoch if history else None,
             record.seconds, record.notes, model_name,
         )  # fmt: skip

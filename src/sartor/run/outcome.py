@@ -35,7 +35,7 @@ class Facts:
     test: dict[str, float | None]
     metric: str
     comparisons: Mapping[str, Comparison]  # by target text
-    trail: list[dict[str, float]]
+    trail: list[dict[str, float | None]]
     training: list[dict[str, Any]]
     chosen_epoch: int | None
     seconds: dict[str, float]

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from sartor.errors import BadInput, CorruptFile
 from sartor.structure.example import tensors
+from sartor.structure.written import operator
 
 FORMAT = 1
 SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
-_KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 
 
 class Program:
@@ -42,7 +42,7 @@ class Program:
             self.plain: list[Any] = raw["plain"]  # what is given besides tensors
             self.output: Any = raw["output"]
             self.steps = [
-                (_operator(name), args, kwargs, tuple(outs), tuple(drop))
+                (operator(name), args, kwargs, tuple(outs), tuple(drop))
                 for name, args, kwargs, outs, drop in raw["steps"]
             ]
         except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -165,37 +165,6 @@ def _plain(x: Any) -> Any:
     if isinstance(x, torch.Size):
         return list(x)
     raise TypeError(f"{type(x).__name__} in a call")
-
-
-def operator_name(func: Any) -> str:
-    """ "aten::view.default"."""
-    return f"{func._schema.name}.{func._overloadname}"
-
-
-def _operator(name: str) -> Any:
-    packet, _, overload = name.rpartition(".")
-    space, _, short = packet.partition("::")
-    return getattr(getattr(getattr(torch.ops, space), short), overload)
-
-
-def encoded(x: Any, *, value: Any) -> Any:
-    """One argument as JSON says it; `value` says Values and other things it knows.
-
-    Raises:
-        TypeError: something JSON cannot say.
-    """
-    if isinstance(x, bool | int | str) or x is None:
-        return x
-    if isinstance(x, float):
-        return x if abs(x) < float("inf") else {"float": str(x)}
-    if isinstance(x, list | tuple):
-        return [encoded(v, value=value) for v in x]
-    if isinstance(x, torch.device):
-        return {"device": True}
-    for kind, cls in _KINDS.items():
-        if isinstance(x, cls):
-            return {kind: str(x).removeprefix("torch.")}
-    return value(x)
 
 
 def _real(env: Mapping[int, Any], module: nn.Module, n: int, where: torch.device, x: Any) -> Any:

@@ -17,7 +17,8 @@ from sartor.structure.constants import moved, pads
 from sartor.structure.example import as_args, batch_of, map_tensors, tensors, with_batch
 from sartor.structure.graph import Graph
 from sartor.structure.record import Recording, clone, empty_like_on_meta, watching
-from sartor.surgery.program import FORMAT, SPLITS, Program, encoded, operator_name, plain_of
+from sartor.structure.written import encoded, operator_name
+from sartor.surgery.program import FORMAT, SPLITS, Program, plain_of
 
 _NOT_SIZES = {"repeat", "tile", "repeat_interleave", "as_strided"}  # their lists are counts of copies, or strides
 _FLAGS = {"batch_norm": "training", "dropout": "train", "instance_norm": "use_input_stats"}

@@ -1,0 +1,251 @@
+"""One SQLite file of timings, shared by everything that runs as this user; safe under concurrent runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sartor.errors import BadInput, CorruptFile, SartorError
+from sartor.measure.environment import environment, usable_cores
+from sartor.measure.tables.segments import Kind, Point
+from sartor.measure.tables.timing import Timing
+from sartor.measure.targets import show_target
+from sartor.types import Target
+
+FORMAT = 1
+_SCHEMA = """
+create table if not exists about (name text primary key, value text not null);
+create table if not exists machines (machine text primary key, facts text not null);
+create table if not exists kinds (kind text primary key, letters integer not null, label text not null,
+    text text not null);
+create table if not exists times (machine text not null, runtime text not null, target text not null,
+    kind text not null, point text not null, seconds real, layout text not null, date text not null,
+    primary key (machine, runtime, target, kind, point)) without rowid;
+create table if not exists notes (machine text not null, runtime text not null, target text not null,
+    topic text not null, name text not null, value text not null,
+    primary key (machine, runtime, target, topic, name)) without rowid;
+"""
+
+
+@dataclass(frozen=True)
+class Where:
+    """What a timing is true for: machine, runtime with its version, target with its options."""
+
+    machine: str
+    runtime: str
+    target: str
+
+    def words(self) -> tuple[str, str, str]:
+        """As the columns have them."""
+        return self.machine, self.runtime, self.target
+
+
+def where_of(target: Target) -> Where:
+    """This machine and the runtime installed here; threads are said as a number."""
+    import dataclasses
+
+    facts = environment()
+    said = dataclasses.replace(target, threads=target.threads or usable_cores())
+    package = "onnxruntime" if target.backend == "onnxruntime" else target.backend
+    package = package if package in facts["versions"] else "torch"
+    return Where(fingerprint(facts), f"{package} {facts['versions'].get(package, '')}".strip(), show_target(said))
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """Processor, cores and graphics of a machine, in twelve letters."""
+    told = json.dumps([facts.get(k) for k in ("cpu", "architecture", "cores", "gpu")])
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def default_path() -> Path:
+    """Where the tables lie: $SARTOR_CACHE/tables.sqlite, else in the platform's folder for caches."""
+    given = os.environ.get("SARTOR_CACHE")
+    if given:
+        return Path(given) / "tables.sqlite"
+    home = Path.home()
+    if sys.platform == "darwin":
+        base = home / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local"))
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
+    return base / "sartor" / "tables.sqlite"
+
+
+class Store:
+    """The file. Every call is a transaction of its own; a file is made when first written to.
+
+    Raises:
+        CorruptFile: something else lies there, or tables of another format.
+    """
+
+    def __init__(self, path: str | Path | None = None):
+        self.path = Path(path) if path is not None else default_path()
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            link = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+        except (OSError, sqlite3.OperationalError) as e:
+            raise SartorError(f"{self.path}: tables of latency cannot be opened ({e}); set SARTOR_CACHE") from e
+        try:
+            link.execute("pragma journal_mode=wal")
+            link.execute("pragma synchronous=normal")
+            link.executescript(_SCHEMA)
+            link.execute("insert or ignore into about values ('format', ?)", (str(FORMAT),))
+            found = link.execute("select value from about where name = 'format'").fetchone()[0]
+            if found != str(FORMAT):
+                raise CorruptFile(f"{self.path}: tables of format {found}; this version reads format {FORMAT}")
+            link.execute("begin immediate")
+            yield link
+            link.execute("commit")
+        except sqlite3.DatabaseError as e:
+            raise CorruptFile(f"{self.path}: expected tables of latency (SQLite); {e}") from e
+        finally:
+            link.close()
+
+    def put(self, where: Where, rows: Iterable[tuple[Kind, Point, Timing | None]]) -> None:
+        """Write timings; a later one replaces an earlier one. None: it does not run on this target."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        rows = list(rows)
+        with self._open() as link:
+            link.execute(
+                "insert or replace into machines values (?, ?)", (where.machine, json.dumps(_machine(environment())))
+            )
+            kinds = {k.key: k for k, _, _ in rows}
+            link.executemany(
+                "insert or ignore into kinds values (?, ?, ?, ?)",
+                [(k.key, k.letters, k.label, k.text) for k in kinds.values()],
+            )
+            link.executemany(
+                "insert or replace into times values (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*where.words(), k.key, json.dumps(p), t.seconds if t else None, _layout(t), now) for k, p, t in rows],
+            )
+
+    def get(self, where: Where, kinds: Iterable[str]) -> dict[str, dict[Point, Timing | None]]:
+        """Everything timed of some kinds (their keys), by kind and point."""
+        found: dict[str, dict[Point, Timing | None]] = {}
+        if not self.path.is_file():
+            return {k: {} for k in kinds}
+        with self._open() as link:
+            for key in dict.fromkeys(kinds):
+                rows = link.execute(
+                    "select point, seconds, layout from times where machine = ? and runtime = ? and target = ? "
+                    "and kind = ?", (*where.words(), key),
+                ).fetchall()  # fmt: skip
+                found[key] = {tuple(json.loads(p)): _timing(s, layout) for p, s, layout in rows}
+        return found
+
+    def note(self, where: Where, topic: str, name: str, value: Any) -> None:
+        """Keep a JSON value by topic and name."""
+        with self._open() as link:
+            link.execute(
+                "insert or replace into notes values (?, ?, ?, ?, ?, ?)",
+                (*where.words(), topic, name, json.dumps(value)),
+            )
+
+    def noted(self, where: Where, topic: str) -> dict[str, Any]:
+        """All values of a topic, by name."""
+        if not self.path.is_file():
+            return {}
+        with self._open() as link:
+            rows = link.execute(
+                "select name, value from notes where machine = ? and runtime = ? and target = ? and topic = ?",
+                (*where.words(), topic),
+            ).fetchall()
+        return {name: json.loads(value) for name, value in rows}
+
+    def wheres(self) -> list[dict[str, Any]]:
+        """What there is: {"machine", "cpu", "runtime", "target", "kinds", "timings", "first", "last"}, by machine."""
+        if not self.path.is_file():
+            return []
+        with self._open() as link:
+            rows = link.execute(
+                "select machine, runtime, target, count(distinct kind), count(*), min(date), max(date) from times "
+                "group by machine, runtime, target order by 1, 2, 3"
+            ).fetchall()
+            facts = {m: json.loads(f) for m, f in link.execute("select machine, facts from machines").fetchall()}
+        names = ("machine", "runtime", "target", "kinds", "timings", "first", "last")
+        return [{"cpu": facts.get(r[0], {}).get("cpu", ""), **dict(zip(names, r))} for r in rows]
+
+    def kinds(self, where: Where | None = None) -> list[tuple[Kind, int]]:
+        """Kinds with how many points of each were timed, most first."""
+        if not self.path.is_file():
+            return []
+        which = "where t.machine = ? and t.runtime = ? and t.target = ?" if where else ""
+        with self._open() as link:
+            rows = link.execute(
+                f"select k.text, k.letters, k.label, count(*) from times t join kinds k on k.kind = t.kind {which} "
+                "group by k.kind order by 4 desc, 3", where.words() if where else (),
+            ).fetchall()  # fmt: skip
+        return [(Kind(text, letters, label), n) for text, letters, label, n in rows]
+
+    def merge(self, other: Path) -> int:
+        """Take over what another file has and this one lacks; of timings both have, the later stays. Returns how many.
+
+        Raises:
+            BadInput: no such file.
+            CorruptFile: it holds no tables of this format.
+        """
+        if not Path(other).is_file():
+            raise BadInput(f"tables: expected a file of tables; {str(other)!r} does not exist")
+        with Store(other)._open():
+            pass  # says what is wrong with it
+        with self._open() as link:
+            link.execute("commit")
+            link.execute("attach ? as other", (str(other),))
+            link.execute("begin immediate")
+            before = link.execute("select count(*) from times").fetchone()[0]
+            link.execute("insert or ignore into machines select * from other.machines")
+            link.execute("insert or ignore into kinds select * from other.kinds")
+            link.execute("insert or ignore into notes select * from other.notes")
+            link.execute(
+                "insert into times select * from other.times where true on conflict do update set "
+                "seconds = excluded.seconds, layout = excluded.layout, date = excluded.date where excluded.date > date"
+            )
+            after = link.execute("select count(*) from times").fetchone()[0]
+        return int(after - before)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every timing as one flat object, for export."""
+        if not self.path.is_file():
+            return
+        with self._open() as link:
+            found = link.execute(
+                "select t.machine, t.runtime, t.target, t.kind, k.label, t.point, t.seconds, t.layout, t.date "
+                "from times t join kinds k on k.kind = t.kind order by 1, 2, 3, 4, 6"
+            ).fetchall()
+        for machine, runtime, target, kind, label, point, seconds, layout, date in found:
+            yield {
+                "machine": machine, "runtime": runtime, "target": target, "kind": kind, "label": label,
+                "point": json.loads(point), "seconds": seconds, "layout": json.loads(layout), "date": date,
+            }  # fmt: skip
+
+
+def _machine(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: facts.get(k) for k in ("cpu", "architecture", "cores", "gpu", "memory_bytes", "os")}
+
+
+def _layout(t: Timing | None) -> str:
+    if t is None:
+        return "{}"
+    row = asdict(t)
+    row.pop("seconds")
+    return json.dumps({k: v for k, v in row.items() if v})
+
+
+def _timing(seconds: float | None, layout: str) -> Timing | None:
+    if seconds is None:
+        return None
+    row = json.loads(layout)
+    return Timing(seconds, tuple(row.get("given", ())), tuple(row.get("left", ())), tuple(row.get("convert_s", ())))

@@ -1,0 +1,122 @@
+"""What the time of a segment is, and how it is taken on a target that says no more than how long a run takes."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sartor.errors import SartorError
+from sartor.measure.prepare import prepare
+from sartor.measure.runnable import Runnable
+from sartor.measure.tables.rebuild import CannotRebuild, rebuilt
+from sartor.measure.tables.segments import Kind, Point
+from sartor.types import Target
+
+Work = tuple[Kind, Point]
+
+TOGETHER = 32  # segments that lie prepared at once
+TOGETHER_BYTES = 2**28  # of their tensors
+ROUNDS = 9  # each is timed once a round, so that a disturbance meets all alike
+SAMPLE_S = 4e-4  # shorter segments are run several times a sample
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one segment at one point.
+
+    A runtime may keep tensors in a layout of its own between operators (blocks of 8 or 16 channels, say). Then `given`
+    and `left` say for every tensor from outside and for others whether it is taken or given in that layout; changing
+    the layout is not part of `seconds`, and `convert_s` says what it takes for every tensor left. Neighbours that agree
+    do not pay it.
+    """
+
+    seconds: float
+    given: tuple[bool, ...] = ()
+    left: tuple[bool, ...] = ()
+    convert_s: tuple[float, ...] = ()
+
+
+class Timer(Protocol):
+    """Times segments at points on a target; None for one that does not run there."""
+
+    def __call__(
+        self, works: Sequence[Work], target: Target, *, tell: Callable[[int], None] = ...
+    ) -> list[Timing | None]: ...
+
+
+def in_turns(
+    works: Sequence[Work],
+    target: Target,
+    *,
+    tell: Callable[[int], None] = lambda done: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Timing | None]:
+    """Every segment prepared on the target by itself, and all timed in turns: median of the rounds.
+
+    What one call of the target costs beside the operators is in every sample; a segment of next to no work is
+    timed too, and its time taken off.
+    """
+    found: list[Timing | None] = []
+    for chunk in chunks(works):
+        with contextlib.ExitStack() as stack:
+            ready: list[Runnable | None] = []
+            for kind, point in chunk:
+                try:
+                    module = rebuilt(kind, point)
+                    ready.append(stack.enter_context(prepare(module, module.inputs(), target)))
+                except (CannotRebuild, SartorError, RuntimeError, TypeError, NotImplementedError):
+                    ready.append(None)
+            found += _timed(ready, clock)
+        tell(len(found))
+    return found
+
+
+def chunks(works: Sequence[Work]) -> list[list[Work]]:
+    """Works in order, so many together that their tensors fit; see TOGETHER."""
+    found: list[list[Work]] = []
+    size = 0
+    for kind, point in works:
+        own = tensor_bytes(kind, point)
+        if not found or len(found[-1]) >= TOGETHER or size + own > TOGETHER_BYTES:
+            found.append([])
+            size = 0
+        found[-1].append((kind, point))
+        size += own
+    return found
+
+
+def tensor_bytes(kind: Kind, point: Point) -> int:
+    """Bytes of all tensors of a segment, counted as four an element."""
+    from sartor.measure.tables.rebuild import shape_of
+
+    total = 0
+    for i in range(len(kind.spec["tensors"])):
+        n = 4
+        for s in shape_of(kind, i, point):
+            n *= s
+        total += n
+    return total
+
+
+def _timed(ready: Sequence[Runnable | None], clock: Callable[[], float]) -> list[Timing | None]:
+    samples: list[list[float]] = [[] for _ in ready]
+    repeats = [1] * len(ready)
+    for number in range(ROUNDS + 2):
+        for i, runnable in enumerate(ready):
+            if runnable is None:
+                continue
+            with runnable.held():
+                run = runnable.run
+                begin = clock()
+                for _ in range(repeats[i]):
+                    run()
+                seconds = (clock() - begin) / repeats[i]
+            if number >= 2:
+                samples[i].append(seconds)
+            elif number == 1:  # the first run loads and allocates
+                repeats[i] = max(1, min(200, round(SAMPLE_S / max(seconds, 1e-7))))
+    return [Timing(max(statistics.median(s), 1e-9)) if s else None for s in samples]

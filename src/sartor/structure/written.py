@@ -1,0 +1,44 @@
+"""Operators and their arguments as JSON says them, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+
+KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+
+
+def operator_name(func: OpOverload) -> str:
+    """ "aten::view.default"."""
+    return f"{func._schema.name}.{func._overloadname}"
+
+
+def operator(name: str) -> OpOverload:
+    """The inverse of `operator_name`; AttributeError where there is none of that name."""
+    packet, _, overload = name.rpartition(".")
+    space, _, short = packet.partition("::")
+    found: OpOverload = getattr(getattr(getattr(torch.ops, space), short), overload)
+    return found
+
+
+def encoded(x: Any, *, value: Callable[[Any], Any]) -> Any:
+    """One argument as JSON says it; `value` says Values and other things it knows.
+
+    Raises:
+        TypeError: something JSON cannot say.
+    """
+    if isinstance(x, bool | int | str) or x is None:
+        return x
+    if isinstance(x, float):
+        return x if abs(x) < float("inf") else {"float": str(x)}
+    if isinstance(x, list | tuple):
+        return [encoded(v, value=value) for v in x]
+    if isinstance(x, torch.device):
+        return {"device": True}
+    for kind, cls in KINDS.items():
+        if isinstance(x, cls):
+            return {kind: str(x).removeprefix("torch.")}
+    return value(x)
