@@ -92,3 +92,55 @@ def test_what_overheads_make_unreachable_is_said_with_the_floor(monkeypatch) -> 
     with pytest.raises(BudgetNotMet, match="the fastest network measured takes 8") as raised:
         decided(machine, monkeypatch, "latency<=60% @ onnxruntime-cpu")
     assert raised.value.plan is not None
+
+
+def by_table(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, budget: str, floor: float = 0.02
+) -> Decision:
+    """A table whose segments cost their MACs; the machine has an overhead beside them, which the correction learns."""
+    from sartor.measure.tables import Store, Timing
+    from sartor.measure.tables.trees import multiplies
+    from sartor.run import predicted
+
+    monkeypatch.setattr(module, "prepare", machine.prepare)
+    monkeypatch.setattr(module, "compare_afresh", machine.compare_afresh)
+    monkeypatch.setattr(predicted, "prepare", machine.prepare)
+    monkeypatch.setattr(predicted, "compare_afresh", machine.compare_afresh)
+    store = Store(tmp_path / "tables.sqlite")
+
+    def timer(works: Any, target: Any, *, tell: Any = None) -> list[Timing]:
+        return [Timing(1e-9 * (1 + multiplies(k, p))) for k, p in works]
+
+    real = predicted.predictor_for
+    monkeypatch.setattr(module, "predictor_for", lambda *a, **k: real(*a, **k, store=store, timer=timer))
+    model = net()
+    graph = trace(model, EXAMPLE)
+    generator = torch.Generator().manual_seed(1)
+    scores = {n: torch.rand(g.units, generator=generator, dtype=torch.float64) for n, g in graph.groups.items()}
+    recipe = Recipe(floor=floor, allocation="knapsack")
+    return decide(model, graph, scores, parse_budget(budget), recipe, count(graph), EXAMPLE)
+
+
+@pytest.mark.parametrize("overhead", [0.0, 0.3])
+def test_a_plan_from_the_table_is_met_in_few_rounds_and_says_what_was_predicted(
+    overhead, monkeypatch, tmp_path
+) -> None:
+    machine = Machine(overhead, spread=0.01, seed=0)
+    decision = by_table(machine, monkeypatch, tmp_path, "latency<=60% @ onnxruntime-cpu:threads=1")
+    assert 0.54 <= machine.true_ratio(share_of(machine, decision)) <= 0.612
+    assert 1 <= len(decision.trail) <= 5
+    assert all(s.predicted is not None and abs(s.predicted / s.ratio - 1) < 0.1 for s in decision.trail)
+
+
+def test_latency_and_parameters_hold_together(monkeypatch, tmp_path) -> None:
+    machine = Machine(0.1, spread=0.0, seed=0)
+    decision = by_table(machine, monkeypatch, tmp_path, "latency<=60% @ onnxruntime-cpu:threads=1, params<=45%")
+    graph = trace(net(), EXAMPLE)
+    assert count(graph, decision.plan.counts()).params <= 0.45 * count(graph).params
+    assert machine.true_ratio(share_of(machine, decision)) <= 0.612
+
+
+def test_an_unreachable_limit_names_the_operators_that_make_the_floor(monkeypatch, tmp_path) -> None:
+    machine = Machine(0.1, spread=0.0, seed=0)
+    with pytest.raises(BudgetNotMet, match=r"smallest network .* takes .* by the tables; of that, .*conv2d 3x3"):
+        by_table(machine, monkeypatch, tmp_path, "latency<=20% @ onnxruntime-cpu:threads=1", floor=0.7)

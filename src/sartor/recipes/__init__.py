@@ -15,6 +15,7 @@ from sartor.recipes import (
     flap_fpgm,
     fpgm,
     group_fisher,
+    halp,
     hesso,
     hrank,
     hrel,
@@ -36,7 +37,7 @@ from sartor.recipes.registry import RECIPES, enter, find_recipe
 
 __all__ = [
     "RECIPES", "ablation", "activation", "apoz", "autobot", "bn_scale", "chex_leverage", "chex_residual", "chip",
-    "eagleeye", "enter", "find_recipe", "fisher", "flap", "flap_fpgm", "fpgm", "group_fisher", "hesso", "hrank",
+    "eagleeye", "enter", "find_recipe", "fisher", "flap", "flap_fpgm", "fpgm", "group_fisher", "halp", "hesso", "hrank",
     "hrel", "l1", "l2", "lamp", "median", "movement", "oto", "random", "reconstruction", "sensitivity", "taylor",
     "taylor2", "uniform_l1", "wanda",
 ]  # fmt: skip

@@ -222,7 +222,7 @@ def _fit_by_table(graph: Graph, scores: Scores, recipe: Recipe, watch: _Stopwatc
     watch.predictors = [
         predictor_for(watch.model, graph, watch.example, str(x.target), tell=watch.tell) for x in watch.limits
     ]
-    costs = [(p.cost(), p({}) * a / watch.goal) for p, a in zip(watch.predictors, watch.allowed)]
+    costs = [(p.cost(), p.original * a / watch.goal) for p, a in zip(watch.predictors, watch.allowed)]
 
     def plan_at(share: float) -> Plan:
         timed = [Cap(cost, share * whole, "latency") for cost, whole in costs]

@@ -27,7 +27,7 @@ from sartor.types import Counts
 PLANS = 10  # complete measurements a correction is learned from
 FEATURES = ("segments", "conversions", "weights", "activations", "steps")
 _PRIOR = (1.0, 1.0, 0.0, 0.0, 0.0)
-_HOLD = (0.3, 0.3, 0.6, 0.6, 0.6)  # how firmly the prior is held, in measurements: features that say alike stay near it
+_HOLD = (0.1, 0.3, 0.6, 0.6, 0.6)  # how firmly the prior is held, in measurements: features that say alike stay near it
 _NOTES = "correction"
 
 
@@ -46,10 +46,9 @@ class Predictor:
     Args:
         graph: of the network, traced at the target's batch size.
         table: of the target.
-        steady: seconds of what is left out of the sum even so (conversions between layouts) are part of the total.
 
     Times are in the seconds of the table. Where a correction was learned they are scaled so that the original has the
-    table's own sum: shares of the original are what to trust.
+    table's own sum: shares of the original (`ratio`) are what to trust.
     """
 
     def __init__(self, graph: Graph, table: Table):
@@ -100,7 +99,16 @@ class Predictor:
 
     def ratio(self, counts: Counts) -> float:
         """Share of the original's latency."""
-        return self(counts) / self({})
+        return self(counts) / self.original
+
+    @property
+    def original(self) -> float:
+        """Seconds of the whole network that shares refer to.
+
+        Once a correction was learned this is not what is predicted for it: its widths are as liable to error in the
+        table as any others, and complete measurements are shares of the real one.
+        """
+        return float(self.features({})[0]) if self.correction.plans else self({})
 
     def features(self, counts: Counts) -> np.ndarray:
         """What the correction weighs, all in seconds of the table (see FEATURES).
@@ -181,7 +189,7 @@ class Predictor:
         for i in range(len(rows)):
             others = [k for k in range(len(rows)) if k != i]
             w = _weights(x[others], y[others], whole)
-            off.append(abs((x[i] @ w) / (whole @ w) * whole[0] / y[i] - 1))
+            off.append(abs((x[i] @ w) / y[i] - 1))
         return Correction(tuple(_weights(x, y, whole)), statistics.median(off) if len(rows) > 2 else None, len(rows))
 
     def _forget(self) -> None:
@@ -283,11 +291,11 @@ def _interpolated(part: Part, widths: Mapping[str, Tensor], units: Mapping[str, 
 
 
 def _weights(x: np.ndarray, y: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Nonnegative least squares of relative errors, held near the prior; the original's own row counts as three."""
+    """Nonnegative least squares of relative errors, held near the prior; the original itself is one of them."""
     scale = whole[0]
     prior, hold = np.array(_PRIOR), np.array(_HOLD)
-    rows = [x / y[:, None], np.repeat(whole[None] / scale, 3, 0), np.diag(hold)]
-    goal = [np.ones(len(y)), np.ones(3), hold * prior]
+    rows = [x / y[:, None], whole[None] / scale, np.diag(hold)]
+    goal = [np.ones(len(y)), np.ones(1), hold * prior]
     found, _ = nnls(np.concatenate(rows), np.concatenate(goal))
     weights: np.ndarray = found
     return weights

@@ -1,0 +1,115 @@
+"""How well latency read from tables predicts networks that took no part in it: the figures of docs/latency.md.
+
+python bench/predictor.py resnet18 resnet56 timm:convnext_atto [--target T] [--plans 30] [--file TABLES] [--json FILE]
+
+Shares are compared: latency of a cut network over that of the original. Both are timed in turns on the processor's own
+clock (`time.thread_time`, which stands still while something else runs), so the target must have one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from cifar_resnet import CifarResNet
+from sartor.measure import compare, environment, parse_target, prepare
+from sartor.measure.tables import Store, random_plans
+from sartor.run.predicted import predictor_for
+from sartor.sources import load_model
+from sartor.structure import trace
+from sartor.surgery import cut, probe
+from sartor.types import Plan, to_plain
+
+SEED = 77  # of the plans that are predicted; the correction learns from those of seed 0
+
+
+def network(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    """A network without weights that matter, and its input."""
+    if name == "resnet56":
+        return CifarResNet(56).eval(), torch.zeros(1, 3, 32, 32)
+    spec = "torchvision:resnet18" if name == "resnet18" else name
+    return load_model(spec).eval(), torch.zeros(1, 3, 224, 224)
+
+
+def judged(name: str, target: str, plans: int, file: Path | None) -> dict[str, Any]:
+    """One row: what the table took, and how far its predictions are from what was measured."""
+    model, example = network(name)
+    graph = probe(model, trace(model, example))
+    place = parse_target(target)
+
+    def ratio(counts: Any) -> float:
+        keep = {n: tuple(range(k)) for n, k in counts.items()}
+        smaller = cut(model, graph, Plan(keep, "random", graph.fingerprint))
+        with prepare(model, example, place) as a, prepare(smaller, example, place) as b:
+            found = compare(a, b, samples=10, min_seconds=0.3, max_seconds=1.2, clock=time.thread_time)
+        low = [float(np.quantile(x.seconds, 0.25)) for x in (found.original, found.fitted)]
+        return low[1] / low[0]
+
+    store = Store(file)
+    before, start = sum(r["timings"] for r in store.wheres()), time.perf_counter()
+    predictor = predictor_for(model, graph, example, place, store=store, correct=False)
+    gathered, timings = time.perf_counter() - start, sum(r["timings"] for r in store.wheres()) - before
+    predictor = predictor_for(model, graph, example, place, store=store, ratio=ratio)
+    every = random_plans(graph, plans, seed=SEED)
+    true = [ratio(c) for c in every]
+    said = [predictor.ratio(c) for c in every]
+    bare = [predictor.features(c)[:2].sum() / predictor.features({})[:2].sum() for c in every]
+    macs = [_macs(graph, c) for c in every]
+    row = {
+        "network": name, "target": target, "timings": timings, "gather_s": gathered,
+        "held_out_by_correction": predictor.correction.error, "plans": plans,
+    }  # fmt: skip
+    for what, values in (("predicted", said), ("sum", bare), ("macs", macs)):
+        off = [abs(v / t - 1) for v, t in zip(values, true)]
+        row[what] = {
+            "median_error": statistics.median(off),
+            "p90_error": float(np.quantile(off, 0.9)),
+            "rank_correlation": float(spearmanr(true, values)[0]),
+        }
+    return row
+
+
+def _macs(graph: Any, counts: Any) -> float:
+    from sartor.cost import macs
+
+    return macs(graph, counts) / macs(graph)
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+")
+    parser.add_argument("--target", default="onnxruntime-cpu:threads=1")
+    parser.add_argument("--plans", type=int, default=30)
+    parser.add_argument("--file", type=Path)
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    print("| network | timings | seconds | median error | 90 % below | rank | bare sum | MACs |")
+    print("|---|---|---|---|---|---|---|---|")
+    rows = []
+    for name in asked.networks:
+        row = judged(name, asked.target, asked.plans, asked.file)
+        rows.append(row)
+        p, s, m = row["predicted"], row["sum"], row["macs"]
+        print(
+            f"| {name} | {row['timings']} | {row['gather_s']:.0f} | {100 * p['median_error']:.1f} % | "
+            f"{100 * p['p90_error']:.1f} % | {p['rank_correlation']:.3f} | {100 * s['median_error']:.1f} % | "
+            f"{100 * m['median_error']:.1f} % |",
+            flush=True,
+        )
+        if asked.json:
+            facts = {"environment": environment(), "rows": rows}
+            asked.json.write_text(json.dumps(to_plain(facts), indent=1))
+
+
+if __name__ == "__main__":
+    main()
