@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from sartor.structure import Graph, Site
-from sartor.structure.axes import positions
 from sartor.structure.calls import Op, Value
 
 
@@ -34,12 +33,8 @@ def reader_weight(graph: Graph, group: str, site: Site, tensors: Mapping[str, Te
     gain = _gain_behind(graph, op, tensors)
     if gain is not None and op.kind in ("conv", "linear") and gain.shape[0] == weight.shape[0]:
         weight = weight * gain.to(weight).reshape(-1, *[1] * (weight.dim() - 1))
-    for d in reversed(range(w.ndim)):  # the dimension read comes behind the one written
-        where = positions(w.axes[d], graph.leaves[group])
-        if where.shape[1]:
-            picked = weight.index_select(d, where.reshape(-1).to(weight.device)).movedim(d, 0)
-            return picked.reshape(units, -1)
-    return torch.ones(units, 1)
+    read = graph.read_view(group, w, weight)
+    return torch.ones(units, 1) if read is None else read
 
 
 def _gain_behind(graph: Graph, op: Op, tensors: Mapping[str, Tensor]) -> Tensor | None:

@@ -21,6 +21,7 @@ from sartor.structure.example import Example, batch_of
 from sartor.structure.graph import Graph
 from sartor.structure.record import named_tensors
 from sartor.structure.replay import replay
+from sartor.structure.straight import straight
 from sartor.types import Plan
 
 
@@ -50,6 +51,7 @@ def fold_means_(
     Raises:
         BadInput: no calibration inputs.
     """
+    model, plan = straight(model, graph, plan)
     consumers = _consumers(graph, plan)
     if not consumers:
         return 0

@@ -29,6 +29,7 @@ from sartor.structure.calls import Value
 from sartor.structure.example import Example, batch_of
 from sartor.structure.record import named_tensors
 from sartor.structure.stepper import Stepper
+from sartor.structure.straight import straight
 from sartor.types import Plan
 
 _UNCHANGED = 1e-6  # relative: nothing to refit where the network does what it did
@@ -84,6 +85,7 @@ def refit_consumers_(
     if not batches:
         raise BadInput("ridge repair: expected calibration inputs; got none")
     same = [b for b in batches if batch_of(b) == batch_of(batches[0])]
+    model, plan = straight(model, graph, plan)
     masks = graph.masks(plan)
     generator = torch.Generator().manual_seed(seed)
     by_stage: dict[int, list[Refit]] = {}

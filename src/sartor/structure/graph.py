@@ -12,6 +12,7 @@ from torch import Tensor
 from sartor.errors import BadInput, UnknownName
 from sartor.structure.axes import Axis, find, keep_mask, new_size, positions
 from sartor.structure.calls import Op, Value
+from sartor.structure.fibres import Lines, Rows, bases, indices, lines, orders, rows_of
 from sartor.types import Counts, Frozen, Group, Member, Plan
 
 _SUMS = ("add", "sub")
@@ -58,11 +59,45 @@ class Graph:
         kept = self.leaf_counts(counts)
         return {name: tuple(new_size(a, kept) for a in v.axes) for name, v in self.tensors.items()}
 
-    def masks(self, plan: Plan) -> dict[Axis, Tensor]:
-        """Bool mask of every cut leaf.
+    @property
+    def fibres(self) -> dict[str, Axis]:
+        """Group -> the leaf for every unit of which it may keep other units; see `sartor.structure.fibres`."""
+        cached = self.__dict__.get("_fibres")
+        if cached is None:
+            over = bases(self.ops, self.tensors.values(), self.leaves.values())
+            cached = {n: over[find(a)] for n, a in self.leaves.items() if find(a) in over}
+            self.__dict__["_fibres"] = cached
+        return cached  # type: ignore[no-any-return]
+
+    def orders(self, plan: Plan) -> dict[str, Tensor]:
+        """Fibred group -> [units of the leaf it is fibred over, units]: each row's kept units in the places of `keep`.
 
         Raises:
-            BadInput: made for another model, or an index outside its group.
+            BadInput: the group may not keep other units there, or the rows do not fit.
+        """
+        found = {}
+        for name, rows in plan.fibres.items():
+            units = self.group(name).units
+            if name not in self.fibres:
+                able = ", ".join(list(self.fibres)[:4]) or "none"
+                raise BadInput(
+                    f"plan, fibres of {name!r}: some tensor carries its units alone, so they must be the same "
+                    f"everywhere; groups that may be fibred: {able}. Leave the rows out"
+                )
+            outer = self.fibres[name].size
+            if len(rows) != outer:
+                raise BadInput(f"plan, fibres of {name!r}: expected {outer} rows of kept indices; got {len(rows)}")
+            if max(row[-1] for row in rows) >= units:
+                most = max(row[-1] for row in rows)
+                raise BadInput(f"plan, fibres of {name!r}: kept indices must lie within [0, {units}); got {most}")
+            found[name] = orders(plan.keep[name], rows, units)
+        return found
+
+    def masks(self, plan: Plan) -> dict[Axis, Tensor]:
+        """Bool mask of every cut leaf; of a fibred group, of as many units (which ones, `slices` says).
+
+        Raises:
+            BadInput: made for another model, an index outside its group, or fibres where there can be none.
         """
         if plan.fingerprint != self.fingerprint:
             raise BadInput(
@@ -82,17 +117,43 @@ class Graph:
             sizes = {len(plan.keep[n]) if n in plan.keep else self.groups[n].units for n in tied}
             if len(sizes) > 1:
                 raise BadInput(f"plan: the groups {', '.join(tied)} must keep equal counts; got {sorted(sizes)}")
+        self.orders(plan)
         return masks
 
-    def slices(self, plan: Plan) -> dict[str, dict[int, Tensor]]:
-        """Tensor name -> dimension -> kept indices, for the dimensions that shrink."""
+    def slices(self, plan: Plan) -> dict[str, dict[int, Tensor | Rows]]:
+        """Tensor name -> dimension -> kept indices, for the dimensions that shrink.
+
+        Raises:
+            BadInput: as `masks`; also fibres over two leaves that meet in one dimension of a parameter.
+        """
         masks = self.masks(plan)
-        out: dict[str, dict[int, Tensor]] = {}
+        new = self.orders(plan)
+        out: dict[str, dict[int, Tensor | Rows]] = {}
         for name, v in self.tensors.items():
+            sizes = [find(a).size for a in v.axes]
+            plain = {d: torch.arange(n) for d, n in enumerate(sizes)}
+            by_row: dict[int, tuple[Lines, Tensor]] = {}
+            for group, order in new.items():
+                for where in lines(v, self.leaves[group], self.fibres[group]):
+                    index = indices(where, sizes[where.dim], order)
+                    if where.along is None:
+                        plain[where.dim] = plain[where.dim][index]
+                    elif where.dim in by_row:
+                        raise BadInput(
+                            f"plan, fibres of {group!r}: dimension {where.dim} of {name} already has other units kept "
+                            "for every unit of another group; leave one of the two out"
+                        )
+                    else:
+                        by_row[where.dim] = (where, index)
             for d, a in enumerate(v.axes):
                 mask = keep_mask(a, masks)
                 if not bool(mask.all()):
-                    out.setdefault(name, {})[d] = mask.nonzero()[:, 0]
+                    kept = out.setdefault(name, {})
+                    if d in by_row:
+                        where, index = by_row[d]
+                        kept[d] = rows_of(where, plain[d][index][:, mask])
+                    else:
+                        kept[d] = plain[d][mask]
         return out
 
     def positions(self, group: str, member: Member) -> Tensor:
@@ -102,6 +163,14 @@ class Graph:
     def unit_view(self, group: str, member: Member, tensor: Tensor) -> Tensor:
         """Everything of a member's tensor (or its gradient) that belongs to each unit: [units, rest]."""
         return _per_unit(tensor, member.dim, self.positions(group, member))
+
+    def read_view(self, group: str, value: Value, tensor: Tensor) -> Tensor | None:
+        """What belongs to each unit in the last dimension that carries them: [units, rest]; None where none does."""
+        for d in reversed(range(value.ndim)):  # the dimension read comes behind the one written
+            where = positions(value.axes[d], self.leaves[group])
+            if where.shape[1]:
+                return _per_unit(tensor, d, where)
+        return None
 
     def sites(self, group: str) -> list[Site]:
         """Where activations carry the units: inputs of the operators that sum over them, else what writers give."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sartor.errors import NothingToDo, SartorError
 from sartor.structure.axes import Axis
+from sartor.structure.fibres import Rows
 from sartor.structure.graph import Graph
 from sartor.surgery.attributes import Attributes, attributes_for
 from sartor.surgery.check import Mismatch, check
@@ -40,7 +41,10 @@ def edits_for(model: nn.Module, graph: Graph, plan: Plan) -> Edits:
             f"{problem.message}; the forward states a size that no attribute holds. "
             "`probe(model, graph)` freezes such groups; holding the size in an attribute frees them"
         )
-    slices = {n: {d: tuple(i.tolist()) for d, i in s.items()} for n, s in graph.slices(plan).items()}
+    slices = {
+        n: {d: i if isinstance(i, Rows) else tuple(i.tolist()) for d, i in s.items()}
+        for n, s in graph.slices(plan).items()
+    }
     return Edits(
         slices, tuple((p, a, v) for (p, a), v in attributes.items()), {n: graph.tensors[n].shape for n in slices},
         programs,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sartor.errors import BadInput, CorruptFile
+from sartor.structure.fibres import Rows
 from sartor.structure.record import clone, named_tensors
 from sartor.surgery.program import Program, rewrite_
 
@@ -22,7 +23,7 @@ from sartor.surgery.program import Program, rewrite_
 class Edits:
     """Kept indices by tensor and dimension, attribute values and rewritten forwards by module path."""
 
-    slices: Mapping[str, Mapping[int, tuple[int, ...]]]
+    slices: Mapping[str, Mapping[int, tuple[int, ...] | Rows]]
     attributes: tuple[tuple[str, str, Any], ...]  # (module path, attribute, new value)
     shapes: Mapping[str, tuple[int, ...]]  # of the sliced tensors before the cut
     programs: Mapping[str, Program] = field(default_factory=dict)
@@ -31,7 +32,7 @@ class Edits:
         """One tensor or attribute a line."""
         tensors = ",\n".join(
             f'    {json.dumps(name)}: {{"shape": {json.dumps(list(self.shapes[name]))}, "keep": '
-            f"{json.dumps({str(d): list(kept) for d, kept in slices.items()})}}}"
+            f"{json.dumps({str(d): asdict(k) if isinstance(k, Rows) else k for d, k in slices.items()})}}}"
             for name, slices in self.slices.items()
         )
         attributes = ",\n".join(f"    {json.dumps(row)}" for row in self.attributes)
@@ -44,7 +45,7 @@ class Edits:
         """The inverse of `to_json`."""
         try:
             raw = json.loads(text)
-            slices = {n: {int(d): tuple(i) for d, i in t["keep"].items()} for n, t in raw["tensors"].items()}
+            slices = {n: {int(d): _kept(i) for d, i in t["keep"].items()} for n, t in raw["tensors"].items()}
             shapes = {n: tuple(t["shape"]) for n, t in raw["tensors"].items()}
             attributes = tuple(
                 (str(p), str(a), tuple(v) if isinstance(v, list) else v) for p, a, v in raw["attributes"]
@@ -55,11 +56,21 @@ class Edits:
         return cls(slices, attributes, shapes, programs)
 
 
-def sliced(t: Tensor, keep: Mapping[int, Any]) -> Tensor:
+def _kept(raw: Any) -> tuple[int, ...] | Rows:
+    if isinstance(raw, dict):
+        return Rows(int(raw["along"]), tuple(raw["which"]), tuple(map(tuple, raw["rows"])))
+    return tuple(raw)
+
+
+def sliced(t: Tensor, keep: Mapping[int, tuple[int, ...] | Rows]) -> Tensor:
     """The kept indices of each dimension, as a tensor of its own."""
     out = t.detach()
+    for d, i in keep.items():  # rows go by indices of the whole tensor, so they come first
+        if isinstance(i, Rows):
+            out = i.pick(out, d)
     for d, i in keep.items():
-        out = out.index_select(d, torch.as_tensor(i, device=t.device))
+        if not isinstance(i, Rows):
+            out = out.index_select(d, torch.as_tensor(i, device=t.device))
     return out.clone(memory_format=torch.contiguous_format) if out is t or out._base is not None else out
 
 

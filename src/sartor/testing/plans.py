@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,20 @@ def halves(graph: Graph, share: float = 0.5, seed: int = 0) -> Plan:
         k = max(1, int(group.units * share))
         keep[name] = tuple(sorted(torch.randperm(group.units, generator=generator)[:k].tolist()))
     return Plan(keep, "halves", graph.fingerprint)
+
+
+def rowed(graph: Graph, plan: Plan, seed: int = 0) -> Plan:
+    """The plan with units drawn anew for every row of every group that may be fibred and is cut."""
+    generator = torch.Generator().manual_seed(seed)
+    fibres = {
+        n: tuple(
+            tuple(sorted(torch.randperm(graph.groups[n].units, generator=generator)[: len(plan.keep[n])].tolist()))
+            for _ in range(over.size)
+        )
+        for n, over in graph.fibres.items()
+        if n in plan.keep
+    }
+    return replace(plan, fibres=fibres)
 
 
 def plans(graph: Graph) -> Any:

@@ -1,0 +1,226 @@
+"""Fibred leaves: leaves that may keep other units for every unit of another leaf.
+
+A product keeps the same inner units for every outer one: the same channels of every head, the same local channels of
+every group of a convolution. That is more than the network asks for. Where every tensor that carries a leaf D also
+carries a leaf H, D may keep other units for every unit of H, as long as there are as many of them.
+
+Why that is right. A leaf that can be cut stands for units that no operator tells apart, so renumbering D in all tensors
+leaves the function of the network as it was. Renumber D otherwise for every unit h of H. Every tensor with D carries h
+too, so there is one such renumbering for it. An operator could be disturbed by it only if it related different h at the
+same d. It cannot do so by summing or selecting over H alone: the result would carry D without H. It cannot map H to
+another axis: one of the two sides would carry D without H; nor H to itself: the weights of the map would carry H in two
+dimensions. Norms and softmax over H say so on H (`mix`), and operators that know the order of H freeze it. What sums
+over H and D together does not see the order. So the renumbered network is the same network, and keeping the same units
+in all its rows is an ordinary cut: `straight` turns the one into the other, and everything else follows.
+
+Sound, not complete: some networks allow more (a map between heads that sees attention scores only, say).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from sartor.structure.axes import Axis, find, leaves, positions
+from sartor.structure.calls import Op, Value
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Where a fibred leaf lies along one dimension of a tensor, and of which unit of H each place is."""
+
+    dim: int
+    along: int | None  # the dimension that carries H; None: the same one
+    at: Tensor  # [units of D, times]
+    of: Tensor  # unit of H: of every time, or, in another dimension, of every index along it
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Indices along one dimension that depend on the index along another."""
+
+    along: int
+    which: tuple[int, ...]  # row by index along that dimension
+    rows: tuple[tuple[int, ...], ...]
+
+    def pick(self, t: Tensor, dim: int) -> Tensor:
+        """The tensor with `dim` gathered row by row."""
+        index = torch.tensor(self.rows, device=t.device)[torch.tensor(self.which, device=t.device)]
+        shape = [1] * t.dim()
+        shape[self.along], shape[dim] = index.shape
+        index = (index if self.along < dim else index.t()).reshape(shape)
+        return t.gather(dim, index.expand([n if d != dim else index.shape[dim] for d, n in enumerate(t.shape)]))
+
+
+def bases(ops: Iterable[Op], tensors: Iterable[Value], wanted: Iterable[Axis]) -> dict[Axis, Axis]:
+    """Leaf -> the leaf over which it may be fibred, the one with most units; no leaf is on both sides.
+
+    Args:
+        ops: solved.
+        tensors: parameters and buffers.
+        wanted: leaves that can be cut.
+    """
+    values = {id(v): v for v in tensors}
+    for op in ops:
+        if op.live:
+            values.update((id(v), v) for v in (*op.inputs, *op.outputs))
+    seen: dict[int, frozenset[Axis]] = {}
+    twice: set[Axis] = set()
+    carriers: dict[Axis, list[Value]] = {}
+    shared: dict[Axis, frozenset[Axis]] = {}
+    for v in values.values():
+        inside = [_leaves(a, seen, twice) for a in v.axes]
+        for one, other in combinations(inside, 2):
+            twice |= one & other
+        everything = frozenset().union(*inside)
+        for leaf in everything:
+            carriers.setdefault(leaf, []).append(v)
+            shared[leaf] = shared.get(leaf, everything) & everything
+    found: dict[Axis, Axis] = {}
+    known: dict[tuple[int, Axis, Axis], bool] = {}
+    for leaf in sorted(map(find, wanted), key=lambda a: -a.size):
+        if leaf in found.values():
+            continue
+        over = [h for h in shared.get(leaf, ()) if h is not leaf and not h.mix and h not in twice and h not in found]
+        for h in sorted(over, key=lambda a: -a.size):
+            if all(_fits(v, leaf, h, known) for v in carriers[leaf]):
+                found[leaf] = h
+                break
+    return found
+
+
+def lines(v: Value, leaf: Axis, over: Axis) -> list[Lines]:
+    """Every dimension of a tensor that carries a fibred leaf."""
+    return list(_lines(v.axes, leaf, over))
+
+
+def orders(kept: Sequence[int], rows: Sequence[Sequence[int]], units: int) -> Tensor:
+    """[units of H, units of D]: the new order in which each row's units stand where the `kept` ones stand."""
+    out = torch.empty(len(rows), units, dtype=torch.int64)
+    left = sorted(set(range(units)) - set(kept))
+    for order, row in zip(out, rows):
+        order[list(kept)] = torch.tensor(row)
+        order[left] = torch.tensor(sorted(set(range(units)) - set(row)), dtype=torch.int64)
+    return out
+
+
+def indices(where: Lines, size: int, order: Tensor) -> Tensor:
+    """What stands at every place of a dimension of `size` in the new order: [size], or [units of H, size]."""
+    if where.along is not None:
+        index = torch.arange(size).repeat(len(order), 1)
+        index[:, where.at] = where.at[order]
+        return index
+    index = torch.arange(size)
+    times = torch.arange(where.at.shape[1])
+    index[where.at] = where.at[order[where.of].t(), times]
+    return index
+
+
+def reorder(t: Tensor, v: Value, leaf: Axis, over: Axis, order: Tensor) -> Tensor:
+    """One tensor with the units of a leaf in another order [units of H, units of D] for every unit of H."""
+    for where in lines(v, leaf, over):
+        index = indices(where, t.shape[where.dim], order)
+        if where.along is None:
+            t = t.index_select(where.dim, index.to(t.device))
+        else:
+            t = rows_of(where, index).pick(t, where.dim)
+    return t
+
+
+def rows_of(where: Lines, index: Tensor) -> Rows:
+    """Indices [units of H, k] along one dimension, spoken of by the index along another."""
+    assert where.along is not None
+    return Rows(where.along, tuple(where.of.tolist()), tuple(map(tuple, index.tolist())))
+
+
+def joint(v: Value, leaf: Axis, over: Axis, tensor: Tensor) -> Iterator[Tensor]:
+    """What belongs to each pair of units, [units of H * units of D, rest], from every dimension that carries the leaf.
+
+    Where a unit of H lies at several indices of another dimension, or the leaf at several of its own, they are in the
+    rest.
+    """
+    for where in lines(v, leaf, over):
+        if where.along is None:
+            at = torch.stack([where.at[:, where.of == h] for h in range(over.size)])  # [H, D, times of each]
+            picked = tensor.index_select(where.dim, at.reshape(-1).to(tensor.device)).movedim(where.dim, 0)
+            yield picked.reshape(over.size * leaf.size, -1)
+        else:
+            at = torch.stack([(where.of == h).nonzero()[:, 0] for h in range(over.size)])  # [H, indices of each]
+            moved = tensor.movedim((where.along, where.dim), (0, 1))
+            picked = moved[at.to(tensor.device)][:, :, where.at.to(tensor.device)]  # [H, n, D, times, ...]
+            yield picked.movedim(2, 1).reshape(over.size * leaf.size, -1)
+
+
+def _leaves(a: Axis, seen: dict[int, frozenset[Axis]], twice: set[Axis]) -> frozenset[Axis]:
+    """Leaves that can be cut; those that stand twice in one product are noted."""
+    a = find(a)
+    if id(a) not in seen:
+        if a.kind is None or a.frozen:
+            seen[id(a)] = frozenset() if a.frozen else frozenset([a])
+        else:
+            inside = [_leaves(k, seen, twice) for k in a.kids]
+            if a.kind == "p":
+                for one, other in combinations(inside, 2):
+                    twice |= one & other
+            seen[id(a)] = frozenset().union(*inside)
+    return seen[id(a)]
+
+
+def _fits(v: Value, leaf: Axis, over: Axis, known: dict[tuple[int, Axis, Axis], bool]) -> bool:
+    """Whether every place of a leaf in a tensor is of exactly one unit of H, the same places for each."""
+    carrying = [i for i, a in enumerate(v.axes) if leaf in leaves(a)]
+    if len(carrying) == 1 and over in leaves(v.axes[carrying[0]]):
+        key = (id(find(v.axes[carrying[0]])), leaf, over)
+        if key not in known:
+            known[key] = _regular([v.axes[carrying[0]]], leaf, over)
+        return known[key]
+    return _regular(v.axes, leaf, over)
+
+
+def _regular(axes: Sequence[Axis], leaf: Axis, over: Axis) -> bool:
+    try:
+        for where in _lines(axes, leaf, over):
+            if len(where.at.unique()) < where.at.numel():
+                return False
+            if len(where.of.bincount(minlength=over.size).unique()) > 1:
+                return False
+    except _Irregular:
+        return False
+    return True
+
+
+class _Irregular(Exception):
+    """A place of D is of no unit of H, or of several."""
+
+
+def _lines(axes: Sequence[Axis], leaf: Axis, over: Axis) -> Iterator[Lines]:
+    for d, a in enumerate(axes):
+        at = positions(a, leaf)
+        if not at.shape[1]:
+            continue
+        of = _unit_at(a, over)[at]
+        if bool((of == of[:1]).all()) and bool((of >= 0).all()):
+            yield Lines(d, None, at, of[0])
+            continue
+        elsewhere = [e for e, b in enumerate(axes) if e != d and over in leaves(b)]
+        if bool((of >= 0).any()) or len(elsewhere) != 1:
+            raise _Irregular
+        of = _unit_at(axes[elsewhere[0]], over)
+        if bool((of < 0).any()):
+            raise _Irregular
+        yield Lines(d, elsewhere[0], at, of)
+
+
+def _unit_at(a: Axis, leaf: Axis) -> Tensor:
+    """Which unit of a leaf each position of an axis is of; -1: of none."""
+    out = torch.full((find(a).size,), -1)
+    at = positions(a, leaf)
+    out[at] = torch.arange(len(at))[:, None]
+    return out
+
+
+__all__ = ["Lines", "Rows", "bases", "indices", "joint", "lines", "orders", "reorder", "rows_of"]
