@@ -255,6 +255,29 @@ def test_the_profiler_of_onnx_runtime_tells_segments_apart(graph) -> None:
     assert len(found) == len(works) and all(len(t.left) == 1 for t in found if t)
 
 
+def test_nodes_belong_to_segments_and_layouts_change_at_their_borders() -> None:
+    from types import SimpleNamespace
+
+    from sartor.measure.tables.ort_profile import _attributed, undisturbed
+
+    def node(name, op, inputs, outputs):
+        return SimpleNamespace(name=name, op_type=op, input=inputs, output=outputs)
+
+    nodes = [
+        node("feed0", "Conv", ["x0"], ["f0"]), node("conv", "Conv", ["f0", "w"], ["c"]),
+        node("pool", "MaxPool", ["c"], ["p"]), node("out0", "ReorderOutput", ["p"], ["y0_0"]),
+        node("feed1", "Conv", ["x1"], ["f1"]), node("in1", "ReorderOutput", ["f1"], ["r1"]),
+        node("gemm", "Gemm", ["r1"], ["y1_0"]),
+    ]  # fmt: skip
+    seconds = {"feed0": 9.0, "conv": 2.0, "pool": 1.0, "out0": 0.5, "feed1": 9.0, "in1": 0.25, "gemm": 4.0}
+    model = SimpleNamespace(graph=SimpleNamespace(node=nodes))
+    one = SimpleNamespace(outputs=1)
+    assert _attributed([one, one], [[0], [1]], model, seconds) == [
+        Timing(3.0, (True,), (True,), (0.5,)), Timing(4.0, (False,), (False,), (0.0,)),
+    ]  # fmt: skip
+    assert undisturbed([3.0, 1.0, 2.0, 50.0, 60.0, 70.0]) == 1.5
+
+
 def test_one_file_is_safe_under_many_writers_and_merges(tmp_path) -> None:
     kind = Kind('{"tensors":[],"steps":[],"given":[],"left":[]}', 1, "nothing")
     here = Where("m", "r", "t")
