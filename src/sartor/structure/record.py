@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from sartor.errors import CannotTrace
 from sartor.structure.answers import Answers
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, as_args, map_tensors, tensors
+from sartor.structure.functions import FunctionOp, seen_whole
 from sartor.structure.rules.registry import facts
 from sartor.structure.rules.shapes import META
 
@@ -179,6 +180,16 @@ class Watch(TorchDispatchMode):
             self.see(func, args, kwargs, out, caller(self.paths))
         return out
 
+    def function(self, op: FunctionOp, apply: Callable[..., Any], args: Any) -> Any:
+        """Run an autograd.Function with a rule, without a look inside."""
+        known = facts(op)  # type: ignore[arg-type]
+        if self.meta:
+            args = self._to_meta(args)
+        with _disable_current_modes():
+            out = known.meta(*args) if self.meta and known.meta is not None else apply(*args)
+        self.see(op, args, {}, out, caller(self.paths))
+        return out
+
     def _to_meta(self, x: Any) -> Any:
         if isinstance(x, Tensor):
             if x.is_meta:
@@ -231,7 +242,8 @@ def watching(
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode(), Watch(paths, see, meta=meta, instead=instead), _Seen():
+        watch = Watch(paths, see, meta=meta, instead=instead)
+        with torch.inference_mode(), watch, _Seen(), seen_whole(watch.function):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

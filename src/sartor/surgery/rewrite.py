@@ -15,6 +15,7 @@ from sartor.structure.axes import Axis, keep_mask, new_size
 from sartor.structure.calls import Op, Value, dim, short_name, values
 from sartor.structure.constants import moved, pads
 from sartor.structure.example import as_args, batch_of, map_tensors, tensors, with_batch
+from sartor.structure.functions import FunctionOp
 from sartor.structure.graph import Graph
 from sartor.structure.record import Recording, clone, empty_like_on_meta, watching
 from sartor.structure.written import encoded, operator_name
@@ -199,6 +200,10 @@ class _Writer:
 
     def _said(self, solved: Op, a: Op, b: Op) -> tuple[str, list[Any], dict[str, Any]]:
         """Operator, args, kwargs of a step: what changes with the cut, then with the batch, then as recorded."""
+        if isinstance(a.func, FunctionOp):
+            raise CannotRewrite(
+                f"module {self.path!r} calls {a.func!r}, which no file can name; make it a torch.library op"
+            )
         name = operator_name(a.func)
         args, kwargs = list(a.args), dict(a.kwargs)
         twice_args, twice_kwargs = list(b.args), dict(b.kwargs)

@@ -17,6 +17,7 @@ from torch._ops import OpOverload
 from sartor.errors import BadInput
 from sartor.structure.axes import Axes, freeze
 from sartor.structure.calls import Op, frozen_axes
+from sartor.structure.functions import FUNCTIONS, FunctionOp
 
 AxesRule = Callable[[Op], Any]  # -> Axes | list[Axes | None]
 Terms = list[Axes]  # each term is a product of axis sizes; their sum is the number of multiply-accumulates
@@ -54,7 +55,7 @@ _FACTS: dict[int, Facts] = {}  # by id of the overload, which the facts keep ali
 
 def rule(
     kind: str,
-    names: str,
+    names: str | type[torch.autograd.Function],
     *,
     macs: CostRule | None = None,
     extra: CostRule | None = None,
@@ -63,12 +64,11 @@ def rule(
 ) -> Callable[[AxesRule], AxesRule]:
     """Enter a rule for operators, named as in their schema ("aten::conv2d"; without a namespace: aten).
 
-    The in-place form ("aten::relu_") follows the plain one.
+    The in-place form ("aten::relu_") follows the plain one. An `autograd.Function` may stand in place of the names.
     """
 
     def enter(f: AxesRule) -> AxesRule:
-        for name in names.split():
-            full = name if "::" in name else f"aten::{name}"
+        for full in _full(names):
             if full in RULES:
                 raise BadInput(f"operator rule {full!r} is already registered")
             RULES[full] = Rule(kind, f, macs, extra, scratch, meta)
@@ -76,6 +76,13 @@ def rule(
         return f
 
     return enter
+
+
+def _full(names: str | type[torch.autograd.Function]) -> list[str]:
+    if isinstance(names, str):
+        return [name if "::" in name else f"aten::{name}" for name in names.split()]
+    op = FUNCTIONS.setdefault(names, FunctionOp(names))
+    return [op._schema.name]
 
 
 def lookup(func: OpOverload) -> Rule | None:
