@@ -49,8 +49,9 @@ _RESIDUAL, _ATTENDED, _SEEN, _STACKED, _ROUTED, _DENSE, _READ, _WRITTEN = (1 << 
 _OUTER, _ALONE = 1 << 16, 1 << 17
 _CARRIES = {"pointwise", "identity", "view", "move", "expand", "linear", "slice", "index", "normalize", "concat"}
 _MADE = ("op", "input")
-_OF_ONE = {"view", "move", "slice"}  # take one tensor
-_ELEMENTWISE = {"pointwise", "identity"}
+_OF_ONE = {  # what they give follows from their first argument
+    "view", "move", "slice", "select", "expand", "identity", "spatial", "layer_norm", "batch_norm",
+}  # fmt: skip
 _BACK = 40  # operators between the two products of attention, at most
 
 Marks = dict[Axis, int]
@@ -124,8 +125,8 @@ class _Reading:
     def see(self, op: Op) -> None:
         """Take one operator in."""
         kind = op.kind
-        if kind in _OF_ONE and type(op.out) is Value:
-            self.pass_on(op.args[0], op.out)
+        if kind in _OF_ONE and type(op.out) is Value and op.args and type(op.args[0]) is Value:
+            self.pass_on(op.args[0], op.out, same=kind == "identity")
             return
         inputs = op.inputs
         moving = [v for v in inputs if not self.is_fixed(v)]
@@ -135,20 +136,22 @@ class _Reading:
         if not moving:
             self._fixed.update(map(id, op.outputs))
             return
-        if kind in _ELEMENTWISE and len(roots := {self.root(v) for v in moving}) == 1:
+        if kind == "pointwise" and len(roots := {self.root(v) for v in moving}) == 1:
             self._roots.update(dict.fromkeys(map(id, op.outputs), roots.pop()))
         if self._soft and kind in _CARRIES and any(id(v) in self._soft for v in moving):
             self._soft.update(map(id, op.outputs))
         self._used.update(map(id, moving))
 
-    def pass_on(self, x: Value, out: Value) -> None:
-        """The same numbers elsewhere."""
+    def pass_on(self, x: Value, out: Value, *, same: bool) -> None:
+        """The same numbers elsewhere, or their norm."""
         if self.is_fixed(x):
             self._fixed.add(id(out))
             return
         self._used.add(id(x))
         if id(x) in self._soft:
             self._soft.add(id(out))
+        if same:
+            self._roots[id(out)] = self.root(x)
 
     def is_fixed(self, v: Value) -> bool:
         """Whether it is a weight, or follows from weights alone."""
