@@ -286,6 +286,7 @@ class Recipe:
     only: tuple[str, ...] = ()  # kinds, names or modules of groups, see sartor.allocate.select; empty: all
     exclude: tuple[str, ...] = ()
     streams: bool = True  # whether channels that residual sums carry may go
+    fibres: bool = False  # other inner units for every head or group, where possible; see sartor.run.fibred
     refit: bool = False  # every layer that reads something else is refitted to the original by least squares
     fold_mean: bool = True  # mean contribution of removed units goes into consumers' biases, unless refitted
     refresh_norm: bool = True  # batch-norm statistics re-estimated, kept only if it helps

@@ -260,6 +260,14 @@ def test_the_proof_sees_fibres_that_change_the_function(monkeypatch):
         prove(model, graph, plan, example)
 
 
+def test_the_proof_sees_a_model_cut_otherwise_even_where_all_is_mixed():
+    model, example, graph = understood("fused-qkv")
+    plan = rowed(graph, Plan({n: halves(graph).keep[n] for n in graph.fibres}, "rows", graph.fingerprint))
+    assert prove(model, graph, plan, example, smaller=cut(model, graph, plan)).mixing_groups == 1
+    with pytest.raises(ProofFailed, match="other values"):
+        prove(model, graph, plan, example, smaller=cut(model, graph, replace(plan, fibres={})))
+
+
 def test_silencing_row_by_row_zeroes_what_the_rows_leave_out(two_heads):
     model, _, graph = two_heads
     silent = silence(model, graph, same(graph, ((0, 1), (2, 3))))

@@ -19,6 +19,7 @@ from sartor.measure import available, compare_afresh, environment, parse_target,
 from sartor.recipes import find_recipe
 from sartor.run.cuttable import cuttable
 from sartor.run.decide import Decision, decide, plan_for
+from sartor.run.fibred import with_fibres
 from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.heal import heal
 from sartor.run.outcome import Facts, Outcome, result_of
@@ -133,8 +134,10 @@ class _Run:
             scores = self._search(graph, scores, original, [x for x, _ in samples])
         with record.step("decide") as facts:
             decision = self._decide(graph, scores, original)
-            facts.update(kept=decision.plan.counts(), trail=decision.trail)
-        plan = decision.plan
+            plan = with_fibres(
+                graph, self.model, decision.plan, recipe, samples, loss=loss, seed=self.seed, note=record.note
+            )
+            facts.update(kept=plan.counts(), trail=decision.trail, fibres=list(plan.fibres))
         with record.step("cut") as facts:
             edits = edits_for(self.model, graph, plan)
             smaller = apply_edits(self.model, edits)

@@ -11,6 +11,7 @@ from sartor.errors import BadInput
 from sartor.importance import find_criterion, scores
 from sartor.learn import sensitivity_scores
 from sartor.run.decide import plan_for
+from sartor.run.fibred import with_fibres
 from sartor.run.rank import ranked
 from sartor.run.search import improved_scores
 from sartor.run.subject import Subject
@@ -118,7 +119,10 @@ def plan_at(
             subject.model, graph, found, lambda s: plan_for(graph, s, budget, recipe, subject.original),
             subject.inputs, tries=recipe.search, seed=seed, tell=tell,
         )  # fmt: skip
-    return plan_for(graph, found, budget, recipe, subject.original)
+    plan = plan_for(graph, found, budget, recipe, subject.original)
+    return with_fibres(
+        graph, subject.model, plan, recipe, subject.samples, loss=loss, seed=seed, note=warnings.warn
+    )  # fmt: skip
 
 
 def _label(criterion: Any) -> str:

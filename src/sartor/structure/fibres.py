@@ -137,22 +137,20 @@ def rows_of(where: Lines, index: Tensor) -> Rows:
     return Rows(where.along, tuple(where.of.tolist()), tuple(map(tuple, index.tolist())))
 
 
-def joint(v: Value, leaf: Axis, over: Axis, tensor: Tensor) -> Iterator[Tensor]:
-    """What belongs to each pair of units, [units of H * units of D, rest], from every dimension that carries the leaf.
+def pairs(where: Lines, over: Axis) -> Tensor:
+    """[units of H * units of D, times]: where every pair lies along a dimension that carries both."""
+    each = [where.at[:, where.of == h] for h in range(over.size)]
+    return torch.stack(each).flatten(0, 1)
 
-    Where a unit of H lies at several indices of another dimension, or the leaf at several of its own, they are in the
-    rest.
-    """
-    for where in lines(v, leaf, over):
-        if where.along is None:
-            at = torch.stack([where.at[:, where.of == h] for h in range(over.size)])  # [H, D, times of each]
-            picked = tensor.index_select(where.dim, at.reshape(-1).to(tensor.device)).movedim(where.dim, 0)
-            yield picked.reshape(over.size * leaf.size, -1)
-        else:
-            at = torch.stack([(where.of == h).nonzero()[:, 0] for h in range(over.size)])  # [H, indices of each]
-            moved = tensor.movedim((where.along, where.dim), (0, 1))
-            picked = moved[at.to(tensor.device)][:, :, where.at.to(tensor.device)]  # [H, n, D, times, ...]
-            yield picked.movedim(2, 1).reshape(over.size * leaf.size, -1)
+
+def joint(where: Lines, over: Axis, tensor: Tensor) -> Tensor:
+    """[units of H * units of D, rest]: what of a tensor belongs to each pair of units."""
+    if where.along is None:
+        at = pairs(where, over).to(tensor.device)
+        return tensor.index_select(where.dim, at.reshape(-1)).movedim(where.dim, 0).reshape(len(at), -1)
+    of = torch.stack([(where.of == h).nonzero()[:, 0] for h in range(over.size)]).to(tensor.device)  # [H, indices]
+    picked = tensor.movedim((where.along, where.dim), (0, 1))[of][:, :, where.at.to(tensor.device)]  # [H, n, D, times]
+    return picked.movedim(2, 1).reshape(over.size * len(where.at), -1)
 
 
 def _leaves(a: Axis, seen: dict[int, frozenset[Axis]], twice: set[Axis]) -> frozenset[Axis]:
@@ -223,4 +221,4 @@ def _unit_at(a: Axis, leaf: Axis) -> Tensor:
     return out
 
 
-__all__ = ["Lines", "Rows", "bases", "indices", "joint", "lines", "orders", "reorder", "rows_of"]
+__all__ = ["Lines", "Rows", "bases", "indices", "joint", "lines", "orders", "pairs", "reorder", "rows_of"]

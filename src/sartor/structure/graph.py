@@ -197,12 +197,16 @@ class Graph:
     def _sites(self) -> dict[Axis, tuple[list[Site], list[Site]]]:
         cached = self.__dict__.get("_site_table")
         if cached is None:
-            cached = {find(a): ([], []) for a in self.leaves.values()}
-            for op in self.ops:
-                if op.live and op.kind in ("conv", "linear", "matmul", "rnn"):
-                    _add_sites(cached, op)
-            self.__dict__["_site_table"] = cached
+            cached = self.__dict__["_site_table"] = self._sites_of(self.leaves.values())
         return cached
+
+    def _sites_of(self, leaves: Iterable[Axis]) -> dict[Axis, tuple[list[Site], list[Site]]]:
+        """Leaf -> where it is read, and where it is written."""
+        table: dict[Axis, tuple[list[Site], list[Site]]] = {find(a): ([], []) for a in leaves}
+        for op in self.ops:
+            if op.live and op.kind in ("conv", "linear", "matmul", "rnn"):
+                _add_sites(table, op)
+        return table
 
     def summary(self) -> str:
         """One line."""

@@ -61,7 +61,7 @@ def prove(
     """Compare the cut model with the silenced original on real inputs, in evaluation mode.
 
     A plan with fibres is proved in two steps: the original computes the same with every row's units in one place, and
-    the cut model what that one computes with the same units silenced in all rows.
+    the cut model holds and computes what that one does with the same units cut, or silenced, in all rows.
 
     Args:
         example: real inputs, a few samples.
@@ -76,13 +76,18 @@ def prove(
         raise NothingToDo("the plan keeps every unit of every group")
     turned = 0.0
     if plan.fibres:
-        original, names = model, ", ".join(plan.fibres)
+        names, want = ", ".join(plan.fibres), _output(model, example)
         model, plan = straight(model, graph, plan)
-        turned = _gap(_output(original, example), _output(model, example))
+        turned = _gap(want, _output(model, example))
         if not turned <= tolerance:
             raise ProofFailed(
                 f"other units for every row change the function: relative error {turned:.2e} > {tolerance:.0e} without "
                 f"any cut; leave the fibres out (of {names}) and report the model"
+            )
+        if smaller is not None and not _equal(smaller, cut(model, graph, plan)):
+            raise ProofFailed(
+                f"the cut model holds other values than one cut after renumbering; leave the fibres out (of {names}) "
+                "and report the model"
             )
     cuts = [n for n in plan.keep if find(graph.leaves[n]) in masks]
     mixed = {n for n in cuts if graph.groups[n].mixes and not reproducible(graph, n)}
@@ -103,6 +108,10 @@ def prove(
             f"{_alone(model, graph, worst, exact, example):.2e}. Exclude it (exclude=[{worst!r}]) and report the model"
         )
     return Proof(True, max(error, turned), n_exact, len(mixed), tolerance)
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for (*_, a), (*_, b) in zip(named_tensors(one), named_tensors(other), strict=True))
 
 
 def difference(model: nn.Module, graph: Graph, plan: Plan, smaller: nn.Module, example: Example) -> float:
