@@ -7,7 +7,7 @@ from torch import nn
 from sartor.structure.example import Example
 from sartor.structure.explain import Explanation, explain
 from sartor.structure.graph import Graph, Site
-from sartor.structure.record import record
+from sartor.structure.record import record, record_training
 from sartor.structure.replay import replay
 from sartor.structure.rules import rule
 from sartor.structure.solve import solve
@@ -16,6 +16,8 @@ from sartor.structure.solve import solve
 def trace(model: nn.Module, example: Example) -> Graph:
     """Understand a model from one forward in evaluation mode; it is neither changed nor computed with.
 
+    Where evaluation leaves parameters alone (auxiliary heads), the forward in training mode is looked at too.
+
     Args:
         model: any module.
         example: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
@@ -23,7 +25,7 @@ def trace(model: nn.Module, example: Example) -> Graph:
     Raises:
         CannotTrace: the forward cannot be followed on these inputs.
     """
-    return solve(record(model, example))
+    return solve(record(model, example), lambda: record_training(model, example))
 
 
 __all__ = ["Example", "Explanation", "Graph", "Site", "explain", "record", "replay", "rule", "solve", "trace"]

@@ -42,6 +42,12 @@ class Graph:
     ties: tuple[tuple[str, ...], ...]  # groups that must keep equal counts
     fingerprint: str
     example: Any = None  # the inputs it was traced with, on meta where that was enough
+    training: Graph | None = None  # the forward in training mode, where it uses parameters that evaluation does not
+
+    @property
+    def every_op(self) -> tuple[Op, ...]:
+        """The operators, then those of the forward in training mode where that was recorded."""
+        return self.ops if self.training is None else self.ops + self.training.ops
 
     def group(self, name: str) -> Group:
         """One group by name."""

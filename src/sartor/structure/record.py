@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from sartor.errors import CannotTrace
 from sartor.structure.answers import Answers
 from sartor.structure.calls import Op, Value
-from sartor.structure.example import Example, as_args, map_tensors, tensors
+from sartor.structure.example import Example, as_args, batch_of, map_tensors, tensors, with_batch
 from sartor.structure.functions import FunctionOp, seen_whole
 from sartor.structure.rules.registry import facts
 from sartor.structure.rules.shapes import META
@@ -350,6 +350,21 @@ def record(model: nn.Module, example: Example) -> Recording:
         return _record(real, map_tensors(lambda t: t.detach().clone(), example))
     except Exception as e:
         raise CannotTrace(f"the model's forward raised {type(e).__name__} on the example inputs: {e}") from e
+
+
+def record_training(model: nn.Module, example: Example) -> Recording | None:
+    """The operator calls in training mode on twice the batch, on meta; None where that fails or chance decides.
+
+    Twice: batch norm in training wants more than one value.
+    """
+    try:
+        doubled = with_batch(example, 2 * batch_of(example))
+        inputs = map_tensors(lambda t: t.detach().to(META), doubled)
+        shadows = [clone(model, empty_like_on_meta).train() for _ in range(2)]
+        rec, again = (_record(shadow, inputs, real=list(tensors(doubled))) for shadow in shadows)
+    except Exception:
+        return None
+    return rec if [op.func for op in rec.ops] == [op.func for op in again.ops] else None
 
 
 def _record(model: nn.Module, example: Example, *, real: list[Tensor] | None = None) -> Recording:

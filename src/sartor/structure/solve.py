@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from sartor.structure.axes import Axes, Axis, Conflict, find, freeze, fresh, leaves
@@ -15,10 +16,38 @@ from sartor.structure.rules.registry import freeze_all, lookup, opaque
 from sartor.types import Frozen, Group, Member
 
 
-def solve(rec: Recording) -> Graph:
-    """Axes for every value, groups, frozen axes with reasons, ties."""
+def solve(rec: Recording, more: Callable[[], Recording | None] = lambda: None) -> Graph:
+    """Axes for every value, groups, frozen axes with reasons, ties.
+
+    Args:
+        rec: the forward in evaluation mode.
+        more: gives the same model's forward in training mode; asked when there are parameters that evaluation leaves
+            alone. What it does with them, and with all others, is heeded too.
+    """
     for v in {id(v): v for v in rec.tensors.values()}.values():
         v.axes = [fresh(n) for n in v.shape]
+    touched = _follow(rec)
+    training = more() if any(v.origin == "parameter" and n not in touched for n, v in rec.tensors.items()) else None
+    if training is not None:
+        for name, v in training.tensors.items():
+            v.axes = rec.tensors[name].axes
+        touched |= _follow(training)
+    for name, v in rec.tensors.items():
+        if name not in touched:
+            for a in v.axes:
+                freeze(a, "no operator of this forward uses it")
+    for v in (*rec.outputs, *(training.outputs if training else ())):
+        for a in _axes(v):
+            freeze(a, "an output of the model")
+    graph = read_off(rec)
+    if training is None:
+        return graph
+    parts = {"inputs": tuple(training.inputs), "outputs": tuple(training.outputs), "example": training.example}
+    return replace(graph, training=replace(graph, ops=tuple(training.ops), **parts))
+
+
+def _follow(rec: Recording) -> set[str]:
+    """Apply the rules in order; gives the names of the tensors that were used."""
     for v in rec.inputs:
         v.axes = frozen_axes(v.shape, "an input of the model")
     _mark_live(rec)
@@ -27,14 +56,7 @@ def solve(rec: Recording) -> Graph:
         if op.live or any(v.name is not None for v in op.inputs):
             touched.update(id(v) for v in op.inputs)
             _apply(op)
-    for v in rec.tensors.values():
-        if id(v) not in touched:
-            for a in v.axes:
-                freeze(a, "no operator of this forward uses it")
-    for v in rec.outputs:
-        for a in _axes(v):
-            freeze(a, "an output of the model")
-    return read_off(rec)
+    return {n for n, v in rec.tensors.items() if id(v) in touched}
 
 
 def _mark_live(rec: Recording) -> None:

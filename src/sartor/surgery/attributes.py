@@ -27,9 +27,11 @@ def attributes_for(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor])
     """New values of all attributes that a cut by `masks` changes."""
     modules = dict(model.named_modules())
     kept = {a: int(m.sum()) for a, m in masks.items()}
+    known = {op.path for op in graph.ops}
+    ops = graph.ops + tuple(op for op in graph.every_op[len(graph.ops) :] if op.path not in known)
     found: Attributes = {}
     said: set[tuple[str, str]] = set()  # attributes an operator spoke for by name
-    for op in graph.ops:
+    for op in ops:
         module = modules.get(op.path)
         if module is None:
             continue
@@ -43,7 +45,7 @@ def attributes_for(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor])
                 said.add((op.path, name))
                 if old != new:
                     found[op.path, name] = new if several else new[0]
-    for op in graph.ops:
+    for op in ops:
         for c in constants(op, masks):
             if c.old != c.new:
                 _place(modules, op.path, c, found, said)

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 
 from sartor.structure.answers import repeated
-from sartor.structure.axes import Axis, new_size
+from sartor.structure.axes import Axis, find, new_size
 from sartor.structure.calls import Value, short_name
 from sartor.structure.example import as_args, tensors
 from sartor.structure.graph import Graph
@@ -20,12 +19,14 @@ from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
 from sartor.surgery.program import SPLITS, Program, rewrite_
 
+_BY_VALUE = {"nonzero", "nms", "unique", "_unique2", "masked_select", "item", "_local_scalar_dense", "where", "index"}
+
 
 @dataclass(frozen=True)
 class Mismatch:
     """The first operator that would not do what was predicted."""
 
-    op: int  # index in graph.ops
+    op: int  # index in graph.every_op
     message: str
 
 
@@ -47,8 +48,25 @@ def check(
 ) -> Mismatch | None:
     """Run the forward with tensors of the new shapes; the first operator whose output is not as predicted.
 
-    `programs` take the place of the forwards of some modules, by path.
+    `programs` take the place of the forwards of some modules, by path. They know evaluation only: with any of them the
+    forward in training mode is not looked at.
     """
+    problem = _check(model, graph, masks, attributes, programs or {}, training=False)
+    if problem is not None or graph.training is None or programs:
+        return problem
+    problem = _check(model, graph.training, masks, attributes, {}, training=True)
+    return None if problem is None else Mismatch(len(graph.ops) + problem.op, f"in training mode: {problem.message}")
+
+
+def _check(
+    model: nn.Module,
+    graph: Graph,
+    masks: Mapping[Axis, Tensor],
+    attributes: Attributes,
+    programs: Mapping[str, Program],
+    *,
+    training: bool,
+) -> Mismatch | None:
     kept = {a: int(m.sum()) for a, m in masks.items()}
     on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
     shapes = {name: tuple(new_size(a, kept) for a in v.axes) for name, v in graph.tensors.items()}
@@ -57,20 +75,25 @@ def check(
     def resized(t: Tensor) -> Tensor:
         if on_meta:
             return empty_like_on_meta(t, by_id[id(t)])
-        return (
-            torch.zeros(by_id[id(t)], dtype=t.dtype, device=t.device) if by_id[id(t)] != t.shape else t.detach().clone()
-        )
+        new = t.detach()[tuple(slice(n) for n in by_id[id(t)])]  # what it computes is alike, if not the same
+        return new.clone()
 
-    shadow = clone(model, resized).eval()
+    shadow = clone(model, resized).train(training)
     set_attributes_(shadow, tuple((p, a, v) for (p, a), v in attributes.items()))
-    for path, program in (programs or {}).items():
+    for path, program in programs.items():
         shadow = rewrite_(shadow, path, program)
     place = 0
     problem: Mismatch | None = None
+    free = False  # left the recorded path behind an operator whose result hangs on values: now it only has to run
 
     def see(func: OpOverload, args: Any, kwargs: Any, out: Any, path: str) -> None:
-        nonlocal place, problem
+        nonlocal place, problem, free
+        if free:
+            return
         if place >= len(graph.ops) or not _same(graph.ops[place].func, func):
+            if not on_meta and any(op.name in _BY_VALUE for op in graph.ops[:place]):
+                free = True
+                return
             problem = Mismatch(min(place, len(graph.ops) - 1), f"{func} is called where another operator was traced")
             raise _Stop
         op = graph.ops[place]
@@ -80,6 +103,8 @@ def check(
             for t, v in zip(got, want):
                 if isinstance(t, Tensor) and isinstance(v, Value) and v.axes:
                     shape = tuple(new_size(a, kept) for a in v.axes)
+                    if not on_meta and len(shape) == t.dim():  # what is frozen may hang on values
+                        shape = tuple(t.shape[d] if find(a).frozen else shape[d] for d, a in enumerate(v.axes))
                     if tuple(t.shape) != shape:
                         problem = Mismatch(place, f"{op.where} would give {tuple(t.shape)}, expected {shape}")
                         raise _Stop
@@ -97,6 +122,6 @@ def check(
     except Exception as e:
         op = graph.ops[min(place, len(graph.ops) - 1)]
         return Mismatch(op.index, f"{op.where}: {type(e).__name__}: {e}")
-    if place != len(graph.ops):
+    if place != len(graph.ops) and not free:
         return Mismatch(place, f"the forward ends before {graph.ops[place].where}")
     return None

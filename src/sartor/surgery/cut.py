@@ -62,7 +62,7 @@ def realised(
         if problem is None:
             return None, programs
         why = ""
-        for path in lineage(graph.ops[problem.op].path):  # a check outside of any operator is blamed on the next one
+        for path in lineage(graph.every_op[problem.op].path):  # a check outside of any is blamed on the next one
             if any(p in programs for p in lineage(path)):
                 continue
             try:

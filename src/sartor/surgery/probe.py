@@ -97,7 +97,7 @@ def _written(
     writer: _Rewriter, problem: _Problem, graph: Graph, attempt: Callable[[str], _Problem | None]
 ) -> _Problem | None:
     """What comes after rewriting the module that fails, or one it lies in; the problem itself if that does not help."""
-    for path in lineage(graph.ops[problem.what.op].path):  # a check outside of any operator is blamed on the next one
+    for path in lineage(graph.every_op[problem.what.op].path):  # a check outside of any is blamed on the next one
         if not writer.may(path):
             continue
         try:
@@ -139,7 +139,7 @@ class _Rewriter:
 
     def reason(self, problem: Mismatch) -> str:
         """Why groups that meet at this operator cannot be cut."""
-        why = self.refused.get(self.graph.ops[problem.op].path)
+        why = self.refused.get(self.graph.every_op[problem.op].path)
         said = f"the forward states its size where no attribute holds it: {problem.message}"
         return f"{said}; and {why}" if why else said
 
@@ -189,8 +189,9 @@ def _mask(size: int, share: Fraction) -> Tensor:
 
 def _suspects(graph: Graph, problem: Mismatch, names: dict[Axis, str], gone: dict[str, str]) -> list[str]:
     """Groups whose sizes meet at the operator that fails, those in its output first; else at the nearest one before."""
-    for i in [*range(min(problem.op, len(graph.ops) - 1), -1, -1), *range(problem.op + 1, len(graph.ops))]:
-        found = [n for n in _groups_at(graph.ops[i], names) if n not in gone]
+    ops = graph.every_op
+    for i in [*range(min(problem.op, len(ops) - 1), -1, -1), *range(problem.op + 1, len(ops))]:
+        found = [n for n in _groups_at(ops[i], names) if n not in gone]
         if found:
             return found
     return []

@@ -10,18 +10,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sartor.borrow import borrowed
 from sartor.errors import BadInput, NothingToDo, ProofFailed
 from sartor.structure.axes import find, keep_mask
-from sartor.structure.example import Example, call, tensors
+from sartor.structure.example import Example, call, map_tensors, tensors
 from sartor.structure.graph import Graph
 from sartor.structure.record import clone, named_tensors
 from sartor.structure.straight import reordered, straight
 from sartor.surgery.cut import cut
 from sartor.surgery.survivors import reference_output, reproducible
 from sartor.types import Plan, Proof
+
+_PICKS = {"topk", "sort", "argsort", "nms", "nonzero", "argmax", "max", "unique", "_unique2"}
 
 
 def silence(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
@@ -115,10 +117,32 @@ def _equal(one: nn.Module, other: nn.Module) -> bool:
 
 
 def difference(model: nn.Module, graph: Graph, plan: Plan, smaller: nn.Module, example: Example) -> float:
-    """Largest difference between cut model and silenced original over all outputs, relative to the largest output."""
+    """Largest difference between cut model and silenced original over all outputs, relative to the largest output.
+
+    Where a forward picks by value (the largest so many, what does not overlap), rounding could decide between nearly
+    equal candidates: both are computed in float64 then.
+    """
     if plan.fibres and any(graph.groups[n].mixes for n in plan.fibres):
         raise BadInput("difference: norms over fibred units have no reference; take the plan through `straight` first")
     reference = silence(model, graph, plan)
+    if any(op.name in _PICKS and op.live for op in graph.ops):
+        try:
+            exact, small, given = _in_double(reference), _in_double(smaller), map_tensors(_double, example)
+            return _compared(exact, graph, plan, small, given)
+        except (RuntimeError, TypeError, ValueError):  # it insists on a precision
+            pass
+    return _compared(reference, graph, plan, smaller, example)
+
+
+def _in_double(model: nn.Module) -> nn.Module:
+    return clone(model, lambda t: _double(t.detach()).clone())
+
+
+def _double(t: Tensor) -> Tensor:
+    return t.double() if t.dtype.is_floating_point else t
+
+
+def _compared(reference: nn.Module, graph: Graph, plan: Plan, smaller: nn.Module, example: Example) -> float:
     with borrowed(reference), torch.no_grad():
         want = reference_output(reference, graph, graph.masks(plan), example)
     return _gap(want, _output(smaller, example))

@@ -131,8 +131,18 @@ def _detection(name: str) -> tuple[nn.Module, Example]:
     import torchvision.models as models
 
     options: dict[str, Any] = {} if "ssd" in name or "320" in name else {"min_size": 256, "max_size": 256}
+    options["box_score_thresh" if "rcnn" in name else "score_thresh"] = 0.0  # untrained, nothing would be found
     model = getattr(models.detection, name)(weights=None, weights_backbone=None, **options)
-    return model, ([torch.rand(3, 256, 256)],)
+    return model, ([torch.rand(3, 256, 256)], [_objects()])
+
+
+def _objects() -> dict[str, torch.Tensor]:
+    """What a detector is trained on; in evaluation it looks away."""
+    corners = torch.tensor([[20.0, 30.0, 120.0, 160.0], [90.0, 60.0, 200.0, 220.0]])
+    masks = torch.zeros(2, 256, 256, dtype=torch.uint8)
+    masks[0, 30:160, 20:120], masks[1, 60:220, 90:200] = 1, 1
+    points = torch.cat([corners[:, None, :2] + 40 + torch.arange(17.0)[None, :, None], torch.ones(2, 17, 1)], 2)
+    return {"boxes": corners, "labels": torch.tensor([1, 1]), "masks": masks, "keypoints": points}
 
 
 def _raft() -> tuple[nn.Module, Example]:
@@ -178,7 +188,10 @@ def _needs(package: str) -> None:
 
 
 def settled_(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give fresh weights the look of trained ones: statistics, scales and biases that are neither 0 nor 1."""
+    """Give fresh weights the look of trained ones: statistics, scales and biases that are neither 0 nor 1.
+
+    Convolutions that start so small that their input's differences would drown are made larger.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
@@ -186,6 +199,10 @@ def settled_(model: nn.Module, seed: int = 0) -> nn.Module:
                 module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
                 assert module.running_mean is not None
                 module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=generator))
+            elif isinstance(module, nn.Conv2d) and module.weight.numel() > 1:
+                spread, wanted = float(module.weight.std()), module.weight[0].numel() ** -0.5
+                if 0 < spread < wanted / 2:
+                    module.weight.mul_(wanted / spread)
         for p in model.parameters():
             if p.dim() <= 1:
                 p.add_(0.1 * torch.randn(p.shape, generator=generator))

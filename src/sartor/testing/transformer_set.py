@@ -183,7 +183,8 @@ def _build(config: str, head: str, inputs: Inputs, options: dict[str, Any]) -> t
 
     if config == "DetrConfig":
         small: dict[str, Any] = {"embedding_size": 16, "hidden_sizes": [16, 32, 32, 64], "depths": [1, 1, 1, 1]}
-        backbone = transformers.ResNetConfig(**small, out_features=["stage4"])
+        small["out_features"] = ["stage4"]
+        backbone = transformers.ResNetConfig(**small)
         options = {**options, "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None}
         options["backbone_config"] = backbone
     chosen = getattr(transformers, config)(**options)
