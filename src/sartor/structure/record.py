@@ -146,9 +146,10 @@ class Watch(TorchDispatchMode):
         *,
         meta: bool,
         instead: Callable[..., Any] | None = None,
+        same: Callable[[Tensor, Tensor], None] | None = None,
     ):
         super().__init__()
-        self.paths, self.see, self.meta, self.instead = paths, see, meta, instead
+        self.paths, self.see, self.meta, self.instead, self.same = paths, see, meta, instead, same
         self._moved: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -178,6 +179,8 @@ class Watch(TorchDispatchMode):
             out = func(*args, **kwargs)
         if known.name not in _SILENT:
             self.see(func, args, kwargs, out, caller(self.paths))
+        elif self.same is not None and isinstance(out, Tensor):
+            self.same(args[0], out)
         return out
 
     def function(self, op: FunctionOp, apply: Callable[..., Any], args: Any) -> Any:
@@ -232,17 +235,23 @@ class _Seen(TorchFunctionMode):
 
 @contextmanager
 def watching(
-    model: nn.Module, see: Callable[..., None], *, meta: bool, instead: Callable[..., Any] | None = None
+    model: nn.Module,
+    see: Callable[..., None],
+    *,
+    meta: bool,
+    instead: Callable[..., Any] | None = None,
+    same: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Iterator[None]:
     """Watch the operators of everything run inside, with the path of the module that calls them.
 
-    `instead(func, args, kwargs)` may give the result of an operator itself, or NotImplemented.
+    `instead(func, args, kwargs)` may give the result of an operator itself, or NotImplemented. `same(x, y)` is told
+    that y is x under another name (`detach`), of which `see` hears nothing.
     """
     paths = {id(module): path for module, path in _modules(model).items()}
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        watch = Watch(paths, see, meta=meta, instead=instead)
+        watch = Watch(paths, see, meta=meta, instead=instead, same=same)
         with torch.inference_mode(), watch, _Seen(), seen_whole(watch.function):
             yield
     finally:
@@ -278,13 +287,22 @@ class Recording:
         held = self._seen.get(id(t))
         if held is not None:
             return held.value
+        return self._enter(t, None, name, origin)
+
+    def same(self, known: Tensor, t: Tensor) -> None:
+        """`t` is the Value that `known` is."""
+        if id(t) not in self._seen:
+            self._enter(t, self.value(known))
+
+    def _enter(self, t: Tensor, v: Value | None, name: str | None = None, origin: str = "") -> Value:
         address = t.untyped_storage()._cdata
         memory = self._memory.get(address)
         if memory is None:
             memory = self._memory[address] = _Memory(self._storages, address)
             self._storages += 1
         memory.tensors += 1
-        v = Value(tuple(t.shape), t.dtype, memory.number, name, origin)
+        if v is None:
+            v = Value(tuple(t.shape), t.dtype, memory.number, name, origin)
         held = self._seen[id(t)] = _Held(t, _gone)
         held.key, held.value, held.memory, held.rec = id(t), v, memory, self
         return v
@@ -371,7 +389,8 @@ def _record(model: nn.Module, example: Example, *, real: list[Tensor] | None = N
     """`real`: the inputs with their values, for a model and an example on meta."""
     rec = Recording.opened(model, example)
     args, kwargs = as_args(example)
-    with watching(model, rec.see, meta=real is not None, instead=None if real is None else Answers(rec, real)):
+    instead = None if real is None else Answers(rec, real)
+    with watching(model, rec.see, meta=real is not None, instead=instead, same=rec.same):
         out = model(*args, **kwargs)
     rec.outputs = [rec.value(t, "op") for t in tensors(out)]
     for v in rec.inputs + rec.outputs:  # what the caller holds outlives the forward

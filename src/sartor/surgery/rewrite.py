@@ -111,7 +111,7 @@ def _recorded(model: nn.Module, graph: Graph, example: Any) -> tuple[Recording, 
 
     args, kwargs = as_args(example)
     try:
-        with watching(shadow, rec.see, meta=True, instead=instead):
+        with watching(shadow, rec.see, meta=True, instead=instead, same=rec.same):
             shadow(*args, **kwargs)
     finally:
         for h in handles:
