@@ -148,3 +148,25 @@ def test_torchvision(name, export, tmp_path):
     model, example = torchvision.models.get_model(name, weights=None), torch.randn(1, 3, 64, 64)
     report = export[0](model, example, tmp_path / export[1])
     assert report["dynamic"] and np.isfinite(report["max_relative_error"])
+
+
+def test_a_free_batch_that_does_not_run_becomes_a_fixed_one(tmp_path, monkeypatch):
+    """torch.export writes guards that speak of names they do not know; such a file would fail its user."""
+    real, loads = torch.export.load, []
+
+    class Broken:
+        def module(self):
+            def forward(*args, **kwargs):
+                raise NameError("name 'L' is not defined")
+
+            return forward
+
+    def load(stream):
+        loads.append(stream)
+        return Broken() if len(loads) == 1 else real(stream)
+
+    monkeypatch.setattr(torch.export, "load", load)
+    model, x = nn.Linear(4, 2), torch.randn(3, 4)
+    report = export_pt2(model, x, tmp_path / "a.pt2")
+    assert (report["dynamic"], report["batches"]) == (False, [3]) and "does not run: NameError" in report["reason"]
+    torch.testing.assert_close(real(tmp_path / "a.pt2").module()(x), model(x))

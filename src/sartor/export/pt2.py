@@ -15,9 +15,9 @@ from sartor.borrow import borrowed
 from sartor.errors import SartorError
 from sartor.export.checked import compare_batches, eager_call, with_ending
 from sartor.export.files import atomic_write, check_writable
-from sartor.measure.program import capture, on_cpu
+from sartor.measure.program import Program, capture, on_cpu
 from sartor.measure.quiet import first_line, quiet
-from sartor.structure.example import Example
+from sartor.structure.example import Example, call, with_batch
 
 
 def export_pt2(
@@ -45,7 +45,30 @@ def export_pt2(
     path = with_ending(path, ".pt2")
     check_writable(path)
     model, example = on_cpu(model, example)
-    program = capture(model, example)
+    try:
+        saved, program, report = _checked(model, example, capture(model, example), check, tolerance)
+    except _Broken as e:
+        fixed = capture(model, example, fixed=str(e))
+        saved, program, report = _checked(model, example, fixed, check, tolerance)
+    atomic_write(path, saved)
+    return {
+        "path": str(path),
+        "bytes": len(saved),
+        "dynamic": program.dynamic,
+        "reason": program.reason,
+        **report,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+class _Broken(Exception):
+    """A program with a free batch size that torch exports but does not run."""
+
+
+def _checked(
+    model: nn.Module, example: Example, program: Program, check: Sequence[int], tolerance: float
+) -> tuple[bytes, Program, dict[str, Any]]:
+    """The bytes of a program that agrees with eager once reloaded, and how far."""
     stream = io.BytesIO()
     with quiet():
         try:
@@ -53,6 +76,11 @@ def export_pt2(
             reloaded = torch.export.load(io.BytesIO(stream.getvalue())).module()
         except Exception as e:
             raise SartorError(f"export to .pt2: torch cannot save {type(model).__name__}: {first_line(e)}") from e
+        if program.dynamic:
+            try:
+                call(reloaded, with_batch(example, program.batch))
+            except NameError as e:  # its guards speak of what they do not know
+                raise _Broken(f"with a free batch the program does not run: {first_line(e)}") from e
     with borrowed(model):
         report = compare_batches(
             eager_call(model),
@@ -62,12 +90,4 @@ def export_pt2(
             tolerance=tolerance,
             what=f"the .pt2 export of {type(model).__name__}",
         )
-    atomic_write(path, stream.getvalue())
-    return {
-        "path": str(path),
-        "bytes": len(stream.getvalue()),
-        "dynamic": program.dynamic,
-        "reason": program.reason,
-        **report,
-        "seconds": time.perf_counter() - start,
-    }
+    return stream.getvalue(), program, report

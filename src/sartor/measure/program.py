@@ -27,12 +27,13 @@ class Program:
     reason: str = ""  # why the batch size is not free
 
 
-def capture(model: nn.Module, example: Any) -> Program:
+def capture(model: nn.Module, example: Any, *, fixed: str = "") -> Program:
     """Follow the forward in eval mode; the model is only borrowed.
 
     Args:
         model: on the CPU (see `on_cpu`).
         example: example inputs; every tensor whose dimension 0 is the batch gets a free dimension 0.
+        fixed: why the batch size of the example is to be the only one; else it is free where that can be followed.
 
     Raises:
         SartorError: torch.export cannot follow the forward even at the fixed batch size of the example.
@@ -46,10 +47,12 @@ def capture(model: nn.Module, example: Any) -> Program:
         with quiet():
             # a batch of one would be taken for a constant
             free = with_batch(example, max(2, batch))
-            try:
-                return Program(_export(model, free, free_batch=True), True, max(2, batch))
-            except Exception as e:
-                reason = first_line(e)
+            reason = fixed
+            if not fixed:
+                try:
+                    return Program(_export(model, free, free_batch=True), True, max(2, batch))
+                except Exception as e:
+                    reason = first_line(e)
             try:
                 return Program(_export(model, example, free_batch=False), False, batch, reason)
             except Exception as e:
