@@ -153,6 +153,30 @@ def test_renumbering_every_row_by_itself_changes_nothing(name):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), back.parameters()))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "levit_128s", "cait_xxs24_224", "xcit_nano_12_p16_224",
+     "pvt_v2_b0", "convit_tiny", "visformer_tiny", "regnety_004", "resnext50_32x4d", "halonet_h1"],
+)  # fmt: skip
+def test_renumbering_rows_changes_nothing_in_published_networks(name):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    x = torch.randn(1, *model.default_cfg["input_size"])
+    graph = trace(model, x)
+    for p in model.parameters():  # scales of branches start at almost nothing
+        p.data.add_(0.1 * torch.randn_like(p)) if p.dim() == 1 else None
+    orders = {
+        n: torch.stack([torch.randperm(graph.groups[n].units) for _ in range(over.size)])
+        for n, over in graph.fibres.items()
+    }
+    with torch.no_grad():
+        want = model.double()(x.double())
+        got = reordered(model, graph, orders)(x.double())
+    assert orders and (want - got).abs().max() <= 1e-9 * want.abs().max()
+
+
 def test_equal_rows_are_an_ordinary_plan():
     for name in FIBRED:
         model, _, graph = understood(name)
@@ -213,6 +237,16 @@ RELATING = {
     "one head": lambda v: v * v[:, :1],
     "neighbours": lambda v: torch.cat([v[:, :1], v[:, 1:] + v[:, :-1]], 1),
     "sorted": lambda v: v.sort(1).values,
+    "triangle": lambda v: v.tril(),
+    "fourier": lambda v: torch.fft.fft(v, dim=1).real,
+    "gate": lambda v: torch.cat([torch.nn.functional.glu(v[:, :2], 1), v[:, 1:]], 1),
+    "convolution": lambda v: torch.nn.functional.conv1d(
+        v.transpose(1, 2), torch.ones(4, 1, 3), padding=1, groups=4
+    ).transpose(1, 2),
+    "variance": lambda v: v / v.var(1, keepdim=True),
+    "shifted": lambda v: v + torch.nn.functional.pad(v, (0, 0, 1, 0))[:, :-1],
+    "einsum": lambda v: torch.einsum("nhd,gh->ngd", v, torch.ones(3, 3)),
+    "picked": lambda v: v[:, [2, 0, 1]],
 }
 
 
