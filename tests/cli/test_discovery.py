@@ -47,6 +47,16 @@ def test_every_network_of_the_small_set_with_a_word_in_its_name(say, tmp_path: P
     assert say(*words).json["rows"][0]["params"] == 12345678  # taken from the file, not examined again
 
 
+def test_exports_can_be_asked_for_later(say, tmp_path: Path) -> None:
+    keep = tmp_path / "rows.jsonl"
+    words = ("bench", "discovery", "--only", "view-literals", "--keep", keep, "--json")
+    first = say(*words).json["rows"][0]
+    later = say(*words, "--export").json["rows"][0]
+    assert first["exports"] is None and later["exports"] is True
+    assert {**later, "exports": None} == first  # nothing else was done again, its seconds included
+    assert say(*words, "--export").json["rows"][0] == later and len(keep.read_text().splitlines()) == 2
+
+
 def test_a_network_that_breaks_is_a_row_with_the_reason(say, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> tuple[nn.Module, torch.Tensor]:
         raise RuntimeError("no such weights")

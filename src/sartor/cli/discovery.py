@@ -57,44 +57,65 @@ def discovery(
     rows = _kept(keep)
     with steps(quiet=quiet) as progress:
         for i, (group, name, build) in enumerate(wanted):
-            if any(r["set"] == group and r["name"] == name for r in rows):
+            known = rows.get((group, name))
+            late = known is not None and export and bool(known.get("realised")) and known.get("exports") is None
+            if known is not None and not late:
                 continue
             progress("discovery", i / len(wanted), f"{group} {name}")
-            found, why = isolated(partial(_examined, build, export, seed), seconds=seconds, memory=int(memory * 2**30))
-            row = {"set": group, "name": name, **(found or {"discovered": False, "why": {"process": why}})}
-            rows.append(row)
+            act = partial(_exported_alone, build, seed) if late else partial(_examined, build, export, seed)
+            found, why = isolated(act, seconds=seconds, memory=int(memory * 2**30))
+            row: dict[str, Any] = {"set": group, "name": name}
+            if known is not None:
+                now: dict[str, Any] = found or {"exports": False, "why": {"export": why}}
+                row = {**known, **now, "why": {**known.get("why", {}), **now["why"]}}
+            else:
+                row.update(found or {"discovered": False, "why": {"process": why}})
+            rows[group, name] = row
             if keep is not None:
                 with keep.open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(row) + "\n")
         progress("discovery", 1.0, f"{len(wanted)} networks")
-    names = {(group, name) for group, name, _ in wanted}
-    answer = {"rows": [r for r in rows if (r["set"], r["name"]) in names], "environment": environment()}
+    answer = {"rows": [rows[group, name] for group, name, _ in wanted], "environment": environment()}
     if page is not None:
         page.fill(discovery_markdown(answer))
     return Reply(answer, discovery_table(answer))
 
 
-def _kept(path: Path | None) -> list[dict[str, Any]]:
+def _kept(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows by set and name; of several for one network the last."""
     if path is None or not path.is_file():
-        return []
+        return {}
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {(r["set"], r["name"]): r for r in rows}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
         raise BadInput(f"--keep {path}: expected JSON lines of an earlier sweep; {e}") from e
 
 
 def _examined(build: Callable[[], Any], export: bool, seed: int) -> dict[str, Any]:
     """In the process of its own."""
+    from sartor.run.discovery import examine
+
+    return examine(*_built(build, seed), exporter=_exported if export else None, seed=seed)
+
+
+def _exported_alone(build: Callable[[], Any], seed: int) -> dict[str, Any]:
+    """In the process of its own: what a sweep without --export left out."""
+    from sartor.run.discovery import exported
+
+    return exported(*_built(build, seed), _exported, seed=seed)
+
+
+def _built(build: Callable[[], Any], seed: int) -> tuple[Any, Any]:
     import torch
 
-    from sartor.run.discovery import examine
     from sartor.testing.families import settled_
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     model, example = build()
-    return examine(settled_(model.eval(), seed), example, exporter=_exported if export else None, seed=seed)
+    return settled_(model.eval(), seed), example
 
 
 def _exported(model: Any, example: Any) -> None:
@@ -103,4 +124,4 @@ def _exported(model: Any, example: Any) -> None:
     from sartor.export import export_pt2
 
     with tempfile.TemporaryDirectory() as folder:
-        export_pt2(model, example, Path(folder) / "cut.pt2")
+        export_pt2(model, example, Path(folder) / "cut.pt2", check=(1, 3))

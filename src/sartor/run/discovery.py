@@ -54,7 +54,7 @@ def examine(
         try:
             return act()
         except Exception as e:
-            row["why"][stage] = f"{type(e).__name__}: {e}".split("\n")[0][:300]
+            row["why"][stage] = _said(e)
             return None
 
     model = copy.deepcopy(model).eval()
@@ -98,6 +98,22 @@ def examine(
     return row
 
 
+def exported(
+    model: nn.Module, example: Example, exporter: Callable[[nn.Module, Example], Any], *, seed: int = 0
+) -> dict[str, Any]:
+    """Only whether the network that `examine` cuts exports: its "exports" and, where that failed, "why"."""
+    try:
+        graph = probe(model, trace(model, example))
+        exporter(cut(model, graph, halved(graph, seed)).eval(), example)
+    except Exception as e:
+        return {"exports": False, "why": {"export": _said(e)}}
+    return {"exports": True, "why": {}}
+
+
+def _said(e: Exception) -> str:
+    return f"{type(e).__name__}: {e}".split("\n")[0][:300]
+
+
 def halved(graph: Graph, seed: int = 0) -> Plan:
     """Half of every group of at least LEAST units, at random; tied groups keep equal counts."""
     generator = torch.Generator().manual_seed(seed)
@@ -127,7 +143,7 @@ def _proved(
         why["prove"] = str(e)[:300]
         return {"exact": False}
     except Exception as e:
-        why["prove"] = f"{type(e).__name__}: {e}".split("\n")[0][:300]
+        why["prove"] = _said(e)
         return {"exact": False}
     exact = None if not proof.groups else True
     return {"exact": exact, "error": proof.max_relative_error, "mixing": proof.mixing_groups}
