@@ -57,17 +57,17 @@ def discovery(
     rows = _kept(keep)
     with steps(quiet=quiet) as progress:
         for i, (group, name, build) in enumerate(wanted):
-            known = rows.get((group, name))
-            late = known is not None and export and bool(known.get("realised")) and known.get("exports") is None
-            if known is not None and not late:
+            old = rows.get((group, name))
+            late = old is not None and export and bool(old.get("realised")) and old.get("exports") is None
+            if old is not None and not late:
                 continue
             progress("discovery", i / len(wanted), f"{group} {name}")
             act = partial(_exported_alone, build, seed) if late else partial(_examined, build, export, seed)
             found, why = isolated(act, seconds=seconds, memory=int(memory * 2**30))
             row: dict[str, Any] = {"set": group, "name": name}
-            if known is not None:
+            if old is not None:
                 now: dict[str, Any] = found or {"exports": False, "why": {"export": why}}
-                row = {**known, **now, "why": {**known.get("why", {}), **now["why"]}}
+                row = {**old, **now, "why": {**old.get("why", {}), **now["why"]}}
             else:
                 row.update(found or {"discovered": False, "why": {"process": why}})
             rows[group, name] = row
