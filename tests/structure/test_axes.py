@@ -145,3 +145,11 @@ def test_repr_shows_the_structure():
     a = fresh(12)
     reshape([a], [3, 4])
     assert repr(a) == "(3 * 4)" and repr(Axis(2, frozen="x")) == "!2"
+
+
+def test_a_batch_of_nothing_is_reshaped_like_any_other():
+    channels, nothing = fresh(6), fixed(0, "no detections")
+    out = reshape([nothing, channels, fixed(4, "a height")], (0, 24))
+    assert out[0] is nothing and not out[1].frozen and next(iter(leaves(out[1]))) is channels
+    (gone,) = reshape([nothing, fresh(6)], (0,))
+    assert gone.frozen

@@ -275,6 +275,10 @@ def reshape(axes: Sequence[Axis], shape: Sequence[int]) -> Axes:
     """Row-major common refinement of the input axes and the output shape. Conflicts freeze."""
     source = [find(a) for a in axes if find(a).size != 1]
     if 0 in shape:
+        rest = [find(a) for a in axes]
+        alike = math.prod(a.size for a in rest[1:]) == math.prod(shape[1:])
+        if len(rest) > 1 and rest[0].size == shape[0] == 0 and alike:
+            return [rest[0], *reshape(rest[1:], shape[1:])]  # a batch of nothing: the rest is as it always is
         return [fixed(n, "an empty tensor") for n in shape]
     out: Axes = []
     current: Axis | None = None

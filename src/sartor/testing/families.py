@@ -132,6 +132,8 @@ def _detection(name: str) -> tuple[nn.Module, Example]:
 
     options: dict[str, Any] = {} if "ssd" in name or "320" in name else {"min_size": 256, "max_size": 256}
     options["box_score_thresh" if "rcnn" in name else "score_thresh"] = 0.0  # untrained, nothing would be found
+    if "rcnn" in name:
+        options |= {"box_detections_per_img": 8, "rpn_post_nms_top_n_test": 100}
     model = getattr(models.detection, name)(weights=None, weights_backbone=None, **options)
     return model, ([torch.rand(3, 256, 256)], [_objects()])
 
