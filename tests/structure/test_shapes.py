@@ -175,6 +175,22 @@ def cat(r):
     return A.cat.default, (parts, d), {}
 
 
+def reshaped(r):
+    x = meta(r, sizes(r, r.choice((1, 2, 3, 4))))
+    shape = sizes(r, 3) if r.random() < 0.1 else list(x.shape)
+    r.shuffle(shape)
+    if len(shape) > 1 and r.random() < 0.6:
+        shape[:2] = [shape[0] * shape[1]]
+    if r.random() < 0.3:
+        shape[r.randrange(len(shape))] = -1
+    return A.reshape.default, (x, shape), {}
+
+
+def contiguous(r):
+    x = meta(r, sizes(r, 4))
+    return A.contiguous.default, (x,), {"memory_format": torch.channels_last} if r.random() < 0.1 else {}
+
+
 def index(r):
     x = meta(r, sizes(r, r.choice((1, 2, 3))))
     i = meta(r, sizes(r, r.randrange(3)), r.choice((torch.int64, torch.int64, torch.int32, torch.bool)))
@@ -201,6 +217,10 @@ RANDOM = {
     "aten::softmax": along(A.softmax.int),
     "aten::log_softmax": along(A.log_softmax.int),
     "aten::roll": roll,
+    "aten::reshape": reshaped,
+    "aten::contiguous": contiguous,
+    "aten::alias": one(A.alias.default),
+    "aten::dropout": number(A.dropout.default, (0.0, 0.5, 1.0), (False, False, True)),
     "aten::max_pool2d": pooled,
     "aten::adaptive_avg_pool2d": adapted,
     **dict.fromkeys(("aten::cat", "aten::concat", "aten::concatenate"), cat),
@@ -223,6 +243,12 @@ def layout(t: Tensor) -> tuple:
     return tuple(t.shape), t.dtype, steps, t.device.type
 
 
+def shared(t: Tensor, args) -> list[bool]:
+    """Which arguments lie in the same memory."""
+    memory = t.untyped_storage()._cdata
+    return [a.untyped_storage()._cdata == memory for a in args if isinstance(a, Tensor)]
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("name", [*RANDOM, *MORE])
 def test_what_a_meta_rule_gives_pytorch_gives(name: str) -> None:
@@ -241,6 +267,7 @@ def test_what_a_meta_rule_gives_pytorch_gives(name: str) -> None:
         except (RuntimeError, IndexError, ValueError, NotImplementedError) as e:
             raise AssertionError(f"PyTorch refuses {said}: {e}") from e
         assert layout(mine) == layout(theirs), said
+        assert shared(mine, args) == shared(theirs, args), said
     assert spoke > CALLS // 12 or name == "pow.Scalar"  # a number first: left to PyTorch
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 
 from sartor.structure.example import Example
@@ -25,7 +29,20 @@ def trace(model: nn.Module, example: Example) -> Graph:
     Raises:
         CannotTrace: the forward cannot be followed on these inputs.
     """
-    return solve(record(model, example), lambda: record_training(model, example))
+    with _uncollected():
+        return solve(record(model, example), lambda: record_training(model, example))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which walks all objects of the process again and again as a graph is built."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 __all__ = ["Example", "Explanation", "Graph", "Site", "explain", "record", "replay", "rule", "solve", "trace"]

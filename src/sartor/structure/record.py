@@ -8,21 +8,16 @@ Inference mode keeps composite operators (linear, attention, LSTM) whole; one wi
 
 from __future__ import annotations
 
-import copy
-import copyreg
 import sys
-import types
+import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from sartor.errors import CannotTrace
@@ -32,108 +27,12 @@ from sartor.structure.example import Example, as_args, batch_of, map_tensors, te
 from sartor.structure.functions import FunctionOp, seen_whole
 from sartor.structure.rules.registry import facts
 from sartor.structure.rules.shapes import META
+from sartor.structure.shadow import ATOMS, clone, empty_like_on_meta, evaluating, modules_of, named_tensors
 
+_BASE: Any = torch._C.TensorBase
 _SILENT = {"aten::detach", "aten::_assert_tensor_metadata"}  # come and go with what holds a tensor alive
 _MOVES = {"aten::to", "aten::_to_copy"}
-_ATOMS = {  # cannot change, so a copy may hold the same
-    *(type(None), bool, int, float, complex, str, bytes, type, range, slice, torch.dtype, torch.device, torch.Size),
-    *(torch.memory_format, torch.layout, types.FunctionType, types.BuiltinFunctionType),
-}
 _CALL = nn.Module._wrapped_call_impl.__code__  # what `module(...)` runs
-
-
-def named_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
-    """(owner, key, full name, tensor) of every parameter and buffer, a tied one under each of its names."""
-    for module, path in _modules(model).items():
-        for store in (module._parameters, module._buffers):
-            for key, t in store.items():
-                if t is not None:
-                    yield module, key, f"{path}.{key}" if path else key, t
-
-
-def _modules(model: nn.Module) -> dict[nn.Module, str]:
-    """Every module once, as `named_modules` orders and names them."""
-    found: dict[nn.Module, str] = {}
-
-    def walk(module: nn.Module, path: str) -> None:
-        found[module] = path
-        for name, child in module._modules.items():
-            if child is not None and child not in found:
-                walk(child, f"{path}.{name}" if path else name)
-
-    walk(model, "")
-    return found
-
-
-def clone(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy of the model whose parameters and buffers are `convert(tensor)`; tied ones stay tied, nothing is shared.
-
-    Raises:
-        CannotTrace: the model holds something Python cannot copy.
-    """
-    memo: dict[int, Any] = {}
-    for owner, key, _, t in named_tensors(model):
-        if id(t) not in memo:
-            new = convert(t)
-            if key in owner._parameters and not isinstance(new, nn.Parameter):
-                new = nn.Parameter(new, requires_grad=t.requires_grad)
-            memo[id(t)] = new
-    try:
-        return _copied(model, memo)
-    except (RuntimeError, TypeError) as e:
-        raise CannotTrace(
-            f"the model cannot be copied ({type(e).__name__}: {e}); "
-            "a tensor that is neither a parameter nor a buffer, kept with its gradient history, is the usual cause"
-        ) from e
-
-
-def _copied(x: Any, memo: dict[int, Any]) -> Any:
-    """copy.deepcopy(x, memo), quicker for what modules are made of."""
-    kind: Any = type(x)
-    if kind in _ATOMS:
-        return x
-    if id(x) in memo:
-        return memo[id(x)]
-    new: Any
-    if kind is dict or kind is OrderedDict:
-        new = memo[id(x)] = kind()
-        for k, v in x.items():
-            new[_copied(k, memo)] = _copied(v, memo)
-    elif kind is list:
-        new = memo[id(x)] = []
-        new.extend([_copied(v, memo) for v in x])
-    elif kind is set and not x:
-        new = memo[id(x)] = set()
-    elif isinstance(x, nn.Module) and _plain(kind):
-        new = memo[id(x)] = kind.__new__(kind)
-        state = {k: _copied(v, memo) for k, v in x.__dict__.items() if k != "_compiled_call_impl"}
-        if kind.__setstate__ is nn.Module.__setstate__:
-            new.__dict__.update(state)
-        else:
-            new.__setstate__(state)
-    else:
-        new = copy.deepcopy(x, memo)
-    return new
-
-
-@cache
-def _plain(kind: Any) -> bool:
-    """Whether copying a module of this class means copying its `__dict__`."""
-    same = ("__getstate__", "__reduce_ex__", "__reduce__", "__getnewargs__", "__getnewargs_ex__")
-    return (
-        all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in same)
-        and kind.__new__ is object.__new__
-        and not hasattr(kind, "__deepcopy__")
-        and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
-        and kind not in copyreg.dispatch_table
-    )
-
-
-def empty_like_on_meta(t: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-    """A meta tensor of the same kind, of its own or another shape."""
-    if shape is None or tuple(shape) == tuple(t.shape):
-        return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=META)
-    return torch.empty(shape, dtype=t.dtype, device=META)
 
 
 class Watch(TorchDispatchMode):
@@ -163,7 +62,8 @@ class Watch(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         if self.meta:
-            args = self._to_meta(args)
+            if any(isinstance(a, list | tuple) or (isinstance(a, Tensor) and not a.is_meta) for a in args):
+                args = self._to_meta(args)
             if kwargs:
                 kwargs = self._to_meta(kwargs)
             if known.takes_device:
@@ -223,14 +123,33 @@ def caller(paths: Mapping[int, str]) -> str:
     return ""
 
 
-class _Seen(TorchFunctionMode):
-    """`x.contiguous()` is an operator also where it has nothing to do: else the calls would change with the strides,
-    and those with the device, the batch and the widths."""
+_watchers, _lock = 0, threading.Lock()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.contiguous:
-            return torch.ops.aten.contiguous.default(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+
+@contextmanager
+def _every_contiguous() -> Iterator[None]:
+    """`x.contiguous()` is an operator also where it has nothing to do: else the calls would change with the strides,
+    and those with the device, the batch and the widths.
+
+    A function mode would do it too, but slows every other call. The result is the same for all threads.
+    """
+    global _watchers
+    with _lock:
+        _watchers += 1
+        torch.Tensor.contiguous = _contiguous  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        with _lock:
+            _watchers -= 1
+            if not _watchers:
+                del torch.Tensor.contiguous  # PyTorch's own, of the base class, comes to light again
+
+
+def _contiguous(x: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    if torch.overrides.has_torch_function_unary(x):
+        return _BASE.contiguous(x, memory_format=memory_format)
+    return torch.ops.aten.contiguous.default(x, memory_format=memory_format)
 
 
 @contextmanager
@@ -247,12 +166,12 @@ def watching(
     `instead(func, args, kwargs)` may give the result of an operator itself, or NotImplemented. `same(x, y)` is told
     that y is x under another name (`detach`), of which `see` hears nothing.
     """
-    paths = {id(module): path for module, path in _modules(model).items()}
+    paths = {id(module): path for module, path in modules_of(model).items()}
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         watch = Watch(paths, see, meta=meta, instead=instead, same=same)
-        with torch.inference_mode(), watch, _Seen(), seen_whole(watch.function):
+        with torch.inference_mode(), watch, _every_contiguous(), seen_whole(watch.function):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -314,7 +233,7 @@ class Recording:
         op.out = self.value(out, "op") if isinstance(out, Tensor) else map_tensors(lambda t: self.value(t, "op"), out)
 
     def _values(self, x: Any) -> Any:
-        if type(x) in _ATOMS:
+        if type(x) in ATOMS:
             return x
         if isinstance(x, Tensor):
             return self.value(x)
@@ -356,7 +275,7 @@ def record(model: nn.Module, example: Example) -> Recording:
     Raises:
         CannotTrace: the forward fails on real tensors too; its own error is chained.
     """
-    shadow = clone(model, empty_like_on_meta).eval()
+    shadow = evaluating(clone(model, empty_like_on_meta))
     inputs = map_tensors(lambda t: t.detach().to(META) if t.device.type != "meta" else t, example)
     try:
         return _record(shadow, inputs, real=list(tensors(example)))

@@ -53,9 +53,10 @@ def _follow(rec: Recording) -> set[str]:
     _mark_live(rec)
     touched: set[int] = set()
     for op in rec.ops:  # a dead operator that holds parameters still runs: its sizes must go on fitting
-        if op.live or any(v.name is not None for v in op.inputs):
-            touched.update(id(v) for v in op.inputs)
-            _apply(op)
+        inputs = op.inputs
+        if op.live or any(v.name is not None for v in inputs):
+            touched.update(map(id, inputs))
+            _apply(op, inputs)
     return {n for n, v in rec.tensors.items() if id(v) in touched}
 
 
@@ -65,7 +66,7 @@ def _mark_live(rec: Recording) -> None:
     for op in reversed(rec.ops):
         op.live = op.mutates or any(id(v) in alive for v in op.outputs)
         if op.live:
-            alive.update(id(v) for v in op.inputs)
+            alive.update(map(id, op.inputs))
 
 
 def _axes(v: Value) -> Axes:
@@ -75,8 +76,8 @@ def _axes(v: Value) -> Axes:
     return v.axes
 
 
-def _apply(op: Op) -> None:
-    for v in op.inputs:
+def _apply(op: Op, inputs: list[Value]) -> None:
+    for v in inputs:
         _axes(v)
     rule = lookup(op.func)
     apply: Callable[[Op], Any] = rule.axes if rule else opaque

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sartor.structure.axes import (
     UNIT,
@@ -33,9 +35,21 @@ def replaced(axes: Axes, d: int, a: Axis) -> Axes:
     return [*axes[:d], a, *axes[d + 1 :]]
 
 
+def _reshape_meta(x: Tensor, shape: Any) -> Any:
+    """What is copied: views PyTorch makes itself, and quickly."""
+    if not alike(x) or x.is_contiguous() or not x.numel() or shape.count(-1) > 1:
+        return NotImplemented
+    try:
+        return x.view(shape)
+    except RuntimeError:
+        sizes = [n if n != -1 else x.numel() // (-math.prod(shape) or 1) for n in shape]
+        return new(x, sizes) if math.prod(sizes) == x.numel() and min(sizes, default=0) > 0 else NotImplemented
+
+
+@rule("view", "reshape", meta=_reshape_meta)
 @rule(
     "view",
-    """view reshape _unsafe_view _reshape_alias view_copy flatten unflatten reshape_as view_as _reshape_copy ravel""",
+    """view _unsafe_view _reshape_alias view_copy flatten unflatten reshape_as view_as _reshape_copy ravel""",
 )
 def view(op: Op) -> Axes:
     """Row-major: axes become products, products come apart."""
@@ -218,8 +232,10 @@ def _cat_meta(tensors: Any, d: Any = 0) -> Any:
     shape = list(first.shape)
     d %= len(shape)
     for t in tensors:
-        if not packed(t) or [*t.shape[:d], *t.shape[d + 1 :]] != [*shape[:d], *shape[d + 1 :]]:
+        if [*t.shape[:d], *t.shape[d + 1 :]] != [*shape[:d], *shape[d + 1 :]]:
             return NotImplemented
+    if len(shape) > 3 and not any(map(packed, tensors)):  # may all be channels last
+        return NotImplemented
     shape[d] = sum(t.shape[d] for t in tensors)
     return new(first, shape)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from sartor.structure.axes import UNIT, Axes, Axis, find, freeze, fresh, split_sum, unify
 from sartor.structure.calls import Op, Value
 from sartor.structure.rules.registry import each_output, rule
-from sartor.structure.rules.shapes import elementwise
+from sartor.structure.rules.shapes import alike, elementwise, new
 
 
 def broadcast(operands: Sequence[Value], shape: Sequence[int], why: str) -> Axes:
@@ -47,10 +50,27 @@ def pointwise(op: Op) -> Any:
     return each_output(op, broadcast(op.inputs, out.shape, op.where))
 
 
+def _dropped(x: Tensor, p: float, train: bool) -> Any:
+    return NotImplemented if train else x
+
+
+def _contiguous(x: Tensor, *, memory_format: Any = torch.contiguous_format) -> Any:
+    if memory_format is not torch.contiguous_format or not alike(x):
+        return NotImplemented
+    return x if x.is_contiguous() else new(x, x.shape)
+
+
+def _alias(x: Tensor) -> Any:
+    return x.view(x.shape) if alike(x) and x.is_contiguous() else NotImplemented
+
+
+@rule("identity", "dropout", meta=_dropped)
+@rule("identity", "alias", meta=_alias)
+@rule("identity", "contiguous", meta=_contiguous)
 @rule(
     "identity",
-    """clone detach alias _to_copy contiguous lift_fresh lift_fresh_copy lift _conj positive resolve_conj resolve_neg to
-    dropout feature_dropout alpha_dropout feature_alpha_dropout zeros_like ones_like full_like empty_like rand_like
+    """clone detach _to_copy lift_fresh lift_fresh_copy lift _conj positive resolve_conj resolve_neg to
+    feature_dropout alpha_dropout feature_alpha_dropout zeros_like ones_like full_like empty_like rand_like
     randn_like randint_like zero fill uniform normal bernoulli type_as _conj_physical expand_as requires_grad
     _fused_dropout""",
 )

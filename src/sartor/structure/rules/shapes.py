@@ -27,15 +27,12 @@ def alike(*given: Tensor | None) -> bool:
     """Whether these are dense tensors of one floating dtype, those that are None aside."""
     kind = None
     for t in given:
-        if t is None:
-            continue
-        if kind is None:
-            kind = t.dtype
-            if kind not in FLOATS:
+        if t is not None:
+            if kind is None:
+                kind = t.dtype
+            if t.dtype is not kind or t.layout is not torch.strided:
                 return False
-        if t.dtype is not kind or t.layout is not torch.strided:
-            return False
-    return kind is not None
+    return kind in FLOATS
 
 
 def packed(x: Tensor) -> bool:
@@ -95,11 +92,9 @@ def windows(n: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
 
 def spread(numbers: Any, n: int) -> list[int] | None:
     """A size argument for n spatial dimensions; None: it is something else."""
-    if isinstance(numbers, int):
-        return [numbers] * n
-    if not isinstance(numbers, list | tuple) or not all(type(v) is int for v in numbers):
-        return None
-    return list(numbers) if len(numbers) == n else list(numbers) * n if len(numbers) == 1 else None
+    if isinstance(numbers, list | tuple):
+        return list(numbers) if len(numbers) == n else list(numbers) * n if len(numbers) == 1 else None
+    return [numbers] * n if type(numbers) is int else None
 
 
 def swept(x: Tensor, channels: int, kernel: Iterable[int], stride: Any, padding: Any, dilation: Any, lead: int) -> Any:

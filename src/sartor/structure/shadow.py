@@ -1,0 +1,136 @@
+"""Shadows of a model: copies that share nothing with it, on meta or with values, quickly made.
+
+A copy by `copy.deepcopy` takes longer than the forward on meta that it is made for.
+"""
+
+from __future__ import annotations
+
+import copy
+import copyreg
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.errors import CannotTrace
+from sartor.structure.rules.shapes import META
+
+ATOMS = {  # cannot change, so a copy may hold the same
+    *(type(None), bool, int, float, complex, str, bytes, type, range, slice, torch.dtype, torch.device, torch.Size),
+    *(torch.memory_format, torch.layout, types.FunctionType, types.BuiltinFunctionType),
+}
+_TABLES = frozenset(nn.Module().__dict__)  # hooks, parameters, ...: no two modules share them
+_OWN = ("train", "eval", "__setattr__")
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
+    """(owner, key, full name, tensor) of every parameter and buffer, a tied one under each of its names."""
+    for module, path in modules_of(model).items():
+        for store in (module._parameters, module._buffers):
+            for key, t in store.items():
+                if t is not None:
+                    yield module, key, f"{path}.{key}" if path else key, t
+
+
+def modules_of(model: nn.Module) -> dict[nn.Module, str]:
+    """Every module once, as `named_modules` orders and names them."""
+    found: dict[nn.Module, str] = {}
+
+    def walk(module: nn.Module, path: str) -> None:
+        found[module] = path
+        for name, child in module._modules.items():
+            if child is not None and child not in found:
+                walk(child, f"{path}.{name}" if path else name)
+
+    walk(model, "")
+    return found
+
+
+def clone(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy of the model whose parameters and buffers are `convert(tensor)`; tied ones stay tied, nothing is shared.
+
+    Raises:
+        CannotTrace: the model holds something Python cannot copy.
+    """
+    memo: dict[int, Any] = {}
+    for owner, key, _, t in named_tensors(model):
+        if id(t) not in memo:
+            new = convert(t)
+            if key in owner._parameters and not isinstance(new, nn.Parameter):
+                new = nn.Parameter(new, requires_grad=t.requires_grad)
+            memo[id(t)] = new
+    try:
+        return _copied(model, memo)
+    except (RuntimeError, TypeError) as e:
+        raise CannotTrace(
+            f"the model cannot be copied ({type(e).__name__}: {e}); "
+            "a tensor that is neither a parameter nor a buffer, kept with its gradient history, is the usual cause"
+        ) from e
+
+
+def _copied(x: Any, memo: dict[int, Any]) -> Any:
+    """copy.deepcopy(x, memo), quicker for what modules are made of."""
+    kind: Any = type(x)
+    if kind in ATOMS or (kind is tuple and all(type(v) in ATOMS for v in x)):
+        return x
+    new: Any = memo.get(id(x))
+    if new is not None:
+        return new
+    if kind is dict or kind is OrderedDict or (kind is set and not x):
+        new = memo[id(x)] = kind()
+        for k in x:
+            new[_copied(k, memo)] = _copied(x[k], memo)
+    elif kind is list:
+        new = memo[id(x)] = []
+        new.extend([_copied(v, memo) for v in x])
+    elif isinstance(x, nn.Module) and _plain(kind):
+        new = memo[id(x)] = kind.__new__(kind)
+        state = {}
+        for k, v in x.__dict__.items():
+            if type(v) in ATOMS:
+                state[k] = v
+            elif k in _TABLES and not v:
+                state[k] = type(v)()
+            elif k != "_compiled_call_impl":
+                state[k] = _copied(v, memo)
+        if kind.__setstate__ is nn.Module.__setstate__:
+            new.__dict__.update(state)
+        else:
+            new.__setstate__(state)
+    else:
+        new = copy.deepcopy(x, memo)
+    return new
+
+
+@cache
+def _plain(kind: Any) -> bool:
+    """Whether copying a module of this class means copying its `__dict__`."""
+    same = ("__getstate__", "__reduce_ex__", "__reduce__", "__getnewargs__", "__getnewargs_ex__")
+    return (
+        all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in same)
+        and kind.__new__ is object.__new__
+        and not hasattr(kind, "__deepcopy__")
+        and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
+        and kind not in copyreg.dispatch_table
+    )
+
+
+def empty_like_on_meta(t: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    """A meta tensor of the same kind, of its own or another shape."""
+    if shape is None or tuple(shape) == tuple(t.shape):
+        return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=META)
+    return torch.empty(shape, dtype=t.dtype, device=META)
+
+
+def evaluating(model: nn.Module) -> nn.Module:
+    """model.eval(), quicker where no class has a say of its own."""
+    modules = modules_of(model)
+    if any(getattr(kind, name) is not getattr(nn.Module, name) for kind in set(map(type, modules)) for name in _OWN):
+        return model.eval()
+    for module in modules:
+        module.__dict__["training"] = False
+    return model
