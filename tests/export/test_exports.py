@@ -170,3 +170,21 @@ def test_a_free_batch_that_does_not_run_becomes_a_fixed_one(tmp_path, monkeypatc
     report = export_pt2(model, x, tmp_path / "a.pt2")
     assert (report["dynamic"], report["batches"]) == (False, [3]) and "does not run: NameError" in report["reason"]
     torch.testing.assert_close(real(tmp_path / "a.pt2").module()(x), model(x))
+
+
+class Edges(nn.Module):
+    """Dimension 0 of its input counts nodes, which the edges name."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 3)
+
+    def forward(self, x, edges):
+        return self.a(x).index_add(0, edges[1], self.a(x)[edges[0]])
+
+
+def test_the_nodes_of_a_graph_are_no_batch(tmp_path):
+    model, example = Edges(), (torch.randn(5, 4), torch.tensor([[0, 4, 2], [1, 2, 3]]))
+    report = export_pt2(model, example, tmp_path / "a.pt2")
+    assert not report["dynamic"] and "does not run at batch size 1" in report["reason"]
+    torch.testing.assert_close(torch.export.load(tmp_path / "a.pt2").module()(*example), model(*example))

@@ -62,7 +62,7 @@ def export_pt2(
 
 
 class _Broken(Exception):
-    """A program with a free batch size that torch exports but does not run."""
+    """A batch size that is not free although torch.export took it to be."""
 
 
 def _checked(
@@ -76,11 +76,18 @@ def _checked(
             reloaded = torch.export.load(io.BytesIO(stream.getvalue())).module()
         except Exception as e:
             raise SartorError(f"export to .pt2: torch cannot save {type(model).__name__}: {first_line(e)}") from e
-        if program.dynamic:
+    if program.dynamic:
+        with quiet():
             try:
                 call(reloaded, with_batch(example, program.batch))
             except NameError as e:  # its guards speak of what they do not know
                 raise _Broken(f"with a free batch the program does not run: {first_line(e)}") from e
+        for n in check:
+            try:
+                with borrowed(model), torch.no_grad():
+                    call(model, with_batch(example, n))
+            except Exception as e:  # dimension 0 is something else: the nodes of a graph
+                raise _Broken(f"the model itself does not run at batch size {n}: {first_line(e)}") from e
     with borrowed(model):
         report = compare_batches(
             eager_call(model),
