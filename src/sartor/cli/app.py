@@ -24,6 +24,7 @@ from sartor.cli.frontier import frontier
 from sartor.cli.inspect import inspect
 from sartor.cli.list import list_
 from sartor.cli.measure import measure
+from sartor.cli.promise import latency
 from sartor.cli.reply import Reply, print_json, print_reply
 from sartor.cli.report import report
 from sartor.cli.resume import resume
@@ -75,6 +76,7 @@ for _name, _function in (
 bench = typer.Typer(help="Methods side by side on the same networks; the tables of the docs.", no_args_is_help=True)
 _command("oneshot", oneshot, bench)
 _command("discovery", discovery, bench)
+_command("latency", latency, bench)
 app.add_typer(bench, name="bench")
 tables = typer.Typer(help="Latency of operators by width, on this machine's targets.", no_args_is_help=True)
 _command("list", tables_.list_, tables)

@@ -8,16 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 
-def isolated(function: Callable[[], Any], *, seconds: float, memory: int | None = None) -> tuple[Any, str]:
+def isolated(
+    function: Callable[[], Any], *, seconds: float, memory: int | None = None, fresh: bool = False
+) -> tuple[Any, str]:
     """(what it returned, "") or (None, why there is nothing).
 
     Args:
         function: what it returns can be pickled. Where processes can fork it needs no pickling itself.
         seconds: of the clock, at most.
         memory: bytes of address space at most, where the system can limit it.
+        fresh: a new interpreter that shares nothing with this one, no thread and no memory; `function` is pickled.
     """
     kinds = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("fork" if "fork" in kinds else "spawn")
+    context: Any = multiprocessing.get_context("fork" if "fork" in kinds and not fresh else "spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(function, there, memory), daemon=True)
     process.start()
