@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch._ops import OpOverload
 
 from sartor.structure.axes import UNIT, Axes, Axis, find, fixed, new_size
 from sartor.types import Role
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
@@ -51,6 +53,7 @@ class Op:
     kind: str = ""  # rule family
     ties: list[Axes] = field(default_factory=list)  # axes that must keep equal sizes
     sizes: dict[str, Axis | Axes] = field(default_factory=dict)  # module attribute -> the axes whose size it states
+    _inputs: list[Value] | None = field(default=None, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -77,15 +80,16 @@ class Op:
     @property
     def inputs(self) -> list[Value]:
         """Every Value among the arguments, in order."""
-        found = []
-        for x in self.args:
-            if isinstance(x, Value):
-                found.append(x)
-            elif isinstance(x, list | tuple):
-                found += values(x)
-        if self.kwargs:
-            found += values(self.kwargs)
-        return found
+        if self._inputs is None:
+            self._inputs = found = []
+            for x in self.args:
+                if isinstance(x, Value):
+                    found.append(x)
+                elif isinstance(x, list | tuple):
+                    found += values(x)
+            if self.kwargs:
+                found += values(self.kwargs)
+        return self._inputs
 
     @property
     def outputs(self) -> list[Value]:
@@ -110,14 +114,28 @@ def values(x: Any) -> Iterator[Value]:
             yield from values(v)
 
 
-@cache
+def once_each(f: Callable[[OpOverload], T]) -> Callable[[OpOverload], T]:
+    """Remember the answer for every overload, by identity: to hash one is a call in Python."""
+    known: dict[int, tuple[OpOverload, T]] = {}
+
+    @wraps(f)
+    def asked(func: OpOverload) -> T:
+        found = known.get(id(func))
+        if found is None:
+            found = known[id(func)] = (func, f(func))
+        return found[1]
+
+    return asked
+
+
+@once_each
 def short_name(func: OpOverload) -> str:
     """ "aten::relu_" -> "relu"."""
     name = func._schema.name.split("::")[-1]
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
-@cache
+@once_each
 def _argument_places(func: OpOverload) -> dict[str, tuple[int, Any]]:
     return {
         a.name: (i, a.default_value if a.has_default_value() else None) for i, a in enumerate(func._schema.arguments)

@@ -62,8 +62,11 @@ class Watch(TorchDispatchMode):
             if out is not NotImplemented:
                 return out
         if self.meta:
-            if any(isinstance(a, list | tuple) or (isinstance(a, Tensor) and not a.is_meta) for a in args):
-                args = self._to_meta(args)
+            for a in args:
+                numbers = type(a) in ATOMS or (type(a) is list and a and type(a[0]) is int)
+                if not (numbers or (isinstance(a, Tensor) and a.is_meta)):
+                    args = self._to_meta(args)
+                    break
             if kwargs:
                 kwargs = self._to_meta(kwargs)
             if known.takes_device:

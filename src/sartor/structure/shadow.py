@@ -89,13 +89,12 @@ def _copied(x: Any, memo: dict[int, Any]) -> Any:
         new.extend([_copied(v, memo) for v in x])
     elif isinstance(x, nn.Module) and _plain(kind):
         new = memo[id(x)] = kind.__new__(kind)
-        state = {}
-        for k, v in x.__dict__.items():
-            if type(v) in ATOMS:
-                state[k] = v
-            elif k in _TABLES and not v:
-                state[k] = type(v)()
-            elif k != "_compiled_call_impl":
+        state = dict(x.__dict__)
+        state.pop("_compiled_call_impl", None)
+        for k, v in state.items():
+            if k in _TABLES and not v:
+                state[k] = v if type(v) in ATOMS else type(v)()
+            elif type(v) not in ATOMS:
                 state[k] = _copied(v, memo)
         if kind.__setstate__ is nn.Module.__setstate__:
             new.__dict__.update(state)

@@ -12,7 +12,7 @@ from sartor.structure.calls import Op, Value, frozen_axes
 from sartor.structure.graph import Graph
 from sartor.structure.kinds import kinds
 from sartor.structure.record import Recording
-from sartor.structure.rules.registry import freeze_all, lookup, opaque
+from sartor.structure.rules.registry import facts, freeze_all, lookup, opaque
 from sartor.types import Frozen, Group, Member
 
 
@@ -171,5 +171,5 @@ def _ties(rec: Recording, names: dict[Axis, str]) -> tuple[tuple[str, ...], ...]
 
 def _fingerprint(rec: Recording) -> str:
     lines = [f"{name}:{v.shape}" for name, v in rec.tensors.items()]
-    lines += [f"{op.func._schema.name}@{op.path}" for op in rec.ops]
+    lines += [f"{facts(op.func).name}@{op.path}" for op in rec.ops]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
