@@ -192,7 +192,7 @@ def _needs(package: str) -> None:
 def settled_(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give fresh weights the look of trained ones: statistics, scales and biases that are neither 0 nor 1.
 
-    Convolutions that start so small that their input's differences would drown are made larger.
+    Depthwise convolutions that start so small that their input's differences would drown are made larger.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -201,7 +201,7 @@ def settled_(model: nn.Module, seed: int = 0) -> nn.Module:
                 module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
                 assert module.running_mean is not None
                 module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=generator))
-            elif isinstance(module, nn.Conv2d) and module.weight.numel() > 1:
+            elif isinstance(module, nn.Conv2d) and module.groups > 1:
                 spread, wanted = float(module.weight.std()), module.weight[0].numel() ** -0.5
                 if 0 < spread < wanted / 2:
                     module.weight.mul_(wanted / spread)
