@@ -34,7 +34,9 @@ def test_every_network_of_the_small_set_with_a_word_in_its_name(say, tmp_path: P
         page,
         "--json",
     )
-    found = say(*words).json["rows"]
+    answer = say(*words).json
+    found = answer["rows"]
+    assert answer["libraries"] == {} and f"torch {torch.__version__.split('+')[0]}" in page.read_text()
     assert {r["name"] for r in found} == {"view-literals"}
     for r in found:
         assert r["discovered"] and r["runs"] and r["shapes"] and r["trains"] and r["exports"] is None

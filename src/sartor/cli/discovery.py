@@ -75,10 +75,27 @@ def discovery(
                 with keep.open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(row) + "\n")
         progress("discovery", 1.0, f"{len(wanted)} networks")
-    answer = {"rows": [rows[group, name] for group, name, _ in wanted], "environment": environment()}
+    answer = {
+        "rows": [rows[group, name] for group, name, _ in wanted],
+        "libraries": _libraries({group for group, *_ in wanted}),
+        "environment": environment(),
+    }
     if page is not None:
         page.fill(discovery_markdown(answer))
     return Reply(answer, discovery_table(answer))
+
+
+def _libraries(groups: set[str]) -> dict[str, str]:
+    """Version by package, of the sets that are packages."""
+    from importlib import metadata
+
+    packages = {
+        "timm": "timm",
+        "torchvision": "torchvision",
+        "transformers": "transformers",
+        "graph": "torch_geometric",
+    }
+    return {p: metadata.version(p) for group, p in packages.items() if group in groups}
 
 
 def _kept(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:

@@ -74,7 +74,7 @@ def discovery_markdown(answer: Mapping[str, Any]) -> str:
     rows: Sequence[Row] = answer["rows"]
     known = answer.get("environment") or {}
     versions = known.get("versions") or {}
-    said = [f"{p} {versions[p]}" for p in ("torch", "torchvision", "timm") if versions.get(p)]
+    said = [f"{p} {v}" for p, v in {"torch": versions.get("torch"), **(answer.get("libraries") or {})}.items() if v]
     heads = ["set", "models", "discovered", "axes of 8 or more", "can be cut", "cut models that run", "exact", "train"]
     asked = any(r.get("exports") is not None for r in rows)
     heads += ["export"] if asked else []
