@@ -1,7 +1,8 @@
-"""A borrowed model is given back as it was."""
+"""What is borrowed is given back as it was: a model, the garbage collector."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -57,6 +58,18 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return all(k == m and v is w for (k, v), (m, w) in zip(a.items(), b.items()))
     return all(v is w for v, w in zip(a, b))
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Without garbage collection, which walks all objects of the process at moments of its own."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def device_of(model: nn.Module) -> torch.device:

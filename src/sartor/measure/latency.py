@@ -6,11 +6,11 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sartor.borrow import uncollected
 from sartor.errors import BadInput
 from sartor.measure.environment import environment
 from sartor.measure.runnable import Runnable
@@ -57,7 +57,8 @@ def latency(
     """
     _check(samples, min_seconds, max_seconds, precision)
     before = environment()
-    with runnable.held(), _no_garbage_collection():
+    gc.collect()
+    with runnable.held(), uncollected():
         warm = _warm_up(runnable, clock)
         start, taken = clock(), []
         while True:
@@ -104,7 +105,8 @@ def compare(
         )
     before = environment()
     pair = (original, fitted)
-    with original.held(), fitted.held(), _no_garbage_collection():
+    gc.collect()
+    with original.held(), fitted.held(), uncollected():
         warm = (_warm_up(original, clock), _warm_up(fitted, clock))
         taken: tuple[list[float], list[float]] = ([], [])
         start = clock()
@@ -229,18 +231,6 @@ def _sampling(warm: _Warm, spread: float, precision: float, *, turns: bool) -> d
         "half_interval": round(spread, 5) if math.isfinite(spread) else None,
         "precise": spread <= precision,  # False: the time was up before the interval was narrow enough
     }
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    was = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _check(samples: int, min_seconds: float, max_seconds: float, precision: float) -> None:

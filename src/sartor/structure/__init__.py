@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from torch import nn
 
+from sartor.borrow import uncollected
 from sartor.structure.example import Example
 from sartor.structure.explain import Explanation, explain
 from sartor.structure.graph import Graph, Site
@@ -29,20 +26,8 @@ def trace(model: nn.Module, example: Example) -> Graph:
     Raises:
         CannotTrace: the forward cannot be followed on these inputs.
     """
-    with _uncollected():
+    with uncollected():  # a graph being built makes it walk again and again
         return solve(record(model, example), lambda: record_training(model, example))
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without garbage collection, which walks all objects of the process again and again as a graph is built."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 __all__ = ["Example", "Explanation", "Graph", "Site", "explain", "record", "replay", "rule", "solve", "trace"]
