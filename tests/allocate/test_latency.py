@@ -128,3 +128,11 @@ def test_nothing_to_do_and_bad_options():
         fit_latency(lambda s: s, lambda s: s, 0.5, rounds=0)
     with pytest.raises(BadInput, match="expected a positive number; got nan"):
         fit_latency(lambda s: s, lambda s: float("nan"), 0.5)
+
+
+def test_a_good_first_guess_is_a_round_less():
+    bench = Bench(machine(overhead=0.3))
+    fit_latency(bench.plan_at, bench.measure, 0.6, first=(0.59 - 0.3) / 0.7)
+    assert len(bench.measured) == 1
+    with pytest.raises(BadInput, match="first"):
+        fit_latency(bench.plan_at, bench.measure, 0.6, first=1.0)

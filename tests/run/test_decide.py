@@ -144,3 +144,34 @@ def test_an_unreachable_limit_names_the_operators_that_make_the_floor(monkeypatc
     machine = Machine(0.1, spread=0.0, seed=0)
     with pytest.raises(BudgetNotMet, match=r"smallest network .* takes .* by the tables; of that, .*conv2d 3x3"):
         by_table(machine, monkeypatch, tmp_path, "latency<=20% @ onnxruntime-cpu:threads=1", floor=0.7)
+
+
+class TwoSpeeds(Machine):
+    """Compiled networks take longer to prepare and have another overhead; both are counted."""
+
+    def __init__(self) -> None:
+        super().__init__(0.1, 0.0, 0)
+        self.asked: list[str] = []
+
+    def prepare(self, model: nn.Module, example: Any, target: str) -> Any:
+        self.asked.append(str(target))
+        self.overhead = 0.25 if "compile" in str(target) else 0.1
+        return super().prepare(model, example, target)
+
+
+def test_what_takes_long_to_prepare_is_rehearsed_where_it_does_not(monkeypatch) -> None:
+    machine = TwoSpeeds()
+    decision = decided(machine, monkeypatch, "latency<=60% @ compile-cpu:threads=1")
+    machine.overhead = 0.25
+    assert 0.55 <= machine.true_ratio(share_of(machine, decision)) <= 0.6
+    assert "eager-cpu:threads=1" in machine.asked
+    assert len(decision.trail) <= 4  # plans compiled: fewer than the steps alone would take
+    assert decision.trail[-1].ratio == pytest.approx(machine.true_ratio(decision.trail[-1].macs_share))
+
+
+def test_a_rehearsal_that_fails_does_not_decide(monkeypatch) -> None:
+    machine = TwoSpeeds()
+    monkeypatch.setattr(module, "_REHEARSED", {"onnxruntime": "compile"})  # the slower overhead rehearses now
+    decision = decided(machine, monkeypatch, "latency<=22% @ onnxruntime-cpu:threads=1")
+    machine.overhead = 0.1
+    assert machine.true_ratio(share_of(machine, decision)) <= 0.22

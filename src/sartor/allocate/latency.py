@@ -32,6 +32,7 @@ def fit_latency(
     tolerance: float = 0.05,
     rounds: int = 6,
     lowest: float = 0.0,
+    first: float | None = None,
 ) -> tuple[A, tuple[Step, ...]]:
     """Find the share of MACs at which the network, measured, is just fast enough.
 
@@ -47,6 +48,7 @@ def fit_latency(
         tolerance: how far below the limit is still a hit, as a share of it.
         rounds: measurements at most; one more if none of them met the limit and the floor was not among them.
         lowest: the least share that `plan_at` can reach, when known.
+        first: the share to begin with; None: the limit itself.
 
     Returns:
         (what was measured within the limit, the rounds in order).
@@ -64,7 +66,9 @@ def fit_latency(
         raise BadInput(
             f"tolerance in (0, 1), rounds >= 1, lowest in [0, 1) expected; got {tolerance}, {rounds}, {lowest}"
         )
-    search = _Search(limit, tolerance, lowest)
+    if first is not None and not 0 < first < 1:
+        raise BadInput(f"latency search, 'first': expected a share in (0, 1); got {first}")
+    search = _Search(limit, tolerance, lowest, limit if first is None else first)
     fastest: tuple[float, A] | None = None  # for the message when nothing is fast enough
     best: tuple[float, A] | None = None  # largest share under the limit
     for number in range(rounds + 1):
@@ -113,8 +117,8 @@ def _build(plan_at: Callable[[float], A], search: _Search, *, at_floor: bool) ->
 class _Search:
     """What is known so far. Shares between `fast` and `slow` are worth trying."""
 
-    def __init__(self, limit: float, tolerance: float, floor: float):
-        self.limit = limit
+    def __init__(self, limit: float, tolerance: float, floor: float, first: float):
+        self.limit, self.first = limit, first
         self.floor = floor * (1 + 1e-9)  # so that rounding does not put it out of reach
         self.low_end = limit * (1 - tolerance)
         self.aim = limit * (1 - tolerance / 2)
@@ -154,7 +158,7 @@ class _Search:
     def next(self) -> float:
         """The share to try."""
         if not self.trail:
-            guess = max(self.limit, self.floor)
+            guess = max(self.first, self.floor)
         elif self.fast is None:
             guess = self._downwards()
         else:

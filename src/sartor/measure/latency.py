@@ -6,7 +6,7 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ SETTLE_S = 0.1  # in turns, inferences shorter than this are run once untimed fi
 WINDOW = 5  # warm-up compares medians of this many inferences
 STABLE = 0.05  # ... until they differ by less than this share
 WARMUP_S = 3.0  # ... or this long has passed
+WORTH = 0.2  # of the seconds that a session took to prepare may be spent on measuring it
 MOST = 40  # at most this many times the samples asked for
 
 
@@ -146,7 +147,8 @@ def compare_afresh(
         sessions: at most this many.
         patience: no further session is begun when putting the two on the target took longer than this, in seconds.
         clock: gives seconds.
-        effort: `samples`, `min_seconds`, `max_seconds`, `precision` of every session, as `compare` takes them.
+        effort: `samples`, `min_seconds`, `max_seconds`, `precision` of every session, as `compare` takes them; where
+            preparing took long, `max_seconds` may be more.
 
     Returns:
         As many pairs of every session as the session with fewest has.
@@ -161,11 +163,17 @@ def compare_afresh(
         begin = clock()
         with original() as a, fitted() as b:
             preparing = clock() - begin
-            found.append(compare(a, b, clock=clock, **effort))
+            found.append(compare(a, b, clock=clock, **_worth(effort, preparing)))
         if preparing > patience:
             break
     least = min(len(c.ratios) for c in found)
     return Comparison(_pooled([c.original for c in found], least), _pooled([c.fitted for c in found], least))
+
+
+def _worth(effort: Mapping[str, Any], preparing: float) -> dict[str, Any]:
+    """The effort of a session; what took long to prepare is not measured for an instant only."""
+    least = max(effort.get("max_seconds", 0.0), WORTH * preparing)
+    return {**effort, "max_seconds": least} if "max_seconds" in effort else dict(effort)
 
 
 def _pooled(sessions: Sequence[Latency], least: int) -> Latency:

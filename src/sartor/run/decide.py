@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import nn
 
 from sartor.allocate import ALLOCATORS, Cap, Step, fit_latency, floor_counts
 from sartor.cost import Cost, counted_cost, macs, peak_memory
 from sartor.errors import BadInput, BudgetNotMet, NothingToDo
-from sartor.measure import compare_afresh, latency, prepare
+from sartor.measure import compare_afresh, latency, parse_target, prepare, show_target
 from sartor.measure.tables import Predictor
 from sartor.run.predicted import floor_words, predictor_for
 from sartor.structure import Graph
@@ -26,6 +28,7 @@ _SESSIONS = 3
 _CORRECTIONS = 2
 _SLACK = 0.04  # a plan may be this much faster than what is aimed at
 _BY_TABLE = "knapsack"  # the allocation that reads latency from tables
+_REHEARSED = {"compile": "eager"}  # it takes long to prepare; the other runs like kernels and is ready at once
 _STEPS = (1, 4, 8, 16)  # multiples of units to try on the target: kernels like whole vectors
 
 
@@ -116,6 +119,18 @@ class _Stopwatch:
         self.seen: list[tuple[Plan, float]] = []
         self.predictors: list[Predictor] = []  # one a limit, where latency is read from tables
 
+    def rehearsal(self) -> _Stopwatch | None:
+        """The same limits where networks are ready at once and much the same kernels run; None: these are as quick."""
+        targets = [parse_target(str(x.target)) for x in self.limits]
+        quick = [show_target(replace(t, backend=_REHEARSED.get(t.backend, t.backend))) for t in targets]
+        if quick == [show_target(t) for t in targets]:
+            return None
+        other = copy.copy(self)
+        other.limits = [replace(x, target=name) for x, name in zip(self.limits, quick)]
+        other.seen = []
+        other.tell = lambda text: self.tell(f"rehearsed on {', '.join(quick)}: {text}")
+        return other
+
     def predicted(self, counts: Counts) -> float | None:
         """The ratio that tables say, on the scale of `goal`."""
         if not self.predictors:
@@ -176,8 +191,12 @@ class _Stopwatch:
 def _fit_timed(
     graph: Graph, recipe: Recipe, watch: _Stopwatch, plan_at: Callable[[float | None, int], Plan], counted: bool
 ) -> Decision:
-    """Which multiples of units this target rewards, then how many MACs it can have."""
+    """Which multiples of units this target rewards, then how many MACs it can have.
+
+    Where every plan takes long to prepare, both are asked of a rehearsal first, and the target itself confirms.
+    """
     goal = watch.goal
+    scout = watch.rehearsal() or watch
     if goal >= 1:
         raise NothingToDo("the original already meets every latency limit")
     tried: dict[int, float] = {}
@@ -185,7 +204,7 @@ def _fit_timed(
         if step > 1 and step >= max((g.units for g in graph.groups.values()), default=1):
             continue
         try:
-            tried[step] = watch.ratio(plan_at(goal, step))
+            tried[step] = scout.ratio(plan_at(goal, step))
         except BudgetNotMet:  # too coarse to reach that share
             continue
     missed: list[BudgetNotMet] = []
@@ -198,8 +217,10 @@ def _fit_timed(
             except NothingToDo:
                 pass
         floor = macs(graph, floor_counts(_units(graph), graph.ties, recipe.floor, step)) / watch.whole
+        stepped = partial(plan_at, round_to=step)
         try:
-            return watch.decision(_closed_loop(watch, lambda share, k=step: plan_at(share, k), floor))  # type: ignore[misc]
+            first = None if scout is watch else _rehearsed_share(scout, stepped, floor)
+            return watch.decision(_closed_loop(watch, stepped, floor, first))
         except BudgetNotMet as e:  # steps this coarse leave too much; finer ones reach further
             missed.append(e)
     asked = " and ".join(
@@ -236,14 +257,24 @@ def _fit_by_table(graph: Graph, scores: Scores, recipe: Recipe, watch: _Stopwatc
         raise BudgetNotMet(f"{e}. {' '.join(floor_words(p, least) for p in watch.predictors)}", e.plan) from e
 
 
-def _closed_loop(watch: _Stopwatch, plan_at: Callable[[float], Plan], floor: float) -> Plan:
+def _rehearsed_share(scout: _Stopwatch, plan_at: Callable[[float], Plan], floor: float) -> float | None:
+    """Where to begin; None: the rehearsal cannot meet the limit, which does not yet say that the target cannot."""
+    try:
+        plan, _ = fit_latency(plan_at, scout.ratio, scout.goal * _AIM, tolerance=_SLACK, lowest=min(floor, 0.999))
+    except BudgetNotMet:
+        return None
+    share = scout.share(plan)
+    return share if share < 1 else None
+
+
+def _closed_loop(watch: _Stopwatch, plan_at: Callable[[float], Plan], floor: float, first: float | None = None) -> Plan:
     """Search, measure what was found once more, and search on from there while it is beside the limit.
 
     What a search picks is the plan whose measurement came out best, so measured again it tends to be a little slower.
     """
     for left in reversed(range(_CORRECTIONS + 1)):
         plan, _ = fit_latency(
-            plan_at, watch.ratio, watch.goal * _AIM, tolerance=_SLACK, rounds=8, lowest=min(floor, 0.999)
+            plan_at, watch.ratio, watch.goal * _AIM, tolerance=_SLACK, rounds=8, lowest=min(floor, 0.999), first=first
         )
         if not left or watch.goal * _AIM * (1 - _SLACK) <= watch.again(plan) <= watch.goal:
             break
