@@ -6,7 +6,6 @@ import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from torch import nn
 
@@ -117,6 +116,7 @@ class _Stopwatch:
         self.allowed = [x.at_most if x.relative else x.at_most / self._seconds(x) for x in limits]
         self.goal = min(self.allowed)  # the ratio that is exactly the limit
         self.seen: list[tuple[Plan, float]] = []
+        self.sessions = _SESSIONS  # near the limit
         self.predictors: list[Predictor] = []  # one a limit, where latency is read from tables
 
     def rehearsal(self) -> _Stopwatch | None:
@@ -127,7 +127,7 @@ class _Stopwatch:
             return None
         other = copy.copy(self)
         other.limits = [replace(x, target=name) for x, name in zip(self.limits, quick)]
-        other.seen = []
+        other.seen, other.sessions = [], 1  # it only says where to begin
         other.tell = lambda text: self.tell(f"rehearsed on {', '.join(quick)}: {text}")
         return other
 
@@ -177,7 +177,7 @@ class _Stopwatch:
 
         first = ratios(1)
         near = abs(statistics.median(first) / self.allowed[self.limits.index(limit)] - 1) <= _NEAR
-        return statistics.median(first + ratios(_SESSIONS - 1) if near else first)
+        return statistics.median(first + ratios(self.sessions - 1) if near and self.sessions > 1 else first)
 
     def _seconds(self, limit: Limit) -> float:
         with prepare(self.model, self.example, str(limit.target)) as runnable:
@@ -217,7 +217,10 @@ def _fit_timed(
             except NothingToDo:
                 pass
         floor = macs(graph, floor_counts(_units(graph), graph.ties, recipe.floor, step)) / watch.whole
-        stepped = partial(plan_at, round_to=step)
+
+        def stepped(share: float, k: int = step) -> Plan:
+            return plan_at(share, k)
+
         try:
             first = None if scout is watch else _rehearsed_share(scout, stepped, floor)
             return watch.decision(_closed_loop(watch, stepped, floor, first))
@@ -260,7 +263,9 @@ def _fit_by_table(graph: Graph, scores: Scores, recipe: Recipe, watch: _Stopwatc
 def _rehearsed_share(scout: _Stopwatch, plan_at: Callable[[float], Plan], floor: float) -> float | None:
     """Where to begin; None: the rehearsal cannot meet the limit, which does not yet say that the target cannot."""
     try:
-        plan, _ = fit_latency(plan_at, scout.ratio, scout.goal * _AIM, tolerance=_SLACK, lowest=min(floor, 0.999))
+        plan, _ = fit_latency(
+            plan_at, scout.ratio, scout.goal * _AIM, tolerance=_NEAR, rounds=4, lowest=min(floor, 0.999)
+        )
     except BudgetNotMet:
         return None
     share = scout.share(plan)
