@@ -64,5 +64,9 @@ class TrainingDiverged(SartorError, ArithmeticError):
     """Loss became NaN or infinite."""
 
 
+class TargetLost(SartorError, ConnectionError):
+    """The machine of a target cannot be reached, or went away; the message names it."""
+
+
 class CorruptFile(SartorError, ValueError):
     """A file is damaged, incomplete or of another kind than expected."""

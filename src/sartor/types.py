@@ -152,16 +152,16 @@ def _indices(raw: Any) -> tuple[int, ...]:
 class Target:
     """Where latency is true."""
 
-    backend: str  # a name of the target registry: "eager", "compile", "onnxruntime"
-    device: str = "cpu"
+    backend: str  # "eager", "compile", "onnxruntime", ...; or the name or path of a file that describes the target
+    device: str = "cpu"  # "": the backend is such a file
     threads: int = 0  # 0: as many as the machine has
     batch: int = 1
     dtype: str = "float32"
 
     @property
     def name(self) -> str:
-        """As written in a budget: "onnxruntime-cpu"."""
-        return f"{self.backend}-{self.device}"
+        """As written in a budget: "onnxruntime-cpu", or "boards/pi.toml"."""
+        return f"{self.backend}-{self.device}" if self.device else self.backend
 
 
 @dataclass(frozen=True)

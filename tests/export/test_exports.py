@@ -11,7 +11,7 @@ from torch import nn
 from sartor.errors import BadInput, MissingExtra, SartorError
 from sartor.export import export_onnx, export_pt2
 from sartor.measure.agreement import relative_error, varied
-from sartor.measure.ort_backend import feeds
+from sartor.measure.through_onnx import feeds
 from sartor.structure.example import call, with_batch
 
 FORMATS = {"onnx": export_onnx, "pt2": export_pt2}
@@ -26,7 +26,7 @@ def run_file(path, inputs):
     """The file alone, without Sartor's help."""
     if path.suffix == ".onnx":
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        return session.run(None, feeds(session, inputs))
+        return session.run(None, feeds([i.name for i in session.get_inputs()], inputs))
     with torch.no_grad():
         return call(torch.export.load(path).module(), inputs)
 

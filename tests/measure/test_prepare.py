@@ -77,7 +77,7 @@ def test_half_precision_is_said_by_the_target(mlp):
         assert runnable.run().dtype == torch.bfloat16
     with prepare(model, example, "onnxruntime-cpu:dtype=float16") as runnable:
         assert runnable.run()[0].dtype == np.float16
-    with pytest.raises(BadInput, match="float32 or float16"):
+    with pytest.raises(BadInput, match="float32 or float16 or int8"):
         prepare(model, example, "onnxruntime-cpu:dtype=bfloat16")
 
 

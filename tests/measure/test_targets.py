@@ -8,14 +8,12 @@ from sartor.errors import BadInput, MissingExtra, SartorError, UnknownName
 from sartor.measure import TARGETS, available, parse_target, prepare, show_target
 from sartor.types import Target
 
+EVERY = [(e.name, dtype) for e in TARGETS.entries() for dtype in e.traits["dtypes"]]
 
-@given(
-    st.sampled_from(sorted(TARGETS)),
-    st.integers(0, 64),
-    st.integers(1, 512),
-    st.sampled_from(["float32", "float16", "bfloat16"]),
-)
-def test_every_target_reads_back(name, threads, batch, dtype):
+
+@given(st.sampled_from(EVERY), st.integers(0, 64), st.integers(1, 512))
+def test_every_target_reads_back(place, threads, batch):
+    name, dtype = place
     backend, device = name.rsplit("-", 1)
     target = Target(backend, device, threads, batch, dtype)
     assert parse_target(show_target(target)) == target
@@ -34,7 +32,10 @@ def test_every_target_reads_back(name, threads, batch, dtype):
         ("eager-cpu:", BadInput, "threads=1"),
         ("eager-cpu:batch=0", BadInput, "at least 1"),
         ("eager-cpu:threads=-1", BadInput, "at least 0"),
-        ("eager-cpu:dtype=int8", BadInput, "float32"),
+        ("eager-cpu:dtype=int8", BadInput, "float32 or float16 or bfloat16; got 'int8', which onnxruntime-cpu"),
+        ("onnxruntime-cpu:dtype=bfloat16", BadInput, "float32 or float16 or int8; got 'bfloat16', which compile-cpu"),
+        ("onnxruntime-cuda:dtype=int8", BadInput, "openvino-cpu have"),
+        ("eager-cpu:dtype=complex64", BadInput, "got 'complex64'$"),
         ("eager-cpu:batch=1,batch=2", BadInput, "twice"),
         ("", BadInput, "onnxruntime-cpu"),
         (None, BadInput, "onnxruntime-cpu"),

@@ -44,8 +44,7 @@ def list_(
 
 
 def _rows(kind: Kind) -> list[dict[str, Any]]:
-    registry = _registry(kind)
-    rows = [{"name": e.name, "source": e.source, "summary": e.summary} for e in registry.entries()]
+    rows = [{"name": e.name, "source": e.source, "summary": e.summary} for e in _entries(kind)]
     if kind is Kind.targets:
         from sartor.measure import available
 
@@ -55,23 +54,23 @@ def _rows(kind: Kind) -> list[dict[str, Any]]:
     return rows
 
 
-def _registry(kind: Kind) -> Any:
+def _entries(kind: Kind) -> Any:
     if kind is Kind.criteria:
         from sartor.importance import CRITERIA
 
-        return CRITERIA
+        return CRITERIA.entries()
     if kind is Kind.recipes:
         from sartor.recipes import RECIPES
 
-        return RECIPES
+        return RECIPES.entries()
     if kind is Kind.targets:
-        from sartor.measure import TARGETS
+        from sartor.measure.targets import entries
 
-        return TARGETS
+        return entries()
     if kind is Kind.allocators:
         from sartor.allocate import ALLOCATORS
 
-        return ALLOCATORS
+        return ALLOCATORS.entries()
     from sartor.sources import SOURCES
 
-    return SOURCES
+    return SOURCES.entries()

@@ -90,11 +90,12 @@ class _Subject:
 
     def runnable(self, target: Target) -> Runnable:
         from sartor.measure import prepare, prepare_file
+        from sartor.measure.prepare import runs_files
 
         if is_onnx(self.words):
             return prepare_file(self.words, target)
         artefact = Path(self.words) / "model.onnx"
-        if is_run(self.words) and target.backend == "onnxruntime" and artefact.is_file():
+        if is_run(self.words) and runs_files(target) and artefact.is_file():
             return prepare_file(artefact, target)
         subject = self.loaded()
         return prepare(subject.module, subject.example, target)

@@ -13,8 +13,9 @@ from sartor.borrow import borrowed
 from sartor.export.checked import compare_batches, eager_call, with_ending
 from sartor.export.files import atomic_write, check_writable
 from sartor.measure.onnx_graph import to_onnx
-from sartor.measure.ort_backend import feeds, open_session
+from sartor.measure.ort_backend import open_session
 from sartor.measure.program import on_cpu
+from sartor.measure.through_onnx import feeds
 from sartor.structure.example import Example
 from sartor.types import Target
 
@@ -48,10 +49,11 @@ def export_onnx(
     model, example = on_cpu(model, example)
     graph = to_onnx(model, example)
     session = open_session(graph.data, Target("onnxruntime"), name=f"the ONNX export of {type(model).__name__}")
+    names = [i.name for i in session.get_inputs()]
     with borrowed(model):
         report = compare_batches(
             eager_call(model),
-            lambda inputs: session.run(None, feeds(session, inputs)),
+            lambda inputs: session.run(None, feeds(names, inputs)),
             example,
             batches=check if graph.dynamic else None,
             tolerance=tolerance,

@@ -12,7 +12,6 @@ from typing import Any
 
 from sartor.borrow import uncollected
 from sartor.errors import BadInput
-from sartor.measure.environment import environment
 from sartor.measure.runnable import Runnable
 from sartor.types import Comparison, Latency, median_interval
 
@@ -57,7 +56,7 @@ def latency(
         Seconds per inference (of `target.batch` examples), raw; the environment says under "sampling" how they came.
     """
     _check(samples, min_seconds, max_seconds, precision)
-    before = environment()
+    before = runnable.facts()
     gc.collect()
     with runnable.held(), uncollected():
         warm = _warm_up(runnable, clock)
@@ -104,7 +103,7 @@ def compare(
             f"compare: expected two runnables on one target; got {original.target} and {fitted.target}; "
             "prepare both alike"
         )
-    before = environment()
+    before = original.facts()
     pair = (original, fitted)
     gc.collect()
     with original.held(), fitted.held(), uncollected():
@@ -114,7 +113,7 @@ def compare(
         while True:
             for which in (0, 1) if len(taken[0]) % 2 == 0 else (1, 0):
                 if warm[which].settle:
-                    pair[which].run()
+                    pair[which].timed(1, clock)
                 taken[which].append(_sample(pair[which], warm[which], clock))
             ratios = [b / a for a, b in zip(*taken)]
             spread = _half_width(ratios)
@@ -191,9 +190,7 @@ def _warm_up(runnable: Runnable, clock: Clock) -> _Warm:
     while True:
         window: list[float] = []
         for _ in range(WINDOW):
-            begin = clock()
-            runnable.run()
-            window.append(clock() - begin)
+            window.append(runnable.timed(1, clock))
             runs += 1
             if clock() - start >= WARMUP_S:
                 break
@@ -206,11 +203,7 @@ def _warm_up(runnable: Runnable, clock: Clock) -> _Warm:
 
 
 def _sample(runnable: Runnable, warm: _Warm, clock: Clock) -> float:
-    run, count = runnable.run, range(warm.repeats)
-    begin = clock()
-    for _ in count:
-        run()
-    seconds = (clock() - begin) / warm.repeats
+    seconds = runnable.timed(warm.repeats, clock) / warm.repeats
     return max(seconds, 1e-12)  # a clock that did not move: ratios stay finite
 
 

@@ -34,13 +34,14 @@ class OnnxGraph:
     reason: str = ""  # why the batch size is not free
 
 
-def to_onnx(model: nn.Module, example: Any, *, needed_for: str = "export to ONNX") -> OnnxGraph:
+def to_onnx(model: nn.Module, example: Any, *, needed_for: str = "export to ONNX", fixed: bool = False) -> OnnxGraph:
     """Convert through torch.export, with the exporter's optimisations.
 
     Args:
         model: any module; borrowed, in eval mode while it is followed.
         example: example inputs. Batch dimensions become free where the model allows it.
         needed_for: what the message names when a package is missing.
+        fixed: the batch size is the example's for good.
 
     Raises:
         MissingExtra: onnx or onnxscript is not installed.
@@ -54,7 +55,7 @@ def to_onnx(model: nn.Module, example: Any, *, needed_for: str = "export to ONNX
     _check_size(model)
     start = time.perf_counter()
     model, example = on_cpu(model, example)
-    program = capture(model, example)
+    program = capture(model, example, fixed="it was asked for" if fixed else "")
     with borrowed(model), torch.no_grad():
         names = _output_names(call(model, example))
         with quiet():
@@ -70,7 +71,7 @@ def to_onnx(model: nn.Module, example: Any, *, needed_for: str = "export to ONNX
     return OnnxGraph(data, program.dynamic, "dynamo", time.perf_counter() - start, program.reason)
 
 
-def to_onnx_fast(model: nn.Module, example: Any) -> OnnxGraph:
+def to_onnx_fast(model: nn.Module, example: Any, *, fixed: bool = False) -> OnnxGraph:
     """Convert by tracing with the TorchScript exporter: ten times as fast, and for timing only.
 
     After ONNX Runtime's own optimisation the graph is the one that `to_onnx` gives, up to the spelling of a
@@ -85,7 +86,7 @@ def to_onnx_fast(model: nn.Module, example: Any) -> OnnxGraph:
         *(k for k, v in kwargs.items() if isinstance(v, Tensor)),
     ]
     batch = batch_of(example)
-    free = {n: {0: "batch"} for n, t in zip(names, tensors(example)) if t.dim() and t.shape[0] == batch}
+    free = {n: {0: "batch"} for n, t in zip(names, tensors(example)) if t.dim() and t.shape[0] == batch and not fixed}
     stream = io.BytesIO()
     with borrowed(model), torch.no_grad(), quiet(), silent_stdout():
         torch.onnx.export(
@@ -98,7 +99,7 @@ def to_onnx_fast(model: nn.Module, example: Any) -> OnnxGraph:
             dynamic_axes=free,
             verbose=False,
         )
-    return OnnxGraph(stream.getvalue(), True, "torchscript", time.perf_counter() - start)
+    return OnnxGraph(stream.getvalue(), not fixed, "torchscript", time.perf_counter() - start)
 
 
 def _need(package: str, needed_for: str) -> None:

@@ -1,35 +1,34 @@
-"""Targets on ONNX Runtime."""
+"""Targets on ONNX Runtime: its CPU, CUDA and TensorRT execution providers."""
 
 from __future__ import annotations
 
 import importlib.util
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from sartor.errors import BadInput, CorruptFile, MissingExtra, SartorError
-from sartor.measure.agreement import relative_error
+from sartor.errors import CorruptFile, MissingExtra, SartorError
 from sartor.measure.environment import usable_cores
-from sartor.measure.onnx_graph import OnnxGraph, to_onnx, to_onnx_fast
 from sartor.measure.quiet import first_line
 from sartor.measure.runnable import Runnable
-from sartor.measure.torch_backends import placed
-from sartor.structure.example import call, tensors
+from sartor.measure.through_onnx import Loaded, from_file, through_onnx
 from sartor.types import Target
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-AGREES = {"float32": 1e-2, "float16": 5e-2}  # a converted graph further from eager than this is another network
-_NUMPY = {
-    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64, "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32, "tensor(int16)": np.int16, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}  # fmt: skip
+PROVIDERS = {  # in order: what the first does not take, the next one runs
+    "onnxruntime-cpu": ("CPUExecutionProvider",),
+    "onnxruntime-cuda": ("CUDAExecutionProvider",),
+    "tensorrt-cuda": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+}
+
+
+def providers(target: Target) -> list[tuple[str, dict[str, str]]]:
+    """Execution providers with their options, as a session takes them."""
+    options = {"TensorrtExecutionProvider": {"trt_fp16_enable": str(int(target.dtype == "float16"))}}
+    return [(p, options.get(p, {})) for p in PROVIDERS[target.name]]
 
 
 def open_session(
@@ -59,9 +58,9 @@ def open_session(
         raise MissingExtra("onnxruntime", "onnx", f"target {target.name!r}")
     import onnxruntime as ort
 
-    provider = PROVIDERS[target.device]
-    if provider not in ort.get_available_providers():
-        raise SartorError(f"target {target.name!r}: {no_provider(target.device)}")
+    first = PROVIDERS[target.name][0]
+    if why := no_provider(target.name):
+        raise SartorError(f"target {target.name!r}: {why}")
     options = ort.SessionOptions()
     options.intra_op_num_threads = target.threads or usable_cores()
     options.inter_op_num_threads = 1
@@ -74,143 +73,47 @@ def open_session(
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     try:
-        session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), options, providers=[provider])
+        given = model if isinstance(model, bytes) else str(model)
+        session = ort.InferenceSession(given, options, providers=providers(target))
     except Exception as e:
         kind = type(e).__name__
         if kind in ("InvalidProtobuf", "InvalidGraph", "InvalidArgument"):
             raise CorruptFile(f"{name}: ONNX Runtime cannot read it; {first_line(e)}") from e
         raise SartorError(f"{name}: ONNX Runtime cannot run it; {first_line(e)}") from e
-    if provider not in session.get_providers():
-        raise SartorError(
-            f"target {target.name!r}: ONNX Runtime could not start {provider}; check CUDA and cuDNN versions"
-        )
+    if session.get_providers()[0] != first:
+        needs = "CUDA, cuDNN and TensorRT" if target.backend == "tensorrt" else "CUDA and cuDNN"
+        raise SartorError(f"target {target.name!r}: ONNX Runtime could not start {first}; check versions of {needs}")
     return session
 
 
-def feeds(session: Any, example: Any) -> dict[str, np.ndarray]:
-    """Example inputs as the session names them: by keyword where the names agree, else in order."""
-    names = [i.name for i in session.get_inputs()]
-    if isinstance(example, Mapping) and set(names) <= set(example):
-        return {n: example[n].detach().cpu().numpy() for n in names}
-    arrays = [t.detach().cpu().numpy() for t in tensors(example)]
-    if len(arrays) != len(names):
-        raise BadInput(f"ONNX model: expected {len(names)} input tensors ({', '.join(names)}); got {len(arrays)}")
-    return dict(zip(names, arrays))
-
-
 def onnxruntime(model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
-    """The module exported to ONNX and run by ONNX Runtime; nothing is written to disk.
-
-    With `fast` the graph is made by the quick TorchScript exporter where its outputs agree with eager, else, and
-    without `fast`, by the exporter that makes the files.
-    """
-    if target.dtype not in AGREES:
-        raise BadInput(f"target {target.name!r}: expected dtype float32 or float16; got {target.dtype!r}")
-    start = time.perf_counter()
-    net, inputs = placed(model, example, Target("eager", "cpu", target.threads, target.batch, target.dtype))
-    with torch.inference_mode():
-        expected = call(net, inputs)
-
-    name = f"the ONNX export of {type(model).__name__}"
-    found = _quick(net, inputs, expected, target, name) if fast else None
-    if found is None:
-        graph = to_onnx(net, inputs, needed_for=f"target {target.name!r}")
-        found = (graph, *_agreeing(graph, inputs, expected, target, name))
-    graph, session, feed = found
-    detail = {"exporter": graph.exporter, "export_s": graph.seconds, "prepare_s": time.perf_counter() - start}
-    return _runnable(session, feed, target, detail)
+    """The module exported to ONNX and run by ONNX Runtime; nothing is written to disk but while quantising."""
+    half = "float16" if target.dtype == "float16" else "float32"
+    return through_onnx(model, example, target, partial(_load, target), fast=fast, graph_dtype=half)
 
 
-def _quick(
-    net: nn.Module, inputs: Any, expected: Any, target: Target, name: str
-) -> tuple[OnnxGraph, Any, dict[str, np.ndarray]] | None:
-    try:
-        graph = to_onnx_fast(net, inputs)
-        return graph, *_agreeing(graph, inputs, expected, target, name)
-    except Exception:  # whatever it is, the other exporter decides
-        return None
+def onnx_file(path: Path, target: Target, sizes: Mapping[str, int]) -> Runnable:
+    """An ONNX file run by ONNX Runtime; see `sartor.measure.prepare_file`."""
+    return from_file(path, target, partial(_load, target), sizes)
 
 
-def _agreeing(
-    graph: OnnxGraph, inputs: Any, expected: Any, target: Target, name: str
-) -> tuple[Any, dict[str, np.ndarray]]:
-    """Session and feed of a graph that computes what the model does."""
-    session = open_session(graph.data, target, name=name)
-    feed = feeds(session, inputs)
-    try:
-        got = session.run(None, feed)
-    except Exception as e:
-        raise SartorError(f"target {target.name!r}: {name} does not run; {first_line(e)}") from e
-    error = relative_error(expected, got)
-    if not error <= AGREES[target.dtype]:
-        raise SartorError(
-            f"target {target.name!r}: {name} does not compute what the model does: "
-            f"expected a relative error of at most {AGREES[target.dtype]:g}; got {error:.2g}"
-        )
-    return session, feed
+def _load(target: Target, model: bytes | Path, feed: Mapping[str, np.ndarray], name: str) -> Loaded:
+    session = open_session(model, target, name=name)
+    return Loaded(_runnable(session, feed, target), lambda: session.run(None, feed))
 
 
-def onnx_file(path: str | Path, target: Target, sizes: Mapping[str, int] | None = None) -> Runnable:
-    """An ONNX file on disk, with random inputs made from its own shapes.
-
-    Args:
-        path: the file.
-        target: an ONNX Runtime target; its batch is given to the free dimension 0 of every input.
-        sizes: lengths of other free dimensions, by name.
-
-    Raises:
-        BadInput: no such file, a fixed batch other than the target's, or a free dimension without a length.
-        CorruptFile: the file is no ONNX model.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"ONNX model: expected a file; got {str(path)!r}, which does not exist")
-    start = time.perf_counter()
-    session = open_session(path, target, name=str(path))
-    rng = np.random.default_rng(0)
-    feed = {i.name: _made(i, target, dict(sizes or {}), rng, path) for i in session.get_inputs()}
-    return _runnable(session, feed, target, {"file": str(path), "prepare_s": time.perf_counter() - start})
-
-
-def _made(info: Any, target: Target, sizes: dict[str, int], rng: np.random.Generator, path: Path) -> np.ndarray:
-    where = f"{path}, input {info.name!r}"
-    if info.type not in _NUMPY:
-        raise BadInput(f"{where}: expected a tensor of numbers; got {info.type}")
-    dtype = np.dtype(_NUMPY[info.type])
-    shape: list[int] = []
-    for k, length in enumerate(info.shape):
-        if isinstance(length, int):
-            if k == 0 and length != target.batch and len(info.shape) > 1:
-                raise BadInput(
-                    f"{where}: its batch is fixed at {length}, the target's is {target.batch}; "
-                    f"measure on '{target.name}:batch={length}'"
-                )
-            shape.append(length)
-        elif k == 0:
-            shape.append(target.batch)
-        elif length in sizes:
-            shape.append(sizes[length])
-        else:
-            raise BadInput(
-                f"{where}: dimension {k} ({length or 'unnamed'}) is free; say its length with sizes={{name: n}}"
-            )
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    return np.ones(shape, dtype) if dtype.kind == "b" else np.zeros(shape, dtype)
-
-
-def _runnable(session: Any, feed: dict[str, np.ndarray], target: Target, detail: Mapping[str, Any]) -> Runnable:
+def _runnable(session: Any, feed: Mapping[str, np.ndarray], target: Target) -> Runnable:
     alive: dict[str, Any] = {"step": _bound(session, feed) if target.device == "cuda" else _plain(session, feed)}
-    return Runnable(target, lambda: alive["step"](), _no_settings, alive.clear, detail)
+    return Runnable(target, lambda: alive["step"](), release=alive.clear)
 
 
-def _plain(session: Any, feed: dict[str, np.ndarray]) -> Callable[[], Any]:
+def _plain(session: Any, feed: Mapping[str, np.ndarray]) -> Callable[[], Any]:
     names = [o.name for o in session.get_outputs()]
     run = session.run
     return lambda: run(names, feed)
 
 
-def _bound(session: Any, feed: dict[str, np.ndarray]) -> Callable[[], Any]:
+def _bound(session: Any, feed: Mapping[str, np.ndarray]) -> Callable[[], Any]:
     """Inputs and outputs stay on the device, as the eager target on CUDA has them."""
     binding = session.io_binding()
     for name, array in feed.items():
@@ -226,17 +129,24 @@ def _bound(session: Any, feed: dict[str, np.ndarray]) -> Callable[[], Any]:
     return run
 
 
-@contextmanager
-def _no_settings() -> Iterator[None]:
-    yield
+def runtime(facts: Mapping[str, Any]) -> str:
+    """Name and version, as the package says itself: onnxruntime-gpu is another name on the same runtime."""
+    import onnxruntime as ort
+
+    return f"onnxruntime {ort.__version__}"
 
 
-def no_provider(device: str) -> str | None:
-    """Why ONNX Runtime cannot run on this device here; None when it can."""
+def no_provider(name: str) -> str | None:
+    """Why ONNX Runtime cannot run on this target here; None when it can."""
     if importlib.util.find_spec("onnxruntime") is None:
         return "needs the package 'onnxruntime': pip install 'sartor[onnx]'"
     import onnxruntime as ort
 
-    if PROVIDERS[device] in ort.get_available_providers():
+    first = PROVIDERS[name][0]
+    if first in ort.get_available_providers():
         return None
+    if name == "tensorrt-cuda":
+        return (
+            "this onnxruntime has no TensorRT provider; install onnxruntime-gpu and tensorrt, or choose another target"
+        )
     return "this onnxruntime has no CUDA provider; install onnxruntime-gpu or choose onnxruntime-cpu"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sartor.errors import BadInput
+from sartor.measure.environment import environment
 from sartor.types import Target
 
 
@@ -16,7 +17,8 @@ class Runnable:
     """A model on a target with its inputs in place.
 
     `step` executes one inference and returns when the result is there. `settings` is what must hold around it (thread
-    counts, inference mode); `held()` enters it once for many runs, and `run()` alone enters it for one.
+    counts, inference mode); `held()` enters it once for many runs, and `run()` alone enters it for one. A target with a
+    clock of its own, such as another machine, has `seconds`: n -> seconds that n inferences took there.
     """
 
     target: Target
@@ -24,6 +26,8 @@ class Runnable:
     settings: Callable[[], AbstractContextManager[Any]] = nullcontext
     release: Callable[[], None] | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)  # how it was made: exporter, seconds of preparation
+    seconds: Callable[[int], float] | None = None
+    facts: Callable[[], Mapping[str, Any]] = environment  # of the machine it runs on, at this moment
     _held: int = field(default=0, init=False, repr=False)
     _closed: bool = field(default=False, init=False, repr=False)
 
@@ -45,6 +49,17 @@ class Runnable:
             return self.step()
         with self.held():
             return self.step()
+
+    def timed(self, count: int, clock: Callable[[], float]) -> float:
+        """Seconds that so many inferences take, one after the other, by the target's own clock where it has one."""
+        if self.seconds is not None:
+            with self.held():
+                return self.seconds(count)
+        run, runs = self.run, range(count)
+        begin = clock()
+        for _ in runs:
+            run()
+        return clock() - begin
 
     def close(self) -> None:
         """Give memory and sessions back; a second call does nothing."""

@@ -4,69 +4,109 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 
 from sartor.errors import BadInput, MissingExtra, SartorError, UnknownName
-from sartor.measure.ort_backend import no_provider, onnxruntime
+from sartor.measure.openvino_backend import openvino, openvino_file
+from sartor.measure.ort_backend import no_provider, onnx_file, onnxruntime, runtime
 from sartor.measure.runnable import Runnable
+from sartor.measure.target_files import describes, named, read_target, targets_here
 from sartor.measure.torch_backends import compiled, eager, no_compiler, no_cuda
-from sartor.registry import Registry
+from sartor.registry import Entry, Registry
 from sartor.structure.example import Example
 from sartor.types import Target
 
 
 class Backend(Protocol):
-    """Puts a model on a target; registered with the trait `why_not`, a function () -> reason or None.
+    """Puts a model on a target; registered with the trait `dtypes`, those it can compute in.
 
-    Optional traits: `package` and `extra`, what must be installed and how it is called in pip's brackets.
+    Optional traits:
+        why_not: a function () -> reason why it does not work here, or None.
+        package, extra: what must be installed, and how it is called in pip's brackets.
+        file: puts an .onnx file on it, see `RunsFile`.
+        runtime: a function (facts of the machine) -> name and version of the runtime; the `package`'s, else torch's.
+        facts: a function () -> facts of the machine, as `sartor.measure.environment` has them; of this one.
+        label: what tables of latency call it; its name.
     """
 
     def __call__(self, model: nn.Module, example: Example, target: Target, *, fast: bool = True) -> Runnable: ...
 
 
+class RunsFile(Protocol):
+    """Puts an .onnx file on a target; `sizes` are lengths of free dimensions by name."""
+
+    def __call__(self, path: Path, target: Target, sizes: Mapping[str, int]) -> Runnable: ...
+
+
 TARGETS: Registry[Backend] = Registry("target")
-DTYPES = ("float32", "float16", "bfloat16")
-_TORCH, _COMPILE, _ORT = (
+_TORCH, _COMPILE, _ORT, _OPENVINO, _TENSORRT = (
     "https://docs.pytorch.org/docs/stable/notes/inference.html",
     "doi:10.1145/3620665.3640366",
     "https://onnxruntime.ai/docs/performance/",
+    "https://docs.openvino.ai/2025/openvino-workflow/running-inference.html",
+    "https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html",
 )
+_TORCH_DTYPES = ("float32", "float16", "bfloat16")
 
 
 def _always() -> str | None:
     return None
 
 
-TARGETS.add("eager-cpu", eager, source=_TORCH, summary="the module as it is, on the CPU", why_not=_always)
-TARGETS.add("eager-cuda", eager, source=_TORCH, summary="the module as it is, on a CUDA device", why_not=no_cuda)
-TARGETS.add("compile-cpu", compiled, source=_COMPILE, summary="torch.compile, on the CPU", why_not=no_compiler)
-TARGETS.add("compile-cuda", compiled, source=_COMPILE, summary="torch.compile, on a CUDA device", why_not=no_cuda)
-for _device, _where in (("cpu", "the CPU"), ("cuda", "a CUDA device")):
+for _name, _backend, _source, _summary, _why in (
+    ("eager-cpu", eager, _TORCH, "the module as it is, on the CPU", _always),
+    ("eager-cuda", eager, _TORCH, "the module as it is, on a CUDA device", no_cuda),
+    ("compile-cpu", compiled, _COMPILE, "torch.compile, on the CPU", no_compiler),
+    ("compile-cuda", compiled, _COMPILE, "torch.compile, on a CUDA device", no_cuda),
+):
+    TARGETS.add(_name, _backend, source=_source, summary=_summary, why_not=_why, dtypes=_TORCH_DTYPES)
+for _name, _source, _summary, _dtypes in (
+    ("onnxruntime-cpu", _ORT, "ONNX Runtime, on the CPU", ("float32", "float16", "int8")),
+    ("onnxruntime-cuda", _ORT, "ONNX Runtime, on a CUDA device", ("float32", "float16")),
+    ("tensorrt-cuda", _TENSORRT, "TensorRT through ONNX Runtime, on a CUDA device", ("float32", "float16")),
+):
     TARGETS.add(
-        f"onnxruntime-{_device}",
-        onnxruntime,
-        source=_ORT,
-        summary=f"ONNX Runtime, on {_where}",
-        why_not=partial(no_provider, _device),
-        package="onnxruntime",
-        extra="onnx",
-    )
+        _name, onnxruntime, source=_source, summary=_summary, why_not=partial(no_provider, _name), dtypes=_dtypes,
+        package="onnxruntime", extra="onnx", runtime=runtime, file=onnx_file,
+    )  # fmt: skip
+TARGETS.add(
+    "openvino-cpu", openvino, source=_OPENVINO, summary="OpenVINO, on the CPU", package="openvino", extra="openvino",
+    dtypes=("float32", "float16", "bfloat16", "int8"), file=openvino_file,
+)  # fmt: skip
+
+
+def find_target(name: str) -> Entry[Backend]:
+    """What is known of a target: one of TARGETS, or the file of that path or name (see `target_files`).
+
+    Raises:
+        UnknownName: there is none; the message names the nearest.
+        BadInput: its file is wrong.
+    """
+    if name in TARGETS:
+        return TARGETS[name]
+    path = Path(name) if describes(name) else named(name)
+    if path is None:
+        raise UnknownName("target", name, [*TARGETS, *targets_here()])
+    return read_target(path, name)
 
 
 def parse_target(text: str | Target) -> Target:
     """Read a target; one already made is checked and passes through.
 
     Args:
-        text: "backend-device", optionally ":" and options threads (0: every usable core), batch (>= 1) and dtype
-            (float32, float16, bfloat16).
+        text: "backend-device", or the path of a file that describes a target, or such a file's name without its ending
+            where it lies in a folder of targets; optionally ":" and options threads (0: every usable core), batch
+            (>= 1) and dtype (what the target offers of float32, float16, bfloat16, int8).
 
     Raises:
         UnknownName: no such target or option; the message names the nearest.
-        BadInput: an option's value is not what it takes.
+        BadInput: an option's value is not what it takes, or the target's file is wrong.
 
     >>> parse_target("onnxruntime-cpu:threads=1,batch=8")
     Target(backend='onnxruntime', device='cpu', threads=1, batch=8, dtype='float32')
@@ -77,9 +117,13 @@ def parse_target(text: str | Target) -> Target:
         target = _read(text.strip())
     else:
         raise BadInput(f"target: expected text such as 'onnxruntime-cpu' or 'eager-cpu:threads=1'; got {text!r}")
-    TARGETS[target.name]  # an unknown name is said here
-    if target.dtype not in DTYPES:
-        raise BadInput(f"target {target.name!r}, dtype: expected one of {', '.join(DTYPES)}; got {target.dtype!r}")
+    dtypes = find_target(target.name).traits["dtypes"]  # an unknown name is said here
+    if target.dtype not in dtypes:
+        others = [e.name for e in TARGETS.entries() if target.dtype in e.traits["dtypes"]]
+        raise BadInput(
+            f"target {target.name!r}, dtype: expected {' or '.join(dtypes)}; got {target.dtype!r}"
+            + (f", which {', '.join(others)} have" if others else "")
+        )
     for option, least in (("threads", 0), ("batch", 1)):
         if getattr(target, option) < least:
             raise BadInput(
@@ -88,14 +132,21 @@ def parse_target(text: str | Target) -> Target:
     return target
 
 
+_TEXT = re.compile(r"(.+?\.(?:py|toml)|[^:]*)(?::(.*))?")  # a path may have a colon of its own
+
+
 def _read(text: str) -> Target:
-    name, colon, options = text.partition(":")
-    name = name.strip()
-    backend, dash, device = name.rpartition("-")
-    if not dash or name not in TARGETS:
-        raise UnknownName("target", name, TARGETS)
-    target = Target(backend, device)
-    if colon and not options.strip():
+    parts = _TEXT.fullmatch(text)
+    name, options = (parts[1].strip(), parts[2]) if parts else (text, None)
+    if name in TARGETS:
+        backend, _, device = name.rpartition("-")
+        target = Target(backend, device)
+    else:
+        find_target(name)
+        target = Target(name, "")
+    if options is None:
+        return target
+    if not options.strip():
         raise BadInput(f"target {text!r}: expected options after ':', such as 'threads=1'; got nothing")
     seen: set[str] = set()
     for part in filter(str.strip, options.split(",")):
@@ -132,9 +183,22 @@ def show_target(target: Target) -> str:
     return target.name + (":" + ",".join(options) if options else "")
 
 
+def entries() -> list[Entry[Backend]]:
+    """Every target by name: TARGETS, and the files in the folders of targets; what is wrong with one is its why_not."""
+    found = TARGETS.entries()
+    for name, path in targets_here().items():
+        if name in TARGETS:
+            continue
+        try:
+            found.append(read_target(path, name))
+        except SartorError as e:
+            found.append(Entry(name, onnxruntime, str(path), "", {"dtypes": (), "why_not": partial(str, e)}))
+    return sorted(found, key=lambda e: e.name)
+
+
 def available() -> list[tuple[str, bool, str]]:
     """(name, whether it works here, why not) of every target, by name."""
-    return [(e.name, (why := why_not_here(e.name)) is None, why or "") for e in TARGETS.entries()]
+    return [(e.name, (why := why_not_here(e.name)) is None, why or "") for e in entries()]
 
 
 def why_not_here(name: str) -> str | None:
@@ -153,7 +217,7 @@ def require(name: str) -> None:
         MissingExtra: its package is not installed.
         SartorError: anything else, such as no CUDA device.
     """
-    traits = TARGETS[name].traits
+    traits = find_target(name).traits
     if "package" in traits and importlib.util.find_spec(traits["package"]) is None:
         raise MissingExtra(traits["package"], traits["extra"], f"target {name!r}")
     check: Callable[[], str | None] = traits.get("why_not", _always)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sartor.errors import BadInput, CorruptFile, SartorError
 from sartor.measure.environment import environment, usable_cores
 from sartor.measure.tables.segments import Kind, Point
 from sartor.measure.tables.timing import Timing
-from sartor.measure.targets import show_target
+from sartor.measure.targets import find_target, show_target
 from sartor.types import Target
 
 FORMAT = 1
@@ -43,6 +44,7 @@ class Where:
     machine: str
     runtime: str
     target: str
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # of the machine
 
     def words(self) -> tuple[str, str, str]:
         """As the columns have them."""
@@ -50,14 +52,18 @@ class Where:
 
 
 def where_of(target: Target) -> Where:
-    """This machine and the runtime installed here; threads are said as a number."""
-    import dataclasses
-
-    facts = environment()
-    said = dataclasses.replace(target, threads=target.threads or usable_cores())
-    package = "onnxruntime" if target.backend == "onnxruntime" else target.backend
-    package = package if package in facts["versions"] else "torch"
-    return Where(fingerprint(facts), f"{package} {facts['versions'].get(package, '')}".strip(), show_target(said))
+    """The target's machine and the runtime installed there; threads are said as a number."""
+    traits = find_target(target.name).traits
+    facts = {**traits.get("facts", environment)()}
+    said = dataclasses.replace(target, threads=target.threads or facts.get("usable_cores") or usable_cores())
+    if "label" in traits:  # a file, wherever it lies
+        said = dataclasses.replace(said, backend=traits["label"], device="")
+    if "runtime" in traits:
+        runtime = traits["runtime"](facts)
+    else:
+        package = traits.get("package", "torch")
+        runtime = f"{package} {facts['versions'].get(package, '')}".strip()
+    return Where(fingerprint(facts), runtime, show_target(said), facts)
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
@@ -120,7 +126,8 @@ class Store:
         rows = list(rows)
         with self._open() as link:
             link.execute(
-                "insert or replace into machines values (?, ?)", (where.machine, json.dumps(_machine(environment())))
+                "insert or replace into machines values (?, ?)",
+                (where.machine, json.dumps(_machine(where.facts or environment()))),
             )
             kinds = {k.key: k for k, _, _ in rows}
             link.executemany(

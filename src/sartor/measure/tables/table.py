@@ -30,7 +30,7 @@ class Table:
             width; its heavy operators are eager ones, so its table is the eager one, and the correction learns the
             difference (see `Predictor`).
         store: the file; None: the default place.
-        timer: takes the times; None: the profiler of ONNX Runtime on its CPU target, else `in_turns`.
+        timer: takes the times; None: the profiler of ONNX Runtime on its CPU target but for int8, else `in_turns`.
     """
 
     def __init__(self, target: str | Target, *, store: Store | None = None, timer: Timer | None = None):
@@ -38,7 +38,8 @@ class Table:
         self.timed = dataclasses.replace(self.target, backend="eager") if self._compiles else self.target
         self.store = store or Store()
         self.where = where_of(self.timed)
-        self.timer: Timer = timer or (profiled if self.timed.name == "onnxruntime-cpu" else in_turns)
+        profiles = self.timed.name == "onnxruntime-cpu" and self.timed.dtype != "int8"
+        self.timer: Timer = timer or (profiled if profiles else in_turns)
         self.known: dict[str, dict[Point, Timing | None]] = {}
         self.stairs: dict[str, Stairs] = {}
         self._trees: Trees | None = None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sartor.errors import SartorError
+from sartor.errors import SartorError, TargetLost
 from sartor.measure.prepare import prepare
 from sartor.measure.runnable import Runnable
 from sartor.measure.tables.rebuild import CannotRebuild, rebuilt
@@ -68,6 +68,8 @@ def in_turns(
                 try:
                     module = rebuilt(kind, point)
                     ready.append(stack.enter_context(prepare(module, module.inputs(), target)))
+                except TargetLost:
+                    raise
                 except (CannotRebuild, SartorError, RuntimeError, TypeError, NotImplementedError):
                     ready.append(None)
             found += _timed(ready, clock)
@@ -110,11 +112,7 @@ def _timed(ready: Sequence[Runnable | None], clock: Callable[[], float]) -> list
             if runnable is None:
                 continue
             with runnable.held():
-                run = runnable.run
-                begin = clock()
-                for _ in range(repeats[i]):
-                    run()
-                seconds = (clock() - begin) / repeats[i]
+                seconds = runnable.timed(repeats[i], clock) / repeats[i]
             if number >= 2:
                 samples[i].append(seconds)
             elif number == 1:  # the first run loads and allocates
