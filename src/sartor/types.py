@@ -19,6 +19,7 @@ from sartor.errors import BadInput, CorruptFile
 Role = Literal["out", "in", "norm", "buffer", "other"]
 Scores = Mapping[str, Tensor]  # group name -> [units]; larger = keep
 Counts = Mapping[str, int]  # group name -> units kept; a group not named is whole
+SECTIONS = 10  # of samples taken on a noisy machine, at least; see `wide_interval`
 METRICS = ("macs", "flops", "params", "bytes", "memory", "latency")
 
 
@@ -166,23 +167,38 @@ class Target:
 
 @dataclass(frozen=True)
 class Latency:
-    """Raw samples of one artefact on one target."""
+    """Raw samples of one artefact on one target.
 
-    seconds: tuple[float, ...]
+    On a machine where other work had the core for part of the time, `running` says how long of every sample the process
+    ran, and what is derived is derived from that; everywhere else it is empty.
+    """
+
+    seconds: tuple[float, ...]  # by the clock on the wall
     warmup: int
     target: Target
     environment: Mapping[str, Any] = field(default_factory=dict)
+    running: tuple[float, ...] = ()
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """`running` where it is known, else `seconds`."""
+        return self.running or self.seconds
 
     @property
     def median_s(self) -> float:
-        """Median of the samples, in seconds."""
-        return statistics.median(self.seconds)
+        """Median of the times, in seconds."""
+        return statistics.median(self.times)
 
     @property
     def iqr_s(self) -> float:
-        """Interquartile range of the samples, in seconds."""
-        q = statistics.quantiles(self.seconds, n=4) if len(self.seconds) > 1 else [0.0, 0.0, 0.0]
+        """Interquartile range of the times, in seconds."""
+        q = statistics.quantiles(self.times, n=4) if len(self.times) > 1 else [0.0, 0.0, 0.0]
         return q[2] - q[0]
+
+    @property
+    def noisy(self) -> str:
+        """How the machine was disturbed meanwhile, in words; "" where it was quiet, or where nobody looked."""
+        return str((self.environment.get("noise") or {}).get("why", ""))
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -190,6 +206,41 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     ordered, n = sorted(values), len(values)
     half = 1.96 * math.sqrt(n) / 2
     return ordered[max(0, math.floor(n / 2 - half) - 1)], ordered[min(n - 1, math.ceil(n / 2 + half))]
+
+
+def wide_interval(values: Sequence[float], sessions: int = 1) -> tuple[float, float]:
+    """A 95 % confidence interval of the median of values that hang together in time; at least `median_interval`.
+
+    Order statistics count every value as news, but a burst slows many neighbours. So the values, in the order they were
+    taken, are cut into at least ten sections, none of which spans two sessions, and the spread of the sections' medians
+    about the median of all gives the interval, by Student's t; never beyond the values themselves.
+
+    Source: sectioning; Asmussen and Glynn 2007, Stochastic Simulation, III.5a; for quantiles Nakayama 2014,
+    doi:10.1145/2558328.
+
+    Args:
+        values: of all sessions, as many of each.
+        sessions: how many.
+
+    >>> steady, burst = [1.0, 1.1, 1.2] * 25, [3.0] * 15
+    >>> median_interval(steady + burst)
+    (1.1, 1.2)
+    >>> [round(x, 2) for x in wide_interval(steady + burst)]
+    [1.0, 1.59]
+    """
+    low, high = median_interval(values)
+    each = math.ceil(SECTIONS / sessions)
+    length = len(values) // sessions
+    each = min(each, length)
+    if each * sessions < 2:
+        return low, high
+    from scipy.special import stdtrit
+
+    middle = statistics.median(values)
+    cuts = [k * length + i * length // each for k in range(sessions) for i in range(each)] + [len(values)]
+    off = [statistics.median(values[a:b]) - middle for a, b in itertools.pairwise(cuts)]
+    half = float(stdtrit(len(off) - 1, 0.975)) * math.sqrt(sum(x * x for x in off) / (len(off) - 1) / len(off))
+    return max(min(values), min(low, middle - half)), min(max(values), max(high, middle + half))
 
 
 @dataclass(frozen=True)
@@ -202,7 +253,7 @@ class Comparison:
     @property
     def ratios(self) -> tuple[float, ...]:
         """fitted / original, pair by pair."""
-        return tuple(f / o for o, f in zip(self.original.seconds, self.fitted.seconds))
+        return tuple(f / o for o, f in zip(self.original.times, self.fitted.times))
 
     @property
     def ratio(self) -> float:
@@ -211,8 +262,14 @@ class Comparison:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the median ratio."""
-        return median_interval(self.ratios)
+        """95 % confidence interval of the median ratio; on a noisy machine a wide one."""
+        sessions = int(self.original.environment.get("sessions", 1))
+        return wide_interval(self.ratios, sessions) if self.noisy else median_interval(self.ratios)
+
+    @property
+    def noisy(self) -> str:
+        """How the machine was disturbed meanwhile, in words; "" where it was quiet."""
+        return self.original.noisy or self.fitted.noisy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,5 +421,5 @@ def to_plain(value: Any) -> Any:
 __all__ = [
     "Budget", "Comparison", "Counted", "Counts", "Frozen", "Gates", "Group", "Latency", "Limit", "METRICS", "Member",
     "Plan", "Proof", "Recipe", "Role", "Scores", "Target", "Training", "asdict", "median_interval",
-    "to_plain",
+    "to_plain", "wide_interval",
 ]  # fmt: skip

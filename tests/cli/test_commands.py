@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,16 @@ def test_fit_cuts_what_it_is_told_to(say, net: str, tmp_path: Path) -> None:
 def test_options_of_the_factory_arrive(say, net: str) -> None:
     assert say("inspect", net, *SHAPE, "--option", "width=4", "--json").json["groups"][0]["units"] == 4
     assert say("inspect", net, *SHAPE, "--option", "witdh=4").code == 2
+
+
+def test_measure_says_when_the_machine_was_busy(say, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = sys.modules["sartor.measure.latency"].judged
+    busy = lambda *args, **more: {**real(*args, **more), "why": "a neighbour"}
+    monkeypatch.setattr(sys.modules["sartor.measure.latency"], "judged", busy)
+    quick = (*SHAPE, "--seconds", "0", "--samples", "5", "--sessions", "1")
+    for words in (("measure", net), ("measure", net, "--against", net)):
+        assert say(*words, *quick, "--json").json["latency"][0]["noisy"] == "a neighbour"
+        assert "eager-cpu: the machine was busy: a neighbour" in " ".join(say(*words, *quick).out.split())
 
 
 def test_measure_gives_one_network(say, net: str) -> None:

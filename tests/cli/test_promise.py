@@ -38,6 +38,7 @@ def test_a_case_is_fitted_in_one_process_and_measured_in_another(say, file: Path
     page.write_text(PAGE)
     words = ("bench", "latency", file, "--keep", keep, "--write", page, "--json")
     (row,) = say(*words).json["rows"]
+    assert isinstance(row["noisy"], str) and 0 <= row["noisy_rounds"] <= row["rounds"]
     assert 0 < row["macs"] < 1 and row["rounds"] >= 1 and 0 < row["interval"][0] <= row["again"] <= row["interval"][1]
     assert "Small" in page.read_text() and "old words" not in page.read_text()
     kept = json.loads(keep.read_text())
@@ -82,3 +83,15 @@ def test_the_sum_counts_every_case() -> None:
 def test_the_repositorys_file_reads() -> None:
     targets, limits, networks = promise.read_cases(Path(__file__).parents[2] / "bench" / "latency.toml")
     assert len(targets) * len(limits) * len(networks) == 30
+
+
+def test_a_row_measured_on_a_busy_machine_says_so_and_a_quiet_table_has_no_word_of_it() -> None:
+    row = {
+        "network": "n", "target": "t", "limit": 0.5, "macs": 0.4, "ratio": 0.49, "predicted": None, "rounds": 3,
+        "again": 0.5, "interval": [0.4, 0.6], "seconds": 1.0,
+    }  # fmt: skip
+    page = lambda *rows: promise_markdown({"rows": rows, "recipe": "l1", "environment": {}})
+    assert "machine" not in page(row, {**row, "noisy": ""})
+    text = page({**row, "noisy": ""}, {**row, "noisy": "a neighbour"})
+    assert "| machine |" in text and "| quiet |" in text and "| busy |" in text
+    assert "n, t, 50 %: the machine was busy: a neighbour; the interval is wide" in text

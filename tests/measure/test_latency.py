@@ -9,7 +9,7 @@ import pytest
 
 from sartor.errors import BadInput
 from sartor.measure import Runnable, compare, compare_afresh, latency
-from sartor.measure.latency import MOST
+from sartor.measure.latency import LONGER, MOST
 from sartor.types import Target
 
 TARGET = Target("eager")
@@ -119,9 +119,10 @@ def test_there_is_a_cap_and_the_result_says_that_it_was_met(most):
     cap = {"max_seconds": 10.0} if most == "seconds" else {"max_seconds": 1e9}
     got = compare(*wild, samples=10, precision=1e-6, clock=clock, **cap)
     assert not got.fitted.environment["sampling"]["precise"]
-    assert len(got.ratios) <= MOST * 10
+    assert got.noisy  # so all of it is allowed twice
+    assert len(got.ratios) <= LONGER * MOST * 10
     if most == "seconds":
-        assert sum(got.original.seconds) + sum(got.fitted.seconds) <= 10 + 2 * 2 * 2.0
+        assert sum(got.original.seconds) + sum(got.fitted.seconds) <= LONGER * 10 + 2 * 2 * 2.0
 
 
 def test_a_clock_that_stands_still_ends():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,7 @@ class Machine:
     def __init__(self, overhead: float, spread: float, seed: int):
         self.overhead, self.spread, self.rng = overhead, spread, random.Random(seed)
         self.whole = count(trace(net(), EXAMPLE)).macs
-        self.sessions = 0
+        self.sessions, self.noisy = 0, ""
 
     def true_ratio(self, share: float) -> float:
         return self.overhead + (1 - self.overhead) * share
@@ -52,7 +53,9 @@ class Machine:
             with original() as a, fitted() as b:
                 ratio = self.true_ratio(b) / self.true_ratio(a) * (1 + self.spread * self.rng.uniform(-1, 1))
             ratios += [ratio] * 5
-        return SimpleNamespace(ratios=tuple(ratios))
+        middle, wide = statistics.median(ratios), 0.1 if self.noisy else 0.0
+        interval = (middle * (1 - wide), middle * (1 + wide))
+        return SimpleNamespace(ratios=tuple(ratios), ratio=middle, interval=interval, noisy=self.noisy)
 
 
 def decided(machine: Machine, monkeypatch: pytest.MonkeyPatch, budget: str) -> Decision:
@@ -85,6 +88,15 @@ def test_a_quiet_machine_is_asked_less_often_than_a_restless_one(monkeypatch) ->
     decided(quiet, monkeypatch, "latency<=60% @ onnxruntime-cpu")
     decided(restless, monkeypatch, "latency<=60% @ onnxruntime-cpu")
     assert quiet.sessions <= restless.sessions < 200
+
+
+def test_a_noisy_machine_is_asked_again_and_every_round_says_so(monkeypatch) -> None:
+    quiet, noisy = Machine(0.2, 0.01, 0), Machine(0.2, 0.01, 0)
+    noisy.noisy = "a neighbour"
+    assert all(s.noisy == "" for s in decided(quiet, monkeypatch, "latency<=60% @ onnxruntime-cpu").trail)
+    decision = decided(noisy, monkeypatch, "latency<=60% @ onnxruntime-cpu")
+    assert all(s.noisy == "a neighbour" for s in decision.trail)
+    assert noisy.sessions >= 1.5 * quiet.sessions
 
 
 def test_what_overheads_make_unreachable_is_said_with_the_floor(monkeypatch) -> None:

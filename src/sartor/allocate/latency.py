@@ -22,6 +22,7 @@ class Step:
     macs_share: float
     ratio: float
     predicted: float | None = None  # the ratio that tables of latency said, where they were asked
+    noisy: str = ""  # how the machine was disturbed meanwhile, in words
 
 
 def fit_latency(

@@ -133,6 +133,7 @@ def _alone(name: str, measured: Latency) -> dict[str, Any]:
         "iqr_ms": 1e3 * measured.iqr_s,
         "samples": len(measured.seconds),
         "warmup": measured.warmup,
+        "noisy": measured.noisy,
     }
 
 
@@ -143,25 +144,31 @@ def _together(name: str, measured: Comparison) -> dict[str, Any]:
         "fitted_ms": 1e3 * measured.fitted.median_s,
         "ratio": measured.ratio,
         "interval": list(measured.interval),
+        "noisy": measured.noisy,
         "samples": {
-            "original_ms": [1e3 * s for s in measured.original.seconds],
-            "fitted_ms": [1e3 * s for s in measured.fitted.seconds],
+            "original_ms": [1e3 * s for s in measured.original.times],
+            "fitted_ms": [1e3 * s for s in measured.fitted.times],
         },
     }
 
 
 def _view(answer: Mapping[str, Any]) -> Any:
     from rich.console import Group as Stack
+    from rich.text import Text
 
     from sartor.report.text import changes, grid
     from sartor.units import show_bytes, show_count, show_seconds
 
+    busy = [
+        Text(f"{row['target']}: the machine was busy: {row['noisy']}; the spread is wide", style="yellow")
+        for row in answer["latency"] if row["noisy"]
+    ]  # fmt: skip
     if answer["against"] is not None:
         intervals = grid("latency ratio", "median", "95 % interval")
         for row in answer["latency"]:
             low, high = row["interval"]
             intervals.add_row(row["target"], f"{row['ratio']:.3f}", f"{low:.3f} to {high:.3f}")
-        return Stack(changes(answer), intervals)
+        return Stack(changes(answer), intervals, *busy)
     table = grid(answer["model"], "value", "spread")
     shows: dict[str, Callable[[float], str]] = {"macs": show_count, "params": show_count}
     for metric, value in (answer["counted"] or {}).items():
@@ -169,4 +176,4 @@ def _view(answer: Mapping[str, Any]) -> Any:
     for row in answer["latency"]:
         spread = f"± {show_seconds(row['iqr_ms'] / 2e3)}"
         table.add_row(f"latency, {row['target']}", show_seconds(row["median_ms"] / 1e3), spread)
-    return table
+    return Stack(table, *busy)

@@ -165,5 +165,5 @@ def _again(network: Network, target: str, plan: str, seed: int) -> dict[str, Any
     from sartor.run.timed import measured_again
     from sartor.types import Plan
 
-    ratio, interval = measured_again(*_built(network, seed), target, Plan.from_json(plan))
-    return {"again": ratio, "interval": list(interval)}
+    found = measured_again(*_built(network, seed), target, Plan.from_json(plan))
+    return {"again": found.ratio, "interval": list(found.interval), "noisy": found.noisy}

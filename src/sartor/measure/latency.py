@@ -1,4 +1,13 @@
-"""The stopwatch: warm-up until stable, interleaved turns, as many samples as the noise asks for."""
+"""The stopwatch: warm-up until stable, interleaved turns, as many samples as the noise asks for.
+
+When enough samples are there the machine is judged (`measure/noise.py`). Found noisy, it is measured on, for up to
+`LONGER` times the samples and seconds asked for, and intervals are widened (`sartor.types.wide_interval`). Where other
+work kept this process from running, and the work is done by one thread of it, the time that it ran is what counts.
+
+Why so: bursts add time to either side of a pair, so the median of pairwise ratios keeps its place where the ratio of
+medians, of quartiles, or of least samples does not, on simulated neighbours (`python bench/noise.py`); but slices of a
+scheduler as long as an inference lock on to it, and move every one of these by up to a tenth. Not the time that it ran.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +16,16 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from sartor.borrow import uncollected
 from sartor.errors import BadInput
+from sartor.measure.environment import usable_cores
+from sartor.measure.noise import Moment, judged, judged_together
 from sartor.measure.runnable import Runnable
-from sartor.types import Comparison, Latency, median_interval
+from sartor.types import Comparison, Latency, median_interval, wide_interval
 
 Clock = Callable[[], float]  # seconds, from any beginning
 
@@ -24,6 +36,28 @@ STABLE = 0.05  # ... until they differ by less than this share
 WARMUP_S = 3.0  # ... or this long has passed
 WORTH = 0.2  # of the seconds that a session took to prepare may be spent on measuring it
 MOST = 40  # at most this many times the samples asked for
+LONGER = 2  # times everything asked for, on a noisy machine
+
+
+@dataclass(frozen=True)
+class _Effort:
+    samples: int
+    min_seconds: float
+    max_seconds: float
+    precision: float
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise BadInput(f"latency, 'samples': expected at least 1; got {self.samples}")
+        if not 0 <= self.min_seconds <= self.max_seconds:
+            raise BadInput(
+                f"latency: expected 0 <= min_seconds <= max_seconds; got {self.min_seconds} and {self.max_seconds}"
+            )
+        if not self.precision > 0:
+            raise BadInput(f"latency, 'precision': expected a share > 0; got {self.precision}")
+
+    def longer(self) -> _Effort:
+        return _Effort(LONGER * self.samples, LONGER * self.min_seconds, LONGER * self.max_seconds, self.precision)
 
 
 @dataclass(frozen=True)
@@ -41,6 +75,7 @@ def latency(
     max_seconds: float = 10.0,
     precision: float = 0.02,
     clock: Clock = time.perf_counter,
+    running: Clock = time.process_time,
 ) -> Latency:
     """Time one runnable.
 
@@ -48,26 +83,17 @@ def latency(
         runnable: see `sartor.measure.prepare`.
         samples: at least this many are taken, unless the time is up.
         min_seconds: at least this long is measured.
-        max_seconds: no new sample is begun after it (warm-up not included).
+        max_seconds: no new sample is begun after it (warm-up not included); `LONGER` times it on a noisy machine.
         precision: samples are added until half the 95 % interval of the median is at most this share of it.
         clock: gives seconds; tests pass their own.
+        running: gives the seconds that this process ran; tests pass their own.
 
     Returns:
-        Seconds per inference (of `target.batch` examples), raw; the environment says under "sampling" how they came.
+        Seconds per inference (of `target.batch` examples), raw; the environment says under "sampling" how they came,
+        and under "noise" how the machine was meanwhile.
     """
-    _check(samples, min_seconds, max_seconds, precision)
-    before = runnable.facts()
-    gc.collect()
-    with runnable.held(), uncollected():
-        warm = _warm_up(runnable, clock)
-        start, taken = clock(), []
-        while True:
-            taken.append(_sample(runnable, warm, clock))
-            spread = _half_width(taken)
-            if _enough(len(taken), clock() - start, spread, samples, min_seconds, max_seconds, precision):
-                break
-    facts = {**before, "sampling": _sampling(warm, spread, precision, turns=False)}
-    return Latency(tuple(taken), warm.runs, runnable.target, facts)
+    effort = _Effort(samples, min_seconds, max_seconds, precision)
+    return _timed((runnable,), effort, clock, running)[0]
 
 
 def compare(
@@ -79,6 +105,7 @@ def compare(
     max_seconds: float = 20.0,
     precision: float = 0.02,
     clock: Clock = time.perf_counter,
+    running: Clock = time.process_time,
 ) -> Comparison:
     """Time two runnables in turns, A B B A, so that both meet the same moments of the machine.
 
@@ -87,9 +114,10 @@ def compare(
         fitted: what is compared with it, B; on the same target.
         samples: at least this many pairs are taken, unless the time is up.
         min_seconds: at least this long is measured.
-        max_seconds: no new pair is begun after it (warm-up not included).
+        max_seconds: no new pair is begun after it (warm-up not included); `LONGER` times it on a noisy machine.
         precision: pairs are added until half the 95 % interval of the median ratio is at most this share of it.
         clock: gives seconds; tests pass their own.
+        running: gives the seconds that this process ran; tests pass their own.
 
     Returns:
         Samples in seconds per inference; sample i of both was taken side by side.
@@ -97,33 +125,54 @@ def compare(
     Raises:
         BadInput: the two are on different targets.
     """
-    _check(samples, min_seconds, max_seconds, precision)
+    effort = _Effort(samples, min_seconds, max_seconds, precision)
     if original.target != fitted.target:
         raise BadInput(
             f"compare: expected two runnables on one target; got {original.target} and {fitted.target}; "
             "prepare both alike"
         )
-    before = original.facts()
-    pair = (original, fitted)
+    return Comparison(*_timed((original, fitted), effort, clock, running))
+
+
+def _timed(them: Sequence[Runnable], effort: _Effort, clock: Clock, running: Clock) -> list[Latency]:
+    """One runnable, or two in turns; noise is judged by the first one's samples."""
+    facts = them[0].facts()
+    counted = all(r.own and r.target.threads == 1 for r in them)
+    taken: list[list[float]] = [[] for _ in them]
+    ran: list[list[float]] = [[] for _ in them]
     gc.collect()
-    with original.held(), fitted.held(), uncollected():
-        warm = (_warm_up(original, clock), _warm_up(fitted, clock))
-        taken: tuple[list[float], list[float]] = ([], [])
-        start = clock()
+    with ExitStack() as held:
+        for r in them:
+            held.enter_context(r.held())
+        held.enter_context(uncollected())
+        warm = [_warm_up(r, clock) for r in them]
+        start, before, noise = clock(), Moment.now(), dict[str, Any]()
+        most = effort.longer()
         while True:
-            for which in (0, 1) if len(taken[0]) % 2 == 0 else (1, 0):
-                if warm[which].settle:
-                    pair[which].timed(1, clock)
-                taken[which].append(_sample(pair[which], warm[which], clock))
-            ratios = [b / a for a, b in zip(*taken)]
-            spread = _half_width(ratios)
-            if _enough(len(ratios), clock() - start, spread, samples, min_seconds, max_seconds, precision):
+            for k in range(len(them)) if len(taken[0]) % 2 == 0 else reversed(range(len(them))):
+                if len(them) > 1 and warm[k].settle:
+                    them[k].timed(1, clock)
+                begin = running()
+                taken[k].append(_sample(them[k], warm[k], clock))
+                ran[k].append(max((running() - begin) / warm[k].repeats, 1e-12))
+            spread = _half_width(ran if noise.get("interrupted") else taken, wide=bool(noise.get("why")))
+            if not _enough(len(taken[0]), clock() - start, spread, effort):
+                continue
+            noise = judged(
+                taken[0], ran[0] if counted else (), before, Moment.now(),
+                own=them[0].own, threads=them[0].target.threads or usable_cores(),
+            )  # fmt: skip
+            if not noise["why"] or effort == most:
                 break
-    first, second = (
-        Latency(tuple(s), w.runs, r.target, {**before, "sampling": _sampling(w, spread, precision, turns=True)})
-        for s, w, r in zip(taken, warm, pair)
-    )
-    return Comparison(first, second)
+            effort = most
+    return [
+        Latency(
+            tuple(s), w.runs, r.target,
+            {**facts, "sampling": _sampling(w, spread, effort.precision, turns=len(them) > 1), "noise": noise},
+            tuple(x) if noise["interrupted"] else (),
+        )
+        for s, x, w, r in zip(taken, ran, warm, them)
+    ]  # fmt: skip
 
 
 def compare_afresh(
@@ -133,6 +182,7 @@ def compare_afresh(
     sessions: int = 3,
     patience: float = 15.0,
     clock: Clock = time.perf_counter,
+    running: Clock = time.process_time,
     **effort: Any,
 ) -> Comparison:
     """Compare in several sessions, each with both put on the target anew, and pool their samples.
@@ -146,6 +196,7 @@ def compare_afresh(
         sessions: at most this many.
         patience: no further session is begun when putting the two on the target took longer than this, in seconds.
         clock: gives seconds.
+        running: gives the seconds that this process ran.
         effort: `samples`, `min_seconds`, `max_seconds`, `precision` of every session, as `compare` takes them; where
             preparing took long, `max_seconds` may be more.
 
@@ -162,7 +213,7 @@ def compare_afresh(
         begin = clock()
         with original() as a, fitted() as b:
             preparing = clock() - begin
-            found.append(compare(a, b, clock=clock, **_worth(effort, preparing)))
+            found.append(compare(a, b, clock=clock, running=running, **_worth(effort, preparing)))
         if preparing > patience:
             break
     least = min(len(c.ratios) for c in found)
@@ -179,7 +230,10 @@ def _pooled(sessions: Sequence[Latency], least: int) -> Latency:
     """Every session's first `least` samples, with the facts of the first session."""
     first = sessions[0]
     together = tuple(s for one in sessions for s in one.seconds[:least])
-    return Latency(together, first.warmup, first.target, {**first.environment, "sessions": len(sessions)})
+    running = tuple(s for one in sessions for s in one.times[:least]) if any(one.running for one in sessions) else ()
+    noise = judged_together([one.environment["noise"] for one in sessions])
+    facts = {**first.environment, "noise": noise, "sessions": len(sessions)}
+    return Latency(together, first.warmup, first.target, facts, running)
 
 
 def _warm_up(runnable: Runnable, clock: Clock) -> _Warm:
@@ -207,22 +261,21 @@ def _sample(runnable: Runnable, warm: _Warm, clock: Clock) -> float:
     return max(seconds, 1e-12)  # a clock that did not move: ratios stay finite
 
 
-def _half_width(values: Sequence[float]) -> float:
-    """Half the 95 % interval of the median from order statistics, as a share of the median."""
+def _half_width(taken: Sequence[Sequence[float]], *, wide: bool) -> float:
+    """Half the 95 % interval of the median, or of the median ratio of two, as a share of the median."""
+    values = taken[0] if len(taken) == 1 else [b / a for a, b in zip(*taken)]
     if len(values) < 6:  # no interval of 95 % exists
         return math.inf
-    low, high = median_interval(values)
+    low, high = wide_interval(values) if wide else median_interval(values)
     return (high - low) / 2 / statistics.median(values)
 
 
-def _enough(
-    n: int, elapsed: float, spread: float, samples: int, min_seconds: float, max_seconds: float, precision: float
-) -> bool:
-    if n % 2 and n > 1 and elapsed < max_seconds:
+def _enough(n: int, elapsed: float, spread: float, effort: _Effort) -> bool:
+    if n % 2 and n > 1 and elapsed < effort.max_seconds:
         return False  # A B B A: whole rounds only
-    if elapsed >= max_seconds or n >= MOST * samples:
+    if elapsed >= effort.max_seconds or n >= MOST * effort.samples:
         return True
-    return n >= samples and elapsed >= min_seconds and spread <= precision
+    return n >= effort.samples and elapsed >= effort.min_seconds and spread <= effort.precision
 
 
 def _sampling(warm: _Warm, spread: float, precision: float, *, turns: bool) -> dict[str, Any]:
@@ -232,12 +285,3 @@ def _sampling(warm: _Warm, spread: float, precision: float, *, turns: bool) -> d
         "half_interval": round(spread, 5) if math.isfinite(spread) else None,
         "precise": spread <= precision,  # False: the time was up before the interval was narrow enough
     }
-
-
-def _check(samples: int, min_seconds: float, max_seconds: float, precision: float) -> None:
-    if samples < 1:
-        raise BadInput(f"latency, 'samples': expected at least 1; got {samples}")
-    if not 0 <= min_seconds <= max_seconds:
-        raise BadInput(f"latency: expected 0 <= min_seconds <= max_seconds; got {min_seconds} and {max_seconds}")
-    if not precision > 0:
-        raise BadInput(f"latency, 'precision': expected a share > 0; got {precision}")

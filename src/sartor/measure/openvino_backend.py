@@ -107,7 +107,7 @@ def _load(target: Target, model: bytes | Path, feed: Mapping[str, np.ndarray], n
         alive["infer"](share_outputs=True)
         return results()
 
-    return Loaded(Runnable(target, step, release=alive.clear), step)
+    return Loaded(Runnable(target, step, release=alive.clear, own=target.device == "cpu"), step)
 
 
 def _said(error: Exception) -> str:

@@ -104,7 +104,7 @@ def _load(target: Target, model: bytes | Path, feed: Mapping[str, np.ndarray], n
 
 def _runnable(session: Any, feed: Mapping[str, np.ndarray], target: Target) -> Runnable:
     alive: dict[str, Any] = {"step": _bound(session, feed) if target.device == "cuda" else _plain(session, feed)}
-    return Runnable(target, lambda: alive["step"](), release=alive.clear)
+    return Runnable(target, lambda: alive["step"](), release=alive.clear, own=target.device == "cpu")
 
 
 def _plain(session: Any, feed: Mapping[str, np.ndarray]) -> Callable[[], Any]:

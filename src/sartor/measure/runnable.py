@@ -28,6 +28,7 @@ class Runnable:
     detail: Mapping[str, Any] = field(default_factory=dict)  # how it was made: exporter, seconds of preparation
     seconds: Callable[[int], float] | None = None
     facts: Callable[[], Mapping[str, Any]] = environment  # of the machine it runs on, at this moment
+    own: bool = False  # the work is done by the CPU in this process, which never waits for anything else meanwhile
     _held: int = field(default=0, init=False, repr=False)
     _closed: bool = field(default=False, init=False, repr=False)
 

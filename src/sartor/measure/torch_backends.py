@@ -31,7 +31,8 @@ def eager(model: nn.Module, example: Any, target: Target, *, fast: bool = True) 
     net, inputs = placed(model, example, target)
     args, kwargs = as_args(inputs)
     step = _synchronised(partial(net, *args, **kwargs), target)
-    return Runnable(target, step, partial(torch_settings, target), detail={"prepare_s": time.perf_counter() - start})
+    detail = {"prepare_s": time.perf_counter() - start}
+    return Runnable(target, step, partial(torch_settings, target), detail=detail, own=target.device == "cpu")
 
 
 def compiled(model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
@@ -55,7 +56,8 @@ def _compiled(model: nn.Module, example: Any, target: Target, backend: str | Cal
                 f"target {target.name!r}: torch.compile failed on {type(model).__name__}: {first_line(e)}"
             ) from e
     step = _synchronised(partial(fast_net, *args, **kwargs), target)
-    return Runnable(target, step, partial(torch_settings, target), detail={"prepare_s": time.perf_counter() - start})
+    detail = {"prepare_s": time.perf_counter() - start}
+    return Runnable(target, step, partial(torch_settings, target), detail=detail, own=target.device == "cpu")
 
 
 def placed(model: nn.Module, example: Any, target: Target) -> tuple[nn.Module, Any]:

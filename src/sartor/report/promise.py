@@ -28,6 +28,19 @@ def kept_promises(rows: Sequence[Row]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def heads(rows: Sequence[Row]) -> tuple[str, ...]:
+    """With a column for the machine where it was busy in any of the rows."""
+    return (*HEADS, "machine") if any(r.get("noisy") for r in rows) else HEADS
+
+
+def lines(rows: Sequence[Row]) -> list[list[str]]:
+    """One a row, as many cells as `heads`."""
+    found = [cells(row) for row in rows]
+    if len(heads(rows)) > len(HEADS):
+        found = [[*line, "busy" if row.get("noisy") else "quiet"] for line, row in zip(found, rows)]
+    return found
+
+
 def cells(row: Row) -> list[str]:
     """One line."""
     start = [row["network"], row["target"], f"{100 * row['limit']:g} %"]
@@ -44,9 +57,10 @@ def cells(row: Row) -> list[str]:
 
 def promise_table(answer: Mapping[str, Any]) -> Table:
     """For the terminal; under a limit that was not reached, why."""
-    table = grid(*HEADS)
-    for row in answer["rows"]:
-        table.add_row(*(Text(c) for c in cells(row)))
+    rows: Sequence[Row] = answer["rows"]
+    table = grid(*heads(rows))
+    for row, line in zip(rows, lines(rows)):
+        table.add_row(*(Text(c) for c in line))
         if row.get("why"):
             table.add_row(Text(f"  {row['why']}"[:110], style="dim"))
     return table
@@ -57,15 +71,20 @@ def promise_markdown(answer: Mapping[str, Any]) -> str:
     rows: Sequence[Row] = answer["rows"]
     said, known = kept_promises(rows), answer.get("environment") or {}
     versions = ", ".join(f"{k} {v}" for k, v in (known.get("versions") or {}).items() if k in ("torch", "onnxruntime"))
-    lines = [list(HEADS), ["---"] * len(HEADS), *map(cells, rows)]
+    table = [list(heads(rows)), ["---"] * len(heads(rows)), *lines(rows)]
     parts = [
         f"Measured with {versions} on {known.get('cpu', 'a CPU')}; recipe `{answer['recipe']}`, fresh weights.",
-        "\n".join("| " + " | ".join(line) + " |" for line in lines),
+        "\n".join("| " + " | ".join(line) + " |" for line in table),
         f"{said['within']} of {said['cases']} within {WINDOW[0]}–{WINDOW[1]} of the limit"
         + (f"; the largest is {said['worst']:.3f}, the median {said['median']:.3f}." if said["reached"] else "."),
     ]
-    failed = [f"- {r['network']}, {r['target']}, {100 * r['limit']:g} %: {r['why']}" for r in rows if r.get("why")]
-    return "\n\n".join([*parts, *(["\n".join(failed)] if failed else [])])
+    failed = [f"- {_case(r)}: {r['why']}" for r in rows if r.get("why")]
+    busy = [f"- {_case(r)}: the machine was busy: {r['noisy']}; the interval is wide" for r in rows if r.get("noisy")]
+    return "\n\n".join([*parts, *(["\n".join(failed + busy)] if failed or busy else [])])
+
+
+def _case(row: Row) -> str:
+    return f"{row['network']}, {row['target']}, {100 * row['limit']:g} %"
 
 
 def _percent(x: float | None) -> str:

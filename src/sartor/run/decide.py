@@ -6,6 +6,7 @@ import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import nn
 
@@ -18,12 +19,13 @@ from sartor.run.predicted import floor_words, predictor_for
 from sartor.structure import Graph
 from sartor.structure.example import Example
 from sartor.surgery import cut
-from sartor.types import Budget, Counted, Counts, Limit, Plan, Recipe, Scores
+from sartor.types import Budget, Comparison, Counted, Counts, Limit, Plan, Recipe, Scores
 
 _AIM = 0.985  # of a latency limit: room for the noise of the next measurement
 _ROUND_S = 1.2  # of a session of the search: sessions differ by more than one can tell by staying
 _NEAR = 0.1  # of a limit: within it, several sessions are measured
 _SESSIONS = 3
+_SURE = 0.02  # half the interval of a noisy session that is trusted all the same, as a share
 _CORRECTIONS = 2
 _SLACK = 0.04  # a plan may be this much faster than what is aimed at
 _BY_TABLE = "knapsack"  # the allocation that reads latency from tables
@@ -99,6 +101,12 @@ def decide(
     return _fit_timed(graph, recipe, watch, plan_at, bool(counted))
 
 
+class _Round(NamedTuple):
+    plan: Plan
+    ratio: float  # on the scale of the goal
+    noisy: str  # how the machine was disturbed meanwhile, in words; "": it was not
+
+
 class _Stopwatch:
     """Times plans against the original, each once."""
 
@@ -115,7 +123,7 @@ class _Stopwatch:
         self.whole, self.tell = original.macs, tell
         self.allowed = [x.at_most if x.relative else x.at_most / self._seconds(x) for x in limits]
         self.goal = min(self.allowed)  # the ratio that is exactly the limit
-        self.seen: list[tuple[Plan, float]] = []
+        self.seen: list[_Round] = []
         self.sessions = _SESSIONS  # near the limit
         self.predictors: list[Predictor] = []  # one a limit, where latency is read from tables
 
@@ -143,41 +151,58 @@ class _Stopwatch:
 
     def ratio(self, plan: Plan) -> float:
         """Latency on the target that is hardest to please, on the scale of `goal`."""
-        for known, ratio in self.seen:
-            if known.keep == plan.keep:
-                return ratio
+        for known in self.seen:
+            if known.plan.keep == plan.keep:
+                return known.ratio
         smaller = cut(self.model, self.graph, plan)
-        found = [self._compared(smaller, x) for x in self.limits]
+        noisy: list[str] = []
+        found = [self._compared(smaller, x, noisy) for x in self.limits]
         said = self.predicted(plan.counts())
         self.tell(
             f"{self.share(plan):.1%} of the MACs takes {', '.join(f'{c:.1%}' for c in found)} of the time"
             + (f", {said:.1%} was predicted" if said is not None else "")
         )
         ratio = self.goal * max(c / a for c, a in zip(found, self.allowed))
-        self.seen.append((plan, ratio))
+        self.seen.append(_Round(plan, ratio, "; ".join(dict.fromkeys(noisy))))
         return ratio
 
     def again(self, plan: Plan) -> float:
         """The ratio of a plan seen before, from new sessions and the old ones alike."""
         old = self.ratio(plan)
-        self.seen = [row for row in self.seen if row[0].keep != plan.keep]
+        self.seen = [row for row in self.seen if row.plan.keep != plan.keep]
         new = self.ratio(plan)
-        self.seen[-1] = (plan, (old + new) / 2)
-        return self.seen[-1][1]
+        self.seen[-1] = self.seen[-1]._replace(ratio=(old + new) / 2)
+        return self.seen[-1].ratio
 
-    def _compared(self, smaller: nn.Module, limit: Limit) -> float:
-        """Where the limit is near, one session of the runtime does not tell on which side."""
+    def _compared(self, smaller: nn.Module, limit: Limit, noisy: list[str]) -> float:
+        """Where the limit is near, or a noisy machine left the ratio open, one session does not tell on which side.
 
-        def ratios(sessions: int) -> tuple[float, ...]:
-            return compare_afresh(
-                lambda: prepare(self.model, self.example, str(limit.target)),
-                lambda: prepare(smaller, self.example, str(limit.target)),
-                sessions=sessions, precision=0.01, min_seconds=0.5, max_seconds=_ROUND_S,
-            ).ratios  # fmt: skip
+        Where both, nor do three. `noisy` gets in words how the machine was disturbed.
+        """
+        found: list[Comparison] = []
+        allowed = self.allowed[self.limits.index(limit)]
 
-        first = ratios(1)
-        near = abs(statistics.median(first) / self.allowed[self.limits.index(limit)] - 1) <= _NEAR
-        return statistics.median(first + ratios(self.sessions - 1) if near and self.sessions > 1 else first)
+        def measured(sessions: int) -> float:
+            found.append(
+                compare_afresh(
+                    lambda: prepare(self.model, self.example, str(limit.target)),
+                    lambda: prepare(smaller, self.example, str(limit.target)),
+                    sessions=sessions, precision=0.01, min_seconds=0.5, max_seconds=_ROUND_S,
+                )
+            )  # fmt: skip
+            return statistics.median(r for c in found for r in c.ratios)
+
+        ratio = measured(1)
+        near = lambda: abs(ratio / allowed - 1) <= _NEAR
+        if self.sessions > 1 and (near() or _unsure(found[0])):
+            ratio = measured(self.sessions - 1)
+            if near() and all(map(_unsure, found)):
+                ratio = measured(self.sessions)
+        said = next((c.noisy for c in reversed(found) if c.noisy), "")
+        if said:
+            noisy.append(said)
+            self.tell(f"the machine was busy: {said}; measured on")
+        return ratio
 
     def _seconds(self, limit: Limit) -> float:
         with prepare(self.model, self.example, str(limit.target)) as runnable:
@@ -185,7 +210,8 @@ class _Stopwatch:
 
     def decision(self, plan: Plan) -> Decision:
         """The plan, with every round on the way to it."""
-        return Decision(plan, tuple(Step(self.share(p), r, self.predicted(p.counts())) for p, r in self.seen))
+        trail = (Step(self.share(x.plan), x.ratio, self.predicted(x.plan.counts()), x.noisy) for x in self.seen)
+        return Decision(plan, tuple(trail))
 
 
 def _fit_timed(
@@ -229,13 +255,13 @@ def _fit_timed(
     asked = " and ".join(
         f"{x.target} at most {100 * a:.4g} % of the original" for x, a in zip(watch.limits, watch.allowed)
     )
-    least = min(watch.seen, key=lambda row: row[1], default=None)
+    least = min(watch.seen, key=lambda row: row.ratio, default=None)
     if least is None:
         raise missed[-1]
     raise BudgetNotMet(
-        f"latency, asked on {asked}: the fastest network measured takes {100 * least[1]:.4g} % of the time with "
-        f"{100 * watch.share(least[0]):.4g} % of the MACs. Allow more, lower the recipe's floor, or cut more groups",
-        least[0],
+        f"latency, asked on {asked}: the fastest network measured takes {100 * least.ratio:.4g} % of the time with "
+        f"{100 * watch.share(least.plan):.4g} % of the MACs. Allow more, lower the recipe's floor, or cut more groups",
+        least.plan,
     ) from missed[-1]
 
 
@@ -284,6 +310,12 @@ def _closed_loop(watch: _Stopwatch, plan_at: Callable[[float], Plan], floor: flo
         if not left or watch.goal * _AIM * (1 - _SLACK) <= watch.again(plan) <= watch.goal:
             break
     return plan
+
+
+def _unsure(measured: Comparison) -> bool:
+    """The machine was noisy, and what it left of the ratio is no answer."""
+    low, high = measured.interval
+    return bool(measured.noisy) and (high - low) / 2 > _SURE * measured.ratio
 
 
 def _units(graph: Graph) -> dict[str, int]:

@@ -22,7 +22,7 @@ from sartor.run.decide import Decision, decide, plan_for
 from sartor.run.fibred import with_fibres
 from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.heal import heal
-from sartor.run.outcome import Facts, Outcome, result_of
+from sartor.run.outcome import Facts, Outcome, noise_note, result_of
 from sartor.run.rank import ranked
 from sartor.run.record import Progress, Recorder
 from sartor.run.search import improved_scores
@@ -32,7 +32,7 @@ from sartor.structure.example import batch_of, map_tensors, to_device, with_batc
 from sartor.surgery import apply_edits, edits_for, probe, prove
 from sartor.train import History, accuracy, fine_tune
 from sartor.train.batch import first_samples, split
-from sartor.types import Budget, Plan, Recipe
+from sartor.types import Budget, Plan, Recipe, to_plain
 
 Batches = Iterable[Any]
 Evaluate = Callable[[nn.Module], float]
@@ -167,7 +167,7 @@ class _Run:
         comparisons = self._measure(smaller)
         facts_all = Facts(
             self.budget, recipe, graph, original, fitted, plan, proof, quality, tested, self.metric, comparisons,
-            [{"macs_share": s.macs_share, "ratio": s.ratio, "predicted": s.predicted} for s in decision.trail],
+            [to_plain(s) for s in decision.trail],
             [dict(e) for e in history] if history else [], history.best_epoch if history else None,
             record.seconds, record.notes, model_name,
         )  # fmt: skip
@@ -276,6 +276,8 @@ class _Run:
                     **(_TO_HOLD if target in limits else _TO_KNOW),
                 )  # fmt: skip
                 facts.update(ratio=found[target].ratio, interval=found[target].interval)
+                if found[target].noisy:
+                    self.record.note(noise_note(target, found[target]))
         return found
 
 

@@ -76,7 +76,7 @@ def frontier(
         "params", "val", "test"}, "points", "seconds": {"understand", "score", "total"}, "notes", "environment"}.
         A point is {"recipe", "asked", "status": "met" | "not reached", "why", "macs" and "params" (shares of the
         original's), "val" and "test" (percent), "gap" (see `sartor.repair.gap.output_gap`), "latency": {"ratio",
-        "interval", "original_ms", "fitted_ms"}, "seconds"}; what was not judged is None.
+        "interval", "original_ms", "fitted_ms", "noisy"}, "seconds"}; what was not judged is None.
 
     Raises:
         BadInput, UnknownName: an argument.
@@ -208,6 +208,7 @@ def _latency(measured: Comparison) -> dict[str, Any]:
         "interval": list(measured.interval),
         "original_ms": 1e3 * measured.original.median_s,
         "fitted_ms": 1e3 * measured.fitted.median_s,
+        "noisy": measured.noisy,
     }
 
 

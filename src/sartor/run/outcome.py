@@ -166,6 +166,15 @@ def _drop_text(budget: Budget) -> list[str]:
     return [] if budget.max_drop is None else [f"drop<={budget.max_drop:g}"]
 
 
+def noise_note(target: str, measured: Comparison) -> str:
+    """What a reader has to know about a comparison on a noisy machine."""
+    low, high = measured.interval
+    return (
+        f"the machine was busy while {target} was measured: {measured.noisy}; "
+        f"the interval is wide, {low:.3f} to {high:.3f}"
+    )
+
+
 def _latency_row(target: str, c: Comparison) -> dict[str, Any]:
     return {
         "target": target,
@@ -173,8 +182,9 @@ def _latency_row(target: str, c: Comparison) -> dict[str, Any]:
         "fitted_ms": 1e3 * c.fitted.median_s,
         "ratio": c.ratio,
         "interval": list(c.interval),
+        "noisy": c.noisy,
         "samples": {
-            "original_ms": [round(1e3 * s, 5) for s in c.original.seconds],
-            "fitted_ms": [round(1e3 * s, 5) for s in c.fitted.seconds],
+            "original_ms": [round(1e3 * s, 5) for s in c.original.times],
+            "fitted_ms": [round(1e3 * s, 5) for s in c.fitted.times],
         },
     }

@@ -17,7 +17,7 @@ from sartor.run.rank import ranked
 from sartor.structure import trace
 from sartor.structure.example import Example
 from sartor.surgery import cut, probe
-from sartor.types import Budget, Limit, Plan, Recipe
+from sartor.types import Budget, Comparison, Limit, Plan, Recipe
 
 _EFFORT: dict[str, Any] = {"precision": 0.01, "min_seconds": 1.0, "max_seconds": 3.0}
 
@@ -41,7 +41,7 @@ def fit_to_latency(
 
     Returns:
         {"plan" (None: the limit cannot be met), "floor" (what was said then, else ""), "macs" (share left), "ratio" (as
-        the loop measured it), "predicted" (by tables, else None), "rounds", "seconds"}.
+        the loop measured it), "predicted" (by tables, else None), "rounds", "noisy_rounds", "seconds"}.
     """
     start = time.perf_counter()
     graph = probe(model, trace(model, example))
@@ -55,22 +55,20 @@ def fit_to_latency(
     try:
         found = decide(model, some, scores, budget, recipe, original, example, tell=tell)
     except BudgetNotMet as e:
-        return {**row, "floor": str(e), "rounds": 0, "seconds": time.perf_counter() - start}
+        return {**row, "floor": str(e), "rounds": 0, "noisy_rounds": 0, "seconds": time.perf_counter() - start}
     share = macs(graph, found.plan.counts()) / original.macs
     last = next((s for s in reversed(found.trail) if abs(s.macs_share - share) < 1e-9), None)
     row |= {"plan": found.plan, "macs": share}
     if last is not None:
         row |= {"ratio": last.ratio, "predicted": last.predicted}
-    return {**row, "rounds": len(found.trail), "seconds": time.perf_counter() - start}
+    noisy = sum(bool(s.noisy) for s in found.trail)
+    return {**row, "rounds": len(found.trail), "noisy_rounds": noisy, "seconds": time.perf_counter() - start}
 
 
-def measured_again(
-    model: nn.Module, example: Example, target: str, plan: Plan, *, sessions: int = 5
-) -> tuple[float, tuple[float, float]]:
-    """(median ratio, its 95 % interval) of the cut network against the original, several sessions in turns."""
+def measured_again(model: nn.Module, example: Example, target: str, plan: Plan, *, sessions: int = 5) -> Comparison:
+    """The cut network against the original, several sessions in turns."""
     graph = probe(model, trace(model, example))
     smaller = cut(model, graph, plan)
-    found = compare_afresh(
+    return compare_afresh(
         lambda: prepare(model, example, target), lambda: prepare(smaller, example, target), sessions=sessions, **_EFFORT
     )
-    return found.ratio, found.interval
