@@ -1,6 +1,7 @@
 """How well latency read from tables predicts networks that took no part in it: the figures of docs/latency.md.
 
 python bench/predictor.py resnet18 resnet56 timm:convnext_atto [--target T] [--plans 30] [--file TABLES] [--json FILE]
+    [--write docs/latency.md]
 
 Shares are compared: latency of a cut network over that of the original. Both are timed in turns on the processor's own
 clock (`time.thread_time`, which stands still while something else runs), so the target must have one thread.
@@ -20,6 +21,7 @@ import torch
 from scipy.stats import spearmanr
 
 from cifar_resnet import CifarResNet
+from sartor.cli.page import Page
 from sartor.measure import compare, environment, parse_target, prepare
 from sartor.measure.tables import Store, random_plans
 from sartor.run.predicted import predictor_for
@@ -83,32 +85,52 @@ def _macs(graph: Any, counts: Any) -> float:
     return macs(graph, counts) / macs(graph)
 
 
+def table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """Markdown, with what it was measured on."""
+    names = ("torch", "onnxruntime")
+    on = ", ".join(f"{n} {facts['versions'][n]}" for n in names if n in facts["versions"])
+    lines = [
+        f"Measured with {on} on {facts['cpu']}.",
+        "",
+        "| network | target | timings | seconds | plans | median error | 90 % below | rank correlation | sum without "
+        "correction | MACs instead |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        p, s, m = row["predicted"], row["sum"], row["macs"]
+        lines.append(
+            f"| {row['network']} | {row['target']} | {row['timings']} | {row['gather_s']:.0f} | {row['plans']} | "
+            f"{100 * p['median_error']:.1f} % | {100 * p['p90_error']:.1f} % | {p['rank_correlation']:.3f} | "
+            f"{100 * s['median_error']:.1f} % | {100 * m['median_error']:.1f} % |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print a Markdown table."""
+    """Print a Markdown table, or put it into a page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+")
     parser.add_argument("--target", default="onnxruntime-cpu:threads=1")
     parser.add_argument("--plans", type=int, default=30)
-    parser.add_argument("--file", type=Path)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--file", type=Path, help="the tables; default: the usual place")
+    parser.add_argument("--json", type=Path, help="rows; those it holds are not measured again")
+    parser.add_argument("--write", type=Path, help="page with <!-- predictor --> and <!-- /predictor -->")
     asked = parser.parse_args()
+    page = Page(asked.write, "predictor") if asked.write else None
     torch.set_num_threads(1)
-    print("| network | timings | seconds | median error | 90 % below | rank | bare sum | MACs |")
-    print("|---|---|---|---|---|---|---|---|")
-    rows = []
+    kept = json.loads(asked.json.read_text())["rows"] if asked.json and asked.json.is_file() else []
+    rows = {(r["network"], r["target"], r["plans"]): r for r in kept}
     for name in asked.networks:
-        row = judged(name, asked.target, asked.plans, asked.file)
-        rows.append(row)
-        p, s, m = row["predicted"], row["sum"], row["macs"]
-        print(
-            f"| {name} | {row['timings']} | {row['gather_s']:.0f} | {100 * p['median_error']:.1f} % | "
-            f"{100 * p['p90_error']:.1f} % | {p['rank_correlation']:.3f} | {100 * s['median_error']:.1f} % | "
-            f"{100 * m['median_error']:.1f} % |",
-            flush=True,
-        )
+        key = (name, asked.target, asked.plans)
+        if key not in rows:
+            rows[key] = judged(name, asked.target, asked.plans, asked.file)
+        facts = {"environment": environment(), "rows": list(rows.values())}
         if asked.json:
-            facts = {"environment": environment(), "rows": rows}
             asked.json.write_text(json.dumps(to_plain(facts), indent=1))
+    found = table([rows[(name, asked.target, asked.plans)] for name in asked.networks], environment())
+    print(found)
+    if page:
+        page.fill(found)
 
 
 if __name__ == "__main__":
