@@ -51,9 +51,7 @@ def judged(name: str, target: str, plans: int, file: Path | None) -> dict[str, A
         keep = {n: tuple(range(k)) for n, k in counts.items()}
         smaller = cut(model, graph, Plan(keep, "random", graph.fingerprint))
         with prepare(model, example, place) as a, prepare(smaller, example, place) as b:
-            found = compare(a, b, samples=10, min_seconds=0.3, max_seconds=1.2, clock=time.thread_time)
-        low = [float(np.quantile(x.seconds, 0.25)) for x in (found.original, found.fitted)]
-        return low[1] / low[0]
+            return compare(a, b, samples=10, min_seconds=0.3, max_seconds=1.5, clock=time.thread_time).ratio
 
     store = Store(file)
     before, start = sum(r["timings"] for r in store.wheres()), time.perf_counter()
