@@ -48,6 +48,11 @@ def parse_budget(text: str | Budget) -> Budget:
                 raise BadInput("budget: drop is limited twice; keep the tighter one")
             drop = _points(amount, clause)
             continue
+        if metric == "energy":
+            raise BadInput(
+                f"budget clause {clause.strip()!r}: energy is measured, not limited; limit latency on the same target "
+                "and compare both networks with 'sartor measure --energy'"
+            )
         if metric not in METRICS:
             raise UnknownName("budget metric", metric, [*METRICS, "drop"])
         if metric == "latency" and target is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,23 @@ def test_measure_says_when_the_machine_was_busy(say, net: str, monkeypatch: pyte
     for words in (("measure", net), ("measure", net, "--against", net)):
         assert say(*words, *quick, "--json").json["latency"][0]["noisy"] == "a neighbour"
         assert "eager-cpu: the machine was busy: a neighbour" in " ".join(say(*words, *quick).out.split())
+
+
+def test_measure_meters_energy_or_says_what_is_missing(say, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sartor.measure import energy
+
+    quick = (*SHAPE, "--seconds", "0", "--samples", "5", "--sessions", "1", "--energy")
+    monkeypatch.setattr(energy.Rapl.__init__, "__defaults__", (Path("nowhere"),))
+    found = say("measure", net, *quick)
+    assert found.code == 1 and "intel-rapl" in found.err
+    meter = type("Fake", (), {"name": "a fake", "joules": lambda self: 10.0 * time.perf_counter()})
+    monkeypatch.setattr(energy, "meter_for", lambda target: meter())
+    monkeypatch.setattr(energy.energy, "__kwdefaults__", {**energy.energy.__kwdefaults__, "blocks": 2, "block_s": 0.01})
+    (row,) = say("measure", net, *quick, "--json").json["energy"]
+    assert row["joules"] > 0 and row["idle_w"] == pytest.approx(10.0, rel=0.1) and row["meter"] == "a fake"
+    (row,) = say("measure", net, "--against", net, *quick, "--json").json["energy"]
+    assert row["ratio"] == pytest.approx(row["fitted_j"] / row["original_j"])
+    assert "an inference by a fake" in " ".join(say("measure", net, *quick).out.split())
 
 
 def test_measure_gives_one_network(say, net: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from sartor.errors import BadInput
 
 if TYPE_CHECKING:
     from sartor.measure import Runnable
+    from sartor.measure.energy import Meter
     from sartor.types import Comparison, Latency, Target
 
 COUNTS = ("macs", "params", "bytes", "memory")
@@ -40,18 +42,24 @@ def measure(
     sessions: Annotated[
         int, typer.Option(min=1, help="With --against: how often both are put on the target anew.")
     ] = 5,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Joules per inference too, where the machine has a meter (RAPL, NVML).")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> Reply:
     """Count MACs, parameters, bytes and peak memory, and time a network on its targets (eager-cpu unless told)."""
     from sartor.measure import compare_afresh, environment, latency, parse_target, show_target
+    from sartor.measure.energy import meter_for
 
     targets = [parse_target(t) for t in target or ["eager-cpu"]]
     subject = _Subject(model, dict(weights=weights, option=option, shape=shape, data=data))
     other = None if against is None else _Subject(against, dict(shape=shape, data=data, beside=model))
     longest = 20.0 if against is None else 3.0  # of two, sessions differ by more than one tells by staying
     effort: dict[str, Any] = {"samples": samples, "min_seconds": seconds, "max_seconds": max(longest, 4 * seconds)}
+    meters = {place: meter_for(place) for place in targets} if energy else {}
     rows: list[dict[str, Any]] = []
+    metered: list[dict[str, Any]] = []
     with steps(quiet=quiet) as progress:
         progress("count", None, model)
         counted = _pair(subject.counted(), other.counted() if other else None, two=other is not None)
@@ -70,8 +78,27 @@ def measure(
                     sessions=sessions, **effort,
                 )  # fmt: skip
                 rows.append(_together(name, measured))
+            if energy:
+                progress(f"meter on {name}", None, "joules")
+                metered.append(_metered(name, subject, other, place, meters[place]))
     answer = {"model": model, "against": against, "counted": counted, "latency": rows, "environment": environment()}
+    if energy:
+        answer["energy"] = metered
     return Reply(answer, _view(answer))
+
+
+def _metered(name: str, subject: _Subject, other: _Subject | None, place: Target, meter: Meter) -> dict[str, Any]:
+    """Joules per inference, idle power included; of two, in turns."""
+    from sartor.measure.energy import energy
+
+    with ExitStack() as held:
+        them = [held.enter_context(s.runnable(place)) for s in (other, subject) if s is not None]
+        found = energy(them, meter)
+    row: dict[str, Any] = {"target": name, "meter": meter.name, "idle_w": found[0].idle_w}
+    if other is None:
+        return {**row, "joules": found[0].median_j}
+    first, second = (e.median_j for e in found)
+    return {**row, "original_j": first, "fitted_j": second, "ratio": second / first}
 
 
 class _Subject:
@@ -163,6 +190,11 @@ def _view(answer: Mapping[str, Any]) -> Any:
         Text(f"{row['target']}: the machine was busy: {row['noisy']}; the spread is wide", style="yellow")
         for row in answer["latency"] if row["noisy"]
     ]  # fmt: skip
+    for row in answer.get("energy", ()):
+        joules = " and ".join(f"{row[k]:.3g} J" for k in ("original_j", "fitted_j", "joules") if k in row)
+        busy.append(
+            Text(f"{row['target']}: {joules} an inference by {row['meter']}, idle {row['idle_w']:.1f} W included")
+        )
     if answer["against"] is not None:
         intervals = grid("latency ratio", "median", "95 % interval")
         for row in answer["latency"]:

@@ -28,7 +28,9 @@ def environment() -> dict[str, Any]:
     """Machine, software and load at this moment, as JSON knows them.
 
     Keys: cpu, architecture, cores, usable_cores, memory_bytes, os, python, versions (package -> version),
-    torch_threads, gpu (names), governor (of the first core), load (1, 5 and 15 minutes), container_cpus, date (UTC).
+    torch_threads, gpu (names), governor and frequency_driver (of the first core), boost and smt (whether on),
+    hypervisor (whether the processor says there is one), steal_s (taken by it since the start), affinity (cores this
+    process may run on, as found: nothing is pinned here), load (1, 5 and 15 minutes), container_cpus, date (UTC).
     What cannot be read is None.
     """
     return {
@@ -36,6 +38,12 @@ def environment() -> dict[str, Any]:
         "usable_cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "frequency_driver": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_driver"),
+        "boost": _boost(),
+        "smt": _switch("/sys/devices/system/cpu/smt/active"),
+        "hypervisor": _hypervisor(),
+        "steal_s": _steal(),
+        "affinity": _affinity(),
         "load": _load(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -73,6 +81,35 @@ def _read(path: str) -> str | None:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
+        return None
+
+
+def _switch(path: str) -> bool | None:
+    return {"0": False, "1": True}.get(_read(path) or "")
+
+
+def _boost() -> bool | None:
+    """Whether the clock may rise above its nominal rate."""
+    off = _switch("/sys/devices/system/cpu/intel_pstate/no_turbo")
+    return _switch("/sys/devices/system/cpu/cpufreq/boost") if off is None else not off
+
+
+def _hypervisor() -> bool | None:
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
+    return None if flags is None else "hypervisor" in flags[1].split()
+
+
+def _steal() -> float | None:
+    try:
+        return int((_read("/proc/stat") or "").split()[8]) / os.sysconf("SC_CLK_TCK")
+    except (ValueError, IndexError, AttributeError):
+        return None
+
+
+def _affinity() -> list[int] | None:
+    try:
+        return sorted(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
         return None
 
 
