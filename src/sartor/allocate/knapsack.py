@@ -1,13 +1,13 @@
 """Widths chosen one by one on the costs as they are: a multiple-choice knapsack.
 
-Every group, or class of tied groups, takes one width from its menu. What is kept is the sum of the scores of the units
-that stay; every limit is a sum of parts that depend on one or two of the widths, which makes a mixed-integer linear
-program: a binary for every choice, and for every part of two groups the pairs of their choices. Parts of more groups,
-and costs that do not say their parts, are taken as straight around the best widths so far, and the program is solved
-again until nothing moves.
+Every group, or class of tied groups, takes one width from its menu. What is lost is the sum over groups of the scores
+given up, each group's divided by the share of it that is kept; every limit is a sum of parts that depend on one or two
+of the widths, which makes a mixed-integer linear program: a binary for every choice, and for every part of two groups
+the pairs of their choices. Parts of more groups, and costs that do not say their parts, are taken as straight around
+the best widths so far, and the program is solved again until nothing moves.
 
 Source: latency constraints as a knapsack, Shen et al. 2022, "HALP", arXiv:2110.10811; there each layer's cost depends
-on its own width only.
+on its own width only, and a unit is worth its score whatever else stays of its layer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _LOOK = 64  # widths looked at for it
 _PAIRS = 30_000  # choices of two groups at most; beyond, couplings are linearised
 _ROUNDS = 6
 _SECONDS = 2.0  # of one program
-_GAP = 2e-3  # share of the best score that may be given up
+_GAP = 5e-3  # of the least loss: how much more is as good
+_LEAST_SHARE = 1e-3  # of a group's score, where its loss stops growing
 _SAME = 0.01  # a wider width that costs at most this much more stands for the narrower
 
 
@@ -39,7 +40,7 @@ _SAME = 0.01  # a wider width that costs at most this much more stands for the n
 class _Class:
     groups: tuple[str, ...]
     menu: list[int]  # from narrow to whole
-    value: list[float]  # score kept at each
+    value: list[float]  # minus the loss at each, see `_worth`
 
 
 @dataclass
@@ -84,7 +85,7 @@ def knapsack(
     floor: float = 0.1,
     round_to: int = 1,
 ) -> Keep:
-    """Widths that keep the most score, each chosen on the costs as they are (staircases of latency, say).
+    """Widths that lose the least, each chosen on the costs as they are (staircases of latency, say).
 
     Scores should not be divided by cost: the limits say what everything costs. See `Allocator` for arguments, result
     and errors; under a cost with stairs, units are put back from width to width of the menu.
@@ -117,10 +118,32 @@ def _classes(
         widths = ladder(n, floor, round_to)
         looked = _coarse(widths, n)
         menu = _menu(looked, lambda k, t=together: [_share(c, t, k, units) for c in caps])  # type: ignore[misc]
-        total = sum(scores[g].double().sort(descending=True).values for g in together)
-        sums = np.concatenate([[0.0], total.cumsum(0).numpy() / scale])  # type: ignore[union-attr]
-        found.append(_Class(together, menu, [float(sums[k]) for k in menu]))
+        total: Any = sum(scores[g].double().sort(descending=True).values for g in together)
+        worth = _worth(total.numpy() / scale)
+        found.append(_Class(together, menu, [float(worth[k - 1]) for k in menu]))
     return found
+
+
+def _worth(scores: np.ndarray) -> np.ndarray:
+    """Minus what is lost when the first 1, 2, ... units of a group stay: score given up / share of the score kept.
+
+    Where little goes this is the sum of the scores that go; where little stays it grows without bound. A sum alone
+    would rather empty a few dear groups than thin out many, and a chain is no wider than its narrowest link.
+
+    Args:
+        scores: [units], falling. Scores below 0 are counted from the lowest.
+
+    Returns:
+        [units], rising to 0, in steps that never grow.
+
+    >>> _worth(np.array([2.0, 1.0, 1.0]))
+    array([-4.        , -1.33333333,  0.        ])
+    """
+    counted = scores - min(0.0, float(scores[-1]))
+    kept = counted.cumsum()
+    whole = float(kept[-1]) or 1.0
+    worth: np.ndarray = (kept - kept[-1]) / np.maximum(kept / whole, _LEAST_SHARE)
+    return worth
 
 
 def _coarse(widths: Sequence[int], n: int) -> list[int]:
@@ -142,7 +165,7 @@ def _share(cap: Cap, together: Sequence[str], k: int, units: Mapping[str, int]) 
 
 
 def _menu(widths: Sequence[int], costs: Callable[[int], list[float]]) -> list[int]:
-    """Widths worth choosing: none that a wider one undercuts, spread evenly over what is left."""
+    """Widths worth choosing: none that a wider one undercuts, spread evenly from narrow to whole."""
     rows = [(k, costs(k)) for k in widths]
     useful: list[int] = []
     least: list[float] | None = None
@@ -152,8 +175,8 @@ def _menu(widths: Sequence[int], costs: Callable[[int], list[float]]) -> list[in
             least = row if least is None else [min(a, b) for a, b in zip(row, least)]
     useful.reverse()
     if len(useful) > _MENU:
-        picks = {round(i * (len(useful) - 1) / (_MENU - 1)) for i in range(_MENU)}
-        useful = [useful[i] for i in sorted(picks)]
+        marks = np.linspace(useful[0], useful[-1], _MENU)
+        useful = sorted({min(useful, key=lambda k: abs(k - m)) for m in marks})
     return useful
 
 
