@@ -46,7 +46,7 @@ TARGET = "onnxruntime-cpu:threads=1"
 TOLERANCE = 0.04  # how far below a limit a network may be, as a share of it
 ROUNDS = 7
 FLOOR = 0.1  # least share of a group
-CALIBRATION = 500  # images for scores, statistics and repair
+CALIBRATION = 250  # images for scores, statistics and repair
 BATCH = 10  # of the test images
 # how scores are read: sums over units have to compare across groups, so none is divided by MACs
 RECIPES = {
