@@ -77,7 +77,9 @@ def test_every_dtype_it_declares_is_made_for_it(mlp, board):
 def test_it_has_its_own_clock_and_machine_and_is_closed(mlp, board, tmp_path):
     path = board()
     with prepare(*mlp, str(path)) as runnable:
-        seconds = latency(runnable, samples=4, min_seconds=0.0).seconds
+        measured = latency(runnable, samples=4, min_seconds=0.0)
+    seconds = measured.seconds
+    assert measured.environment["cpu"] == "formula"
     assert len(set(seconds)) == 1 and seconds[0] > 1e-4
     assert (tmp_path / "closed").read_text() == "True"  # the artefact was still there
     where = where_of(parse_target(str(path)))

@@ -122,6 +122,16 @@ def test_a_connection_that_breaks_is_told_and_made_again(mlp, machine):
         assert runnable.run()[0].shape == (1, 4)
 
 
+def test_an_answer_that_was_not_waited_for_answers_nothing_else(mlp, machine, monkeypatch):
+    path = machine()
+    with prepare(*mlp, str(path)) as runnable:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(agent, "receive", lambda source: (_ for _ in ()).throw(KeyboardInterrupt))
+            runnable.run()
+        with pytest.raises(TargetLost):
+            runnable.run()
+
+
 def test_a_lost_machine_is_not_an_operator_that_does_not_run(mlp, machine):
     graph = trace(*mlp)
     works = [(s.kind, p) for s, p in zip(segments(graph), points(graph, {}))]

@@ -94,6 +94,13 @@ def test_tables_know_the_runtime():
     assert where_of(parse_target("compile-cpu")).runtime.startswith("torch 2")
 
 
+def test_tables_of_a_runtime_that_is_not_installed_can_be_looked_for(monkeypatch):
+    import importlib.util as finder
+
+    monkeypatch.setattr(finder, "find_spec", lambda name, *a: None)
+    assert where_of(parse_target("onnxruntime-cpu")).runtime == "onnxruntime"
+
+
 @pytest.mark.parametrize("target", INT8)
 def test_int8_is_the_same_network_in_other_kernels(residual, target):
     model, example = residual

@@ -85,6 +85,9 @@ class Link:
                 got = self._exchanged(message, payload, before)
             except (OSError, ValueError):  # the pipe broke, or what came was cut short
                 got = None
+            except BaseException:  # stopped by hand: the answer would be taken for that to the next question
+                self._kill()
+                raise
             finally:
                 watch.cancel()
         if got is None:

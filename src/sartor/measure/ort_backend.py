@@ -131,6 +131,8 @@ def _bound(session: Any, feed: Mapping[str, np.ndarray]) -> Callable[[], Any]:
 
 def runtime(facts: Mapping[str, Any]) -> str:
     """Name and version, as the package says itself: onnxruntime-gpu is another name on the same runtime."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "onnxruntime"
     import onnxruntime as ort
 
     return f"onnxruntime {ort.__version__}"

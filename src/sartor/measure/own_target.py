@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from sartor.errors import BadInput, SartorError
+from sartor.measure.environment import environment
 from sartor.measure.program import capture
 from sartor.measure.quiet import first_line
 from sartor.measure.runnable import Runnable
@@ -57,11 +58,11 @@ def own_target(path: Path, name: str) -> Entry[Any]:
     traits: dict[str, Any] = {"dtypes": tuple(dtypes), "runtime": lambda facts: said, "label": path.stem}
     traits |= {k: getattr(module, k) for k in ("why_not", "facts") if hasattr(module, k)}
     if artefact == "onnx":
-        load = partial(_load, module.load)
+        load = partial(_load, module)
         backend: Any = partial(_own_onnx, load)
         traits["file"] = lambda path, target, sizes: from_file(path, target, partial(load, target), sizes)
     else:
-        backend = partial(_own_pt2, module.load)
+        backend = partial(_own_pt2, module)
     summary = (module.__doc__ or "a target of your own").strip().split("\n")[0]
     return Entry(name, backend, str(path), summary, traits)
 
@@ -83,7 +84,7 @@ def _own_onnx(load: Any, model: nn.Module, example: Any, target: Target, *, fast
     return through_onnx(model, example, target, partial(load, target), fast=fast, fixed=True, graph_dtype=half)
 
 
-def _own_pt2(load: Any, model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
+def _own_pt2(module: ModuleType, model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
     start = time.perf_counter()
     net, inputs = placed(model, example, Target("eager", "cpu", target.threads, target.batch, target.dtype))
     with torch.inference_mode():
@@ -91,7 +92,7 @@ def _own_pt2(load: Any, model: nn.Module, example: Any, target: Target, *, fast:
     program = capture(net, inputs, fixed="it is the target's").exported
     arrays = [t.numpy() for t in tensors(inputs)]
     name = f"the export of {type(model).__name__}"
-    loaded = _put(load, target, lambda path: torch.export.save(program, path), ".pt2", arrays)
+    loaded = _put(module, target, lambda path: torch.export.save(program, path), ".pt2", arrays)
     try:
         check_agreement(expected, loaded.outputs(), target, name)
     except BaseException:
@@ -101,18 +102,20 @@ def _own_pt2(load: Any, model: nn.Module, example: Any, target: Target, *, fast:
     return loaded.runnable
 
 
-def _load(own: Any, target: Target, model: bytes | Path, feed: Mapping[str, np.ndarray], name: str) -> Loaded:
+def _load(module: ModuleType, target: Target, model: bytes | Path, feed: Mapping[str, np.ndarray], name: str) -> Loaded:
     data = model if isinstance(model, bytes) else model.read_bytes()
-    return _put(own, target, lambda path: path.write_bytes(data), ".onnx", list(feed.values()))
+    return _put(module, target, lambda path: path.write_bytes(data), ".onnx", list(feed.values()))
 
 
-def _put(own: Any, target: Target, write: Callable[[Path], Any], ending: str, arrays: Sequence[np.ndarray]) -> Loaded:
+def _put(
+    module: ModuleType, target: Target, write: Callable[[Path], Any], ending: str, arrays: Sequence[np.ndarray]
+) -> Loaded:
     """The artefact in a folder of its own, which is there until the runnable is closed."""
     folder = Path(tempfile.mkdtemp(prefix="sartor-"))
     try:
         write(folder / f"model{ending}")
         try:
-            step = own(folder / f"model{ending}", list(arrays), target)
+            step = module.load(folder / f"model{ending}", list(arrays), target)
         except SartorError:
             raise
         except Exception as e:
@@ -131,7 +134,8 @@ def _put(own: Any, target: Target, write: Callable[[Path], Any], ending: str, ar
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    runnable = Runnable(target, step, release=release, seconds=getattr(step, "seconds", None))
+    facts = getattr(module, "facts", environment)
+    runnable = Runnable(target, step, release=release, seconds=getattr(step, "seconds", None), facts=facts)
     return Loaded(runnable, lambda: _arrays(step()))
 
 
