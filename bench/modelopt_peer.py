@@ -171,7 +171,7 @@ def measured(target: str, plan: str, file: str, seed: int) -> dict[str, Any]:
     from sartor.measure import compare_afresh, prepare
     from sartor.structure import trace
     from sartor.surgery import cut, probe
-    from sartor.types import Plan, median_interval
+    from sartor.types import Plan, wide_interval
 
     model, example = network(seed)
     graph = probe(model, trace(model, example))
@@ -192,7 +192,7 @@ def measured(target: str, plan: str, file: str, seed: int) -> dict[str, Any]:
     return {
         tool: {
             "measured": median(pooled[tool]),
-            "interval": list(median_interval(pooled[tool])),
+            "interval": list(wide_interval(pooled[tool], SESSIONS)),
             "macs": count(trace(net, example)).macs / macs,
         }
         for tool, net in nets.items()
