@@ -3,6 +3,8 @@
 When enough samples are there the machine is judged (`measure/noise.py`). Found noisy, it is measured on, for up to
 `LONGER` times the samples and seconds asked for, and intervals are widened (`sartor.types.wide_interval`). Where other
 work kept this process from running, and the work is done by one thread of it, the time that it ran is what counts.
+Work of one thread stays on one core, numbers too small to matter count as zero (`measure/still.py`), and the warm-up
+leaves caches, pages and the allocator as every later inference finds them.
 
 Why so: bursts add time to either side of a pair, so the median of pairwise ratios keeps its place where the ratio of
 medians, of quartiles, or of least samples does not, on simulated neighbours (`python bench/noise.py`); but slices of a
@@ -25,6 +27,7 @@ from sartor.errors import BadInput
 from sartor.measure.environment import usable_cores
 from sartor.measure.noise import Moment, judged, judged_together
 from sartor.measure.runnable import Runnable
+from sartor.measure.still import denormals_flushed, pinned
 from sartor.types import Comparison, Latency, median_interval, wide_interval
 
 Clock = Callable[[], float]  # seconds, from any beginning
@@ -145,6 +148,9 @@ def _timed(them: Sequence[Runnable], effort: _Effort, clock: Clock, running: Clo
         for r in them:
             held.enter_context(r.held())
         held.enter_context(uncollected())
+        core = held.enter_context(pinned()) if counted else None
+        flushed = all(r.own for r in them) and held.enter_context(denormals_flushed())
+        facts = {**facts, "pinned": core, "denormals_flushed": flushed}
         warm = [_warm_up(r, clock) for r in them]
         start, before, noise = clock(), Moment.now(), dict[str, Any]()
         most = effort.longer()
