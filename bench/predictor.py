@@ -107,7 +107,7 @@ def table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     lines = [
         f"Measured with {on} on {facts['cpu']}.",
         "",
-        "| network | target | timings | seconds | a plan from them, s | held-out networks | median error | 90 % below | "
+        "| network | target | timings | seconds | a plan from them, s | held out | median error | 90 % below | "
         "rank correlation | sum without correction | MACs instead |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
