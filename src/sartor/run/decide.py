@@ -23,6 +23,7 @@ from sartor.types import Budget, Comparison, Counted, Counts, Limit, Plan, Recip
 
 _AIM = 0.985  # of a latency limit: room for the noise of the next measurement
 _ROUND_S = 1.2  # of a session of the search: sessions differ by more than one can tell by staying
+_CONFIRM_S = 4.0  # of a session that confirms
 _NEAR = 0.1  # of a limit: within it, several sessions are measured
 _SESSIONS = 3
 _SURE = 0.02  # half the interval of a noisy session that is trusted all the same, as a share
@@ -125,6 +126,7 @@ class _Stopwatch:
         self.goal = min(self.allowed)  # the ratio that is exactly the limit
         self.seen: list[_Round] = []
         self.sessions = _SESSIONS  # near the limit
+        self.longest = _ROUND_S
         self.predictors: list[Predictor] = []  # one a limit, where latency is read from tables
 
     def rehearsal(self) -> _Stopwatch | None:
@@ -167,11 +169,15 @@ class _Stopwatch:
         return ratio
 
     def again(self, plan: Plan) -> float:
-        """The ratio of a plan seen before, from new sessions and the old ones alike."""
+        """The ratio of a plan seen before, from longer sessions; the old ones, which made it be chosen, count less."""
         old = self.ratio(plan)
         self.seen = [row for row in self.seen if row.plan.keep != plan.keep]
-        new = self.ratio(plan)
-        self.seen[-1] = self.seen[-1]._replace(ratio=(old + new) / 2)
+        self.longest = _CONFIRM_S
+        try:
+            new = self.ratio(plan)
+        finally:
+            self.longest = _ROUND_S
+        self.seen[-1] = self.seen[-1]._replace(ratio=(old + 3 * new) / 4)
         return self.seen[-1].ratio
 
     def _compared(self, smaller: nn.Module, limit: Limit, noisy: list[str]) -> float:
@@ -187,7 +193,7 @@ class _Stopwatch:
                 compare_afresh(
                     lambda: prepare(self.model, self.example, str(limit.target)),
                     lambda: prepare(smaller, self.example, str(limit.target)),
-                    sessions=sessions, precision=0.01, min_seconds=0.5, max_seconds=_ROUND_S,
+                    sessions=sessions, precision=0.01, min_seconds=0.5, max_seconds=self.longest,
                 )
             )  # fmt: skip
             return statistics.median(r for c in found for r in c.ratios)
