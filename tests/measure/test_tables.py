@@ -16,6 +16,7 @@ from torch import nn
 from sartor.cost import counted_cost, macs
 from sartor.errors import BadInput, CorruptFile, SartorError
 from sartor.measure.tables import Kind, Predictor, Store, Table, Timing, Where, points, random_plans, segments
+from sartor.measure.tables.predict import Correction
 from sartor.measure.tables.rebuild import check, rebuilt, size_of
 from sartor.measure.tables.stairs import Stairs, comb_of, explore
 from sartor.measure.tables.timing import in_turns
@@ -190,6 +191,27 @@ def test_latency_and_macs_are_one_interface(graph, tmp_path) -> None:
             assert cost.of_parts(counts) == pytest.approx(value(graph, counts))
             soft = cost.soft({n: torch.tensor(float(k)) for n, k in counts.items()})
             assert float(soft) == pytest.approx(value(graph, counts))
+
+
+class Blocked(Machine):
+    """Keeps channels in blocks where 4 divides them, takes a microsecond to give a tensor back plain."""
+
+    def __call__(self, works, target, *, tell=lambda done: None):
+        found = []
+        for kind, point in works:
+            even = all(n % 4 == 0 for n in point) and bool(point)
+            given, left = (len(kind.spec[side]) for side in ("given", "left"))
+            found.append(Timing(self.seconds(kind, point), (even,) * given, (even,) * left, (1e-6,) * left))
+        return found
+
+
+def test_parts_hold_changes_of_layout_and_what_the_correction_weighs(graph, tmp_path) -> None:
+    predictor, _ = built(graph, tmp_path, Blocked())
+    predictor.correction = Correction((0.8, 1.3, 0.0, 0.1, 0.07), 0.01, 10)
+    cost, plans = predictor.cost(), [{"stem": 33}, {"one": 31}, *random_plans(graph, 6, seed=2)]
+    assert any(predictor.features(c)[1] > 0 for c in plans)
+    for counts in ({}, *plans):
+        assert cost.of_parts(counts) == pytest.approx(predictor(counts))
 
 
 def test_counted_costs_are_the_sums_of_their_parts(graph) -> None:

@@ -8,6 +8,7 @@ import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from sartor.errors import BadInput
 from sartor.measure.tables.rebuild import shape_of
 from sartor.measure.tables.segments import Kind, Point, Segment, points, segments
 from sartor.measure.tables.table import Table, Tell
+from sartor.measure.tables.timing import Timing
 from sartor.structure.axes import new_size
 from sartor.structure.graph import Graph
 from sartor.types import Counts
@@ -116,37 +118,32 @@ class Predictor:
         The sum of the segments; what it takes to change layouts where neighbours disagree; weights and activations
         moved, and the number of steps, each on the scale of the original's sum.
         """
-        raw = self._raw(counts)
+        found: np.ndarray = self._raw(counts) * self._scale
+        return found
+
+    @property
+    def _scale(self) -> np.ndarray:
+        """What brings the raw features to seconds of the table."""
         if self._whole is None:
             self._whole = self._raw({})
         whole = self._whole
-        scale = np.array([1.0, 1.0, *(whole[0] / max(w, 1e-30) for w in whole[2:])])
-        found: np.ndarray = raw * scale
-        return found
+        return np.array([1.0, 1.0, *(whole[0] / max(w, 1e-30) for w in whole[2:])])
 
     def _raw(self, counts: Counts) -> np.ndarray:
         at = points(self.graph, counts)
         times = [self.table.timing(s.kind, p) for s, p in zip(self.segments, at)]
         readers: dict[tuple[int, int], list[bool]] = {}
         for s, t in zip(self.segments, times):
-            for k, (maker, slot) in enumerate(zip(s.given, s.given_slots)):
-                readers.setdefault((maker, slot), []).append(t.given[k] if k < len(t.given) else False)
-        change = 0.0
-        for i, (s, p, t) in enumerate(zip(self.segments, at, times)):
-            for slot, index in enumerate(s.kind.spec["left"]):
-                own = t.left[slot] if slot < len(t.left) else False
-                wants = readers.get((i, slot), [False])
-                if own and not all(wants):
-                    change += t.convert_s[slot]
-                elif not own and any(wants):
-                    change += self.rate * math.prod(shape_of(s.kind, index, p))
+            for k, source in enumerate(zip(s.given, s.given_slots)):
+                readers.setdefault(source, []).append(_blocked(t.given, k))
+        change = sum(
+            self._convert(s, p, t, slot, readers.get((i, slot), [False]))
+            for i, (s, p, t) in enumerate(zip(self.segments, at, times))
+            for slot in range(len(s.kind.spec["left"]))
+        )
         kept = self.graph.leaf_counts(counts)
         weights = sum(math.prod(new_size(a, kept) for a in v.axes) for v in self.graph.tensors.values())
-        moved = sum(
-            math.prod(shape_of(s.kind, i, p))
-            for s, p in zip(self.segments, at)
-            for i in (*s.kind.spec["given"], *s.kind.spec["left"])
-        )
+        moved = sum(_moved(s, p) for s, p in zip(self.segments, at))
         return np.array([sum(t.seconds for t in times), change, weights, moved, float(len(times))])
 
     @property
@@ -215,33 +212,63 @@ class Predictor:
     def cost(self) -> Cost:
         """Predicted seconds behind the same interface as counted costs: see `sartor.cost.Cost`.
 
-        The parts are the segments; what they leave out are conversions between layouts, which networks of aligned
-        widths do not have.
+        The parts add up to what is predicted: one for every segment with the activations it moves, one for every output
+        of a segment that may have to change its layout, and the weights. Which layout an output has and which its
+        readers want depends on widths, so those parts have the groups of both sides.
         """
-        weights = self.correction.weights
         units = {n: g.units for n, g in self.graph.groups.items()}
-        per_step = weights[4] * float(self.features({})[4]) / len(self.segments)
+        return Cost("latency", self, (*self._smooth_parts(), *self._change_parts()), self.soft, units, stairs=True)
 
-        def part(s: Segment, *counts: int) -> float:
-            p = s.point(self.graph.leaf_counts(dict(zip(s.groups, counts))))
-            return weights[0] * self.table.timing(s.kind, p).seconds + per_step
+    def _smooth_parts(self) -> list[Part]:
+        """Segments with the activations they move, and weights."""
+        return [*(Part(s.groups, partial(self._own, s)) for s in self.segments), *self._weight_parts()]
 
-        def parted(s: Segment) -> Part:
-            return Part(s.groups, lambda *counts: part(s, *counts))
+    def _change_parts(self) -> list[Part]:
+        """Outputs of segments that may have to change their layout; none where the runtime has one layout only."""
+        whole = [self.table.timing(s.kind, s.point({})) for s in self.segments]
+        if not any(t.left or t.given for t in whole):
+            return []
+        readers: dict[tuple[int, int], list[tuple[Segment, int]]] = {}
+        for s in self.segments:
+            for k, source in enumerate(zip(s.given, s.given_slots)):
+                readers.setdefault(source, []).append((s, k))
+        parts = []
+        for i, s in enumerate(self.segments):
+            for slot in range(len(s.kind.spec["left"])):
+                by = readers.get((i, slot), [])
+                groups = tuple(dict.fromkeys(g for one in (s, *(r for r, _ in by)) for g in one.groups))
+                parts.append(Part(groups, partial(self._change, s, slot, by, groups)))
+        return parts
 
-        rest = self._extra_parts()
-        return Cost("latency", self, (*map(parted, self.segments), *rest), self.soft, units, stairs=True)
+    def _own(self, s: Segment, *counts: int) -> float:
+        """Seconds of one segment, with its share of activations and steps as the correction weighs them."""
+        w, scale = self.correction.weights, self._scale
+        p = s.point(self.graph.leaf_counts(dict(zip(s.groups, counts))))
+        return float(w[0] * self.table.timing(s.kind, p).seconds + w[3] * scale[3] * _moved(s, p) + w[4] * scale[4])
 
-    def _extra_parts(self) -> list[Part]:
-        """Weights and activations moved, as the correction weighs them."""
+    def _change(
+        self, s: Segment, slot: int, by: Sequence[tuple[Segment, int]], groups: Sequence[str], *counts: int
+    ) -> float:
+        """Seconds that one output of a segment takes to change its layout for those who read it."""
+        kept = self.graph.leaf_counts(dict(zip(groups, counts)))
+        p = s.point(kept)
+        wants = [_blocked(self.table.timing(r.kind, r.point(kept)).given, k) for r, k in by]
+        return self.correction.weights[1] * self._convert(s, p, self.table.timing(s.kind, p), slot, wants or [False])
+
+    def _convert(self, s: Segment, p: Point, t: Timing, slot: int, wants: Sequence[bool]) -> float:
+        if _blocked(t.left, slot):
+            return 0.0 if all(wants) else t.convert_s[slot]
+        return self.rate * math.prod(shape_of(s.kind, s.kind.spec["left"][slot], p)) if any(wants) else 0.0
+
+    def _weight_parts(self) -> list[Part]:
+        """Weights, as the correction weighs them."""
         from sartor.cost.parts import counted_cost
 
-        if self.correction.weights[2] <= 0:
+        factor = self.correction.weights[2] * self._scale[2]
+        if factor <= 0:
             return []
-        whole = float(self.features({})[0])
         params = counted_cost(self.graph, "params")
-        scale = self.correction.weights[2] * whole / max(params({}), 1)
-        return [Part(p.groups, lambda *c, p=p: scale * p.cost(*c)) for p in params.parts]  # type: ignore[misc]
+        return [Part(p.groups, lambda *c, p=p: factor * p.cost(*c)) for p in params.parts]  # type: ignore[misc]
 
     def soft(self, widths: Mapping[str, Tensor], *, step: int = 1) -> Tensor:
         """Predicted seconds as a function of soft widths: piecewise linear between whole ones.
@@ -252,12 +279,23 @@ class Predictor:
                 the slope along the multiples of 8, which is what a search by gradient can use.
 
         Returns:
-            A scalar in float64, differentiable; equal to the sum of the parts of `cost()` at multiples of `step`.
+            A scalar in float64, differentiable; at multiples of `step` equal to the sum of the parts of `cost()`, less
+            changes of layout, which have no slope.
         """
         total = torch.zeros((), dtype=torch.float64)
-        for p in self.cost().parts:
+        for p in self._smooth_parts():
             total = total + _interpolated(p, widths, {g: self.graph.groups[g].units for g in p.groups}, step)
         return total
+
+
+def _blocked(layouts: Sequence[bool], k: int) -> bool:
+    """Whether the k-th input or output is in blocked channels; unknown: not."""
+    return layouts[k] if k < len(layouts) else False
+
+
+def _moved(s: Segment, p: Point) -> int:
+    """Elements that a segment reads and writes."""
+    return sum(math.prod(shape_of(s.kind, i, p)) for i in (*s.kind.spec["given"], *s.kind.spec["left"]))
 
 
 def _interpolated(part: Part, widths: Mapping[str, Tensor], units: Mapping[str, int], step: int) -> Tensor:
