@@ -9,7 +9,7 @@ import pytest
 
 from sartor.errors import BadInput
 from sartor.measure import Runnable, compare, compare_afresh, latency
-from sartor.measure.latency import LONGER, MOST
+from sartor.measure.latency import LONGER, MOST, SETTLE_S
 from sartor.types import Target
 
 TARGET = Target("eager")
@@ -72,8 +72,8 @@ def test_short_inferences_are_timed_several_at_once_and_reported_singly():
 
 def test_turns_alternate_a_b_b_a():
     clock, log = Clock(), []
-    a = fake(clock, itertools.repeat(0.5), log, "a")
-    b = fake(clock, itertools.repeat(0.25), log, "b")
+    a = fake(clock, itertools.repeat(4 * SETTLE_S), log, "a")
+    b = fake(clock, itertools.repeat(2 * SETTLE_S), log, "b")
     got = compare(a, b, samples=6, max_seconds=100, clock=clock)
     turns = "".join(log[got.original.warmup + got.fitted.warmup :])
     assert turns == ("abba" * len(turns))[: len(turns)] and len(turns) % 4 == 0
@@ -209,3 +209,13 @@ def test_no_session_is_no_comparison():
     clock = Clock()
     with pytest.raises(BadInput, match="sessions"):
         compare_afresh(afresh(clock, [1.0]), afresh(clock, [1.0]), sessions=0, clock=clock)
+
+
+def test_in_turns_both_or_neither_get_the_caches_to_themselves():
+    """One just above the bound and one just below were once timed by different rules, and their ratio flipped."""
+    clock, log = Clock(), []
+    a = fake(clock, itertools.repeat(1.2 * SETTLE_S), log, "a")
+    b = fake(clock, itertools.repeat(0.8 * SETTLE_S), log, "b")
+    got = compare(a, b, samples=6, max_seconds=100, clock=clock)
+    turns = "".join(log[got.original.warmup + got.fitted.warmup :])
+    assert turns == ("aabbbbaa" * len(turns))[: len(turns)] and len(turns) % 8 == 0

@@ -33,7 +33,7 @@ from sartor.types import Comparison, Latency, median_interval, wide_interval
 Clock = Callable[[], float]  # seconds, from any beginning
 
 SAMPLE_S = 1e-3  # shorter inferences are timed several at once
-SETTLE_S = 0.1  # in turns, inferences shorter than this are run once untimed first, to have the caches to themselves
+SETTLE_S = 0.5  # in turns, inferences shorter than this are run once untimed first, to have the caches to themselves
 WINDOW = 5  # warm-up compares medians of this many inferences
 STABLE = 0.05  # ... until they differ by less than this share
 WARMUP_S = 3.0  # ... or this long has passed
@@ -152,11 +152,12 @@ def _timed(them: Sequence[Runnable], effort: _Effort, clock: Clock, running: Clo
         flushed = all(r.own for r in them) and held.enter_context(denormals_flushed())
         facts = {**facts, "pinned": core, "denormals_flushed": flushed}
         warm = [_warm_up(r, clock) for r in them]
+        settle = len(them) > 1 and any(w.settle for w in warm)  # both or neither: it moves a ratio by several per cent
         start, before, noise = clock(), Moment.now(), dict[str, Any]()
         most = effort.longer()
         while True:
             for k in range(len(them)) if len(taken[0]) % 2 == 0 else reversed(range(len(them))):
-                if len(them) > 1 and warm[k].settle:
+                if settle:
                     them[k].timed(1, clock)
                 begin = running()
                 taken[k].append(_sample(them[k], warm[k], clock))
