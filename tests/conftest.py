@@ -3,6 +3,8 @@
 The networks here meet, between them, the traps of exporters and runtimes.
 """
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
@@ -12,6 +14,14 @@ from torch.nn import functional as F
 torch.set_num_threads(1)
 settings.register_profile("sartor", deadline=None, derandomize=True)
 settings.load_profile("sartor")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tables of latency that tests make are not those of the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SARTOR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 class Residual(nn.Module):

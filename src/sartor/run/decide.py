@@ -15,7 +15,7 @@ from sartor.cost import Cost, counted_cost, macs, peak_memory
 from sartor.errors import BadInput, BudgetNotMet, NothingToDo
 from sartor.measure import compare_afresh, latency, parse_target, prepare, show_target
 from sartor.measure.tables import Predictor
-from sartor.run.predicted import floor_words, predictor_for
+from sartor.run.predicted import floor_words, predictor_for, slowest_words
 from sartor.structure import Graph
 from sartor.structure.example import Example
 from sartor.surgery import cut
@@ -210,6 +210,11 @@ class _Stopwatch:
             self.tell(f"the machine was busy: {said}; measured on")
         return ratio
 
+    def blamed(self, plan: Plan) -> str:
+        """Which operators make the time of a plan, on the target that is hardest to please."""
+        hardest = self.limits[self.allowed.index(self.goal)]
+        return slowest_words(self.model, self.example, str(hardest.target), plan.counts())
+
     def _seconds(self, limit: Limit) -> float:
         with prepare(self.model, self.example, str(limit.target)) as runnable:
             return latency(runnable).median_s
@@ -266,7 +271,8 @@ def _fit_timed(
         raise missed[-1]
     raise BudgetNotMet(
         f"latency, asked on {asked}: the fastest network measured takes {100 * least.ratio:.4g} % of the time with "
-        f"{100 * watch.share(least.plan):.4g} % of the MACs. Allow more, lower the recipe's floor, or cut more groups",
+        f"{100 * watch.share(least.plan):.4g} % of the MACs. {watch.blamed(least.plan)}. "
+        "Allow more, lower the recipe's floor, or cut more groups",
         least.plan,
     ) from missed[-1]
 

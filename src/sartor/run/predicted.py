@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from sartor.errors import SartorError
 from sartor.measure import compare_afresh, parse_target, prepare
 from sartor.measure.tables import Predictor, Store, Table, Timer, random_plans
 from sartor.structure import Graph, trace
@@ -73,8 +74,31 @@ def measured_ratio(model: nn.Module, graph: Graph, example: Example, target: Tar
 
 def floor_words(predictor: Predictor, least: Counts) -> str:
     """What the smallest network allowed takes, and which operators make it."""
-    rows = ", ".join(f"{s.place} ({s.kind.label}) {100 * share:.0f} %" for s, share in predictor.slowest(least))
     return (
         f"The smallest network that the recipe allows takes {100 * predictor.ratio(least):.3g} % of the time on "
-        f"{predictor.table.target.name} by the tables; of that, {rows}"
+        f"{predictor.table.target.name} by the tables; of that, {_slowest(predictor, least)}"
     )
+
+
+def slowest_words(
+    model: nn.Module,
+    example: Example,
+    target: str | Target,
+    counts: Counts,
+    *,
+    store: Store | None = None,
+    timer: Timer | None = None,
+) -> str:
+    """Which operators make the time of a network cut to these widths; only these are timed, and kept in the tables."""
+    target = parse_target(target)
+    try:
+        whole = trace(model, with_batch(example, target.batch))
+        predictor = Predictor(whole, Table(target, store=store, timer=timer))
+        predictor.sharpen([counts])
+        return f"Of its operators, timed one by one for {target.name}, {_slowest(predictor, counts)}"
+    except SartorError as e:
+        return f"Which operators make it could not be told: {e}"
+
+
+def _slowest(predictor: Predictor, counts: Counts) -> str:
+    return ", ".join(f"{s.place} ({s.kind.label}) {100 * share:.0f} %" for s, share in predictor.slowest(counts))
