@@ -231,20 +231,21 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How often the plan for latency keeps at least as much as each plan for MACs at the same limit and scores."""
+    """How often the plan for latency keeps at least as much as one for MACs at the same limit, scores and draw."""
     ours = {key(r): r for r in rows if r["method"] == METHODS[0].name and "latency" in r}
-    parts = []
-    for state in ("refreshed", "repaired"):
-        pairs = [
-            (ours[k], r)
-            for r in rows
-            for k in [(r["recipe"], r["limit"], METHODS[0].name, r["seed"])]
-            if r["method"] in {m.name for m in METHODS[1:] if m.moved} and "latency" in r and k in ours
-        ]
-        kept = sum(a[state] >= b[state] for a, b in pairs)
-        least = min((a[state] - b[state] for a, b in pairs), default=0.0)
-        parts.append(f"{kept} of {len(pairs)} once {state} (least difference {least:+.2f} points)")
-    return f"The plan for latency keeps at least as much as a plan for MACs at the same limit in {' and '.join(parts)}."
+    lines = []
+    for m in METHODS[1:]:
+        theirs = [r for r in rows if r["method"] == m.name and m.moved and "latency" in r]
+        pairs = [(ours[k], r) for r in theirs if (k := key({**r, "method": METHODS[0].name})) in ours]
+        if pairs:
+            said = [f"{_kept(pairs, state)} {state}" for state in ("refreshed", "repaired")]
+            lines.append(f"- {m.name}: {', '.join(said)}")
+    return "\n".join(["The plan for latency keeps at least as much as one for", "", *lines])
+
+
+def _kept(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], state: str) -> str:
+    more = [a[state] - b[state] for a, b in pairs]
+    return f"{sum(d >= 0 for d in more)} of {len(more)} ({min(more):+.2f} to {max(more):+.2f} points)"
 
 
 def caption(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
