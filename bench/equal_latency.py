@@ -36,7 +36,7 @@ from sartor.measure.tables import Predictor
 from sartor.recipes import find_recipe
 from sartor.repair import refresh_norm
 from sartor.run.heal import heal
-from sartor.run.predicted import predictor_for
+from sartor.run.predicted import on_timed_widths, predictor_for
 from sartor.run.subject import Subject, understand
 from sartor.sources import load_data
 from sartor.surgery import cut
@@ -109,14 +109,18 @@ class Bench:
     def plan(self, method: Method, scores: Scores, share: float) -> Plan:
         """Widths under a share of the original's MACs, or of its predicted latency."""
         graph = self.subject.graph
-        if method.metric == "latency":
-            cap = Cap(self.predictor.cost(), share * self.predictor.original, "latency")
-        else:
-            cap = Cap(counted_cost(graph, "macs"), share * self.subject.original.macs, "macs")
-        keep = ALLOCATORS[method.allocation].value(
-            scores, [cap], self.units, ties=graph.ties, floor=FLOOR, round_to=method.multiple
-        )
-        return Plan(keep, method.name, graph.fingerprint)
+
+        def plan() -> Plan:
+            if method.metric == "latency":
+                cap = Cap(self.predictor.cost(), share * self.predictor.original, "latency")
+            else:
+                cap = Cap(counted_cost(graph, "macs"), share * self.subject.original.macs, "macs")
+            keep = ALLOCATORS[method.allocation].value(
+                scores, [cap], self.units, ties=graph.ties, floor=FLOOR, round_to=method.multiple
+            )
+            return Plan(keep, method.name, graph.fingerprint)
+
+        return on_timed_widths(plan, [self.predictor], say) if method.metric == "latency" else plan()
 
     def compared(self, plan: Plan, sessions: int, seconds: float) -> Comparison:
         """The cut network against the original, on the target."""

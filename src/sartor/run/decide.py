@@ -15,7 +15,7 @@ from sartor.cost import Cost, counted_cost, macs, peak_memory
 from sartor.errors import BadInput, BudgetNotMet, NothingToDo
 from sartor.measure import compare_afresh, latency, parse_target, prepare, show_target
 from sartor.measure.tables import Predictor
-from sartor.run.predicted import floor_words, predictor_for, slowest_words
+from sartor.run.predicted import floor_words, on_timed_widths, predictor_for, slowest_words
 from sartor.structure import Graph
 from sartor.structure.example import Example
 from sartor.surgery import cut
@@ -284,11 +284,16 @@ def _fit_by_table(graph: Graph, scores: Scores, recipe: Recipe, watch: _Stopwatc
     watch.predictors = [
         predictor_for(watch.model, graph, watch.example, str(x.target), tell=watch.tell) for x in watch.limits
     ]
-    costs = [(p.cost(), p.original * a / watch.goal) for p, a in zip(watch.predictors, watch.allowed)]
 
     def plan_at(share: float) -> Plan:
-        timed = [Cap(cost, share * whole, "latency") for cost, whole in costs]
-        return _allocate(graph, scores, recipe, [*counted, *timed])
+        def plan() -> Plan:
+            timed = [
+                Cap(p.cost(), share * p.original * a / watch.goal, "latency")
+                for p, a in zip(watch.predictors, watch.allowed)
+            ]
+            return _allocate(graph, scores, recipe, [*counted, *timed])
+
+        return on_timed_widths(plan, watch.predictors, watch.tell)
 
     least = floor_counts(_units(graph), graph.ties, recipe.floor, recipe.round_to)
     floor = watch.predicted(least) or 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -16,6 +16,7 @@ from sartor.structure.example import Example, with_batch
 from sartor.surgery import cut
 from sartor.types import Counts, Plan, Target
 
+PLANNED = 4
 _EFFORT: dict[str, Any] = {"sessions": 1, "precision": 0.015, "min_seconds": 0.4, "max_seconds": 1.5}
 
 
@@ -70,6 +71,22 @@ def measured_ratio(model: nn.Module, graph: Graph, example: Example, target: Tar
         return statistics.median(found.ratios)
 
     return ratio
+
+
+def on_timed_widths(
+    plan: Callable[[], Plan], predictors: Sequence[Predictor], tell: Callable[[str], None] = lambda text: None
+) -> Plan:
+    """A plan all of whose widths were timed: what a table guesses too low between them is what a plan would choose.
+
+    Args:
+        plan: makes one from what the predictors say at that moment.
+        predictors: time the widths of each; the plan is made anew, `PLANNED` times at most, while any were missing.
+    """
+    for left in reversed(range(PLANNED)):
+        found = plan()
+        if not left or not sum(p.sharpen([found.counts()], tell) for p in predictors):
+            break
+    return found
 
 
 def floor_words(predictor: Predictor, least: Counts) -> str:
