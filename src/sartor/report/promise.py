@@ -37,8 +37,12 @@ def lines(rows: Sequence[Row]) -> list[list[str]]:
     """One a row, as many cells as `heads`."""
     found = [cells(row) for row in rows]
     if len(heads(rows)) > len(HEADS):
-        found = [[*line, "busy" if row.get("noisy") else "quiet"] for line, row in zip(found, rows)]
+        found = [[*line, _machine(row)] for line, row in zip(found, rows)]
     return found
+
+
+def _machine(row: Row) -> str:
+    return "–" if row.get("noisy") is None else "busy" if row["noisy"] else "quiet"  # rows of old did not say
 
 
 def cells(row: Row) -> list[str]:
