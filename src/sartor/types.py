@@ -226,7 +226,7 @@ def wide_interval(values: Sequence[float], sessions: int = 1) -> tuple[float, fl
     >>> median_interval(steady + burst)
     (1.1, 1.2)
     >>> [round(x, 2) for x in wide_interval(steady + burst)]
-    [1.0, 1.59]
+    [1.0, 1.74]
     """
     low, high = median_interval(values)
     each = math.ceil(SECTIONS / sessions)
