@@ -55,7 +55,7 @@ def test_what_is_not_available_says_why_and_cannot_be_prepared(mlp):
     for name, fine, why in listed:
         assert fine == (not why)
         if not fine:
-            with pytest.raises(SartorError, match="does not work here|needs the package"):
+            with pytest.raises(SartorError, match=r"does not work here|needs the package"):
                 prepare(*mlp, name)
 
 
