@@ -8,7 +8,7 @@ import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -132,12 +132,8 @@ class Predictor:
     def _raw(self, counts: Counts) -> np.ndarray:
         at = points(self.graph, counts)
         times = [self.table.timing(s.kind, p) for s, p in zip(self.segments, at)]
-        readers: dict[tuple[int, int], list[bool]] = {}
-        for s, t in zip(self.segments, times):
-            for k, source in enumerate(zip(s.given, s.given_slots)):
-                readers.setdefault(source, []).append(_blocked(t.given, k))
         change = sum(
-            self._convert(s, p, t, slot, readers.get((i, slot), [False]))
+            self._convert(s, p, t, slot, [_blocked(times[r].given, k) for r, k in self._readers.get((i, slot), ())])
             for i, (s, p, t) in enumerate(zip(self.segments, at, times))
             for slot in range(len(s.kind.spec["left"]))
         )
@@ -145,6 +141,15 @@ class Predictor:
         weights = sum(math.prod(new_size(a, kept) for a in v.axes) for v in self.graph.tensors.values())
         moved = sum(_moved(s, p) for s, p in zip(self.segments, at))
         return np.array([sum(t.seconds for t in times), change, weights, moved, float(len(times))])
+
+    @cached_property
+    def _readers(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """Who reads an output: (segment, which output) -> [(segment, which input)]; nobody: the network's caller."""
+        found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for r, s in enumerate(self.segments):
+            for k, source in enumerate(zip(s.given, s.given_slots)):
+                found.setdefault(source, []).append((r, k))
+        return found
 
     @property
     def rate(self) -> float:
@@ -228,14 +233,10 @@ class Predictor:
         whole = [self.table.timing(s.kind, s.point({})) for s in self.segments]
         if not any(t.left or t.given for t in whole):
             return []
-        readers: dict[tuple[int, int], list[tuple[Segment, int]]] = {}
-        for s in self.segments:
-            for k, source in enumerate(zip(s.given, s.given_slots)):
-                readers.setdefault(source, []).append((s, k))
         parts = []
         for i, s in enumerate(self.segments):
             for slot in range(len(s.kind.spec["left"])):
-                by = readers.get((i, slot), [])
+                by = [(self.segments[r], k) for r, k in self._readers.get((i, slot), ())]
                 groups = tuple(dict.fromkeys(g for one in (s, *(r for r, _ in by)) for g in one.groups))
                 parts.append(Part(groups, partial(self._change, s, slot, by, groups)))
         return parts
@@ -253,11 +254,11 @@ class Predictor:
         kept = self.graph.leaf_counts(dict(zip(groups, counts)))
         p = s.point(kept)
         wants = [_blocked(self.table.timing(r.kind, r.point(kept)).given, k) for r, k in by]
-        return self.correction.weights[1] * self._convert(s, p, self.table.timing(s.kind, p), slot, wants or [False])
+        return self.correction.weights[1] * self._convert(s, p, self.table.timing(s.kind, p), slot, wants)
 
     def _convert(self, s: Segment, p: Point, t: Timing, slot: int, wants: Sequence[bool]) -> float:
         if _blocked(t.left, slot):
-            return 0.0 if all(wants) else t.convert_s[slot]
+            return 0.0 if wants and all(wants) else t.convert_s[slot]
         return self.rate * math.prod(shape_of(s.kind, s.kind.spec["left"][slot], p)) if any(wants) else 0.0
 
     def _weight_parts(self) -> list[Part]:
