@@ -27,7 +27,7 @@ from sartor.errors import BadInput
 from sartor.measure.environment import usable_cores
 from sartor.measure.noise import Moment, judged, judged_together
 from sartor.measure.runnable import Runnable
-from sartor.measure.still import denormals_flushed, pinned
+from sartor.measure.still import denormals_flushed, memory_kept, pinned
 from sartor.types import Comparison, Latency, median_interval, wide_interval
 
 Clock = Callable[[], float]  # seconds, from any beginning
@@ -149,8 +149,10 @@ def _timed(them: Sequence[Runnable], effort: _Effort, clock: Clock, running: Clo
             held.enter_context(r.held())
         held.enter_context(uncollected())
         core = held.enter_context(pinned()) if counted else None
-        flushed = all(r.own for r in them) and held.enter_context(denormals_flushed())
-        facts = {**facts, "pinned": core, "denormals_flushed": flushed}
+        own = all(r.own for r in them)
+        flushed = own and held.enter_context(denormals_flushed())
+        kept = own and held.enter_context(memory_kept())
+        facts = {**facts, "pinned": core, "denormals_flushed": flushed, "memory_kept": kept}
         warm = [_warm_up(r, clock) for r in them]
         settle = len(them) > 1 and any(w.settle for w in warm)  # both or neither: it moves a ratio by several per cent
         start, before, noise = clock(), Moment.now(), dict[str, Any]()

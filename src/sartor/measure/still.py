@@ -1,13 +1,20 @@
-"""What is held still around a measurement: the core it runs on, and what tiny numbers cost."""
+"""What is held still around a measurement: the core it runs on, the memory it works in, and what tiny numbers cost."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+# options of glibc's mallopt, and what they are afterwards: where its own thresholds come to rest in a process that
+# has given large memory back (that they move by themselves cannot be had again)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_MEANWHILE = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
+_AFTERWARDS = ((_MMAP_MAX, 65536), (_TRIM_THRESHOLD, 64 * 2**20), (_MMAP_THRESHOLD, 32 * 2**20))
 
 
 @contextmanager
@@ -38,6 +45,33 @@ def _core() -> int | None:
     except (AttributeError, OSError, TypeError):  # no such call in this C library
         return None
     return found if found >= 0 else None
+
+
+@contextmanager
+def memory_kept() -> Iterator[bool]:
+    """Memory that is given back stays with the process, ready for the next who asks; gives whether that can be had.
+
+    Otherwise glibc hands large pieces to the system and takes them anew, page by page, at every inference or at none:
+    it depends on what else the process has ever freed. ResNet-18 under torch.compile touched 5,243 new pages an
+    inference in a fresh process, an eighth of its time, and the smaller network none.
+
+    Source: mallopt(3), M_MMAP_THRESHOLD.
+    """
+    can = platform.libc_ver()[0] == "glibc" and all(_mallopt(*option) for option in _MEANWHILE)
+    try:
+        yield can
+    finally:
+        if can:
+            for option in _AFTERWARDS:
+                _mallopt(*option)
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _mallopt(option: int, value: int) -> bool:
+    try:
+        return bool(ctypes.CDLL(None).mallopt(option, value))
+    except (AttributeError, OSError, TypeError):
+        return False
 
 
 @contextmanager

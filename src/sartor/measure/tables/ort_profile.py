@@ -8,6 +8,10 @@ changes layouts at its border.
 Beside them stands one matrix product that is always the same. What it takes longer than in the calmest model of this
 process, everything else is taken to have been slowed by too: other work on the machine, a lower clock.
 
+The profiler writes down shapes and sizes within the time it reports, some microseconds a node, as much as a small
+operator takes; without it a node costs a little of its own. A row of tiny nodes, run with the profiler and without,
+says how much to take off (`per_node`).
+
 Source: profiling, https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html; the blocked layout is
 `NchwcTransformer` of ONNX Runtime.
 """
@@ -19,6 +23,7 @@ import json
 import math
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +45,9 @@ RUNS_S = 0.3  # ... or as long as this
 MOST_RUNS = 60
 _REFERENCE = (64, 384)  # rows and width of the matrix product that is always the same
 _calmest: dict[Target, float] = {}  # seconds of it, the least seen
+_NODES, _TINY = 128, 8  # so many in a row, so wide
+_TURNS = 100  # runs of them with the profiler, and as many without
+_per_node: dict[Target, float] = {}  # seconds the profiler adds to a node
 _REORDER = ("ReorderOutput", "ReorderInput")
 
 
@@ -89,7 +97,7 @@ class _Many(nn.Module):
                     row.append(None)
                 self.inputs.append(t)
             self.fed.append(row)
-        self.reference = nn.Linear(_REFERENCE[1], _REFERENCE[1], bias=False)
+        self.reference = _reference()
         self.inputs.append(torch.randn(*_REFERENCE).to(dtype))
         self.to(dtype)
 
@@ -108,16 +116,13 @@ def _profile(modules: Sequence[Rebuilt], target: Target) -> list[Timing]:
     many = _Many(modules, getattr(torch, target.dtype)).eval().requires_grad_(False)
     names = [f"x{i}" for i in range(len(many.inputs))]
     outs = [f"y{i}_{k}" for i, m in enumerate(modules) for k in range(m.outputs)] + ["reference"]
-    stream = io.BytesIO()
-    with torch.no_grad(), quiet(), silent_stdout():
-        torch.onnx.export(
-            many, tuple(many.inputs), stream, dynamo=False, input_names=names, output_names=outs  # type: ignore[arg-type]
-        )  # fmt: skip
+    data = _exported(many, tuple(many.inputs), names, outs)
     feed = dict(zip(names, (t.numpy() for t in many.inputs)))
     with tempfile.TemporaryDirectory() as folder:
-        optimised, events = _run(stream.getvalue(), feed, target, Path(folder))
+        optimised, events = _run(data, feed, target, Path(folder))
+    added = per_node(target)  # first: it also says what calm is
     slowed = _slowed(optimised, events, target)
-    return _attributed(modules, many.fed, optimised, {n: s / slowed for n, s in events.items()})
+    return _attributed(modules, many.fed, optimised, {n: max(s / slowed - added, 0.0) for n, s in events.items()})
 
 
 def _slowed(model: Any, seconds: dict[str, float], target: Target) -> float:
@@ -130,26 +135,89 @@ def _slowed(model: Any, seconds: dict[str, float], target: Target) -> float:
     return taken / _calmest[target]
 
 
+def per_node(target: Target) -> float:
+    """Seconds that the profiler adds to what a node takes without it; measured once a process.
+
+    Tiny matrix products in a row: what the profiler says of all of them, less what the same run takes without it.
+    """
+    if target not in _per_node:
+        _per_node[target] = min(_added(target) for _ in range(3))
+    return _per_node[target]
+
+
+def _added(target: Target) -> float:
+    dtype = getattr(torch, target.dtype)
+    row = _Row().to(dtype).eval()
+    feed = {"x": torch.randn(1, _TINY).to(dtype), "r": torch.randn(*_REFERENCE).to(dtype)}
+    data = _exported(row, tuple(feed.values()), list(feed), ["y", "reference"])
+    given, alone = {n: t.numpy() for n, t in feed.items()}, []
+    with tempfile.TemporaryDirectory() as folder:
+        plain, told = open_session(data, target), _Told(data, target, Path(folder))
+        for _ in range(_TURNS):
+            begin = time.perf_counter()
+            plain.run(None, given)
+            alone.append(time.perf_counter() - begin)
+            told.session.run(None, given)
+        optimised, events = told.end()
+    said = [sum(run) for run in zip(*events.values())]
+    added = max(undisturbed(said) - undisturbed(alone), 0.0) / len(events)
+    return added / _slowed(optimised, {n: undisturbed(v) for n, v in events.items()}, target)
+
+
+class _Row(nn.Module):
+    """Nodes with next to no work, and beside them the matrix product that is always the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tiny = nn.Sequential(*(nn.Linear(_TINY, _TINY) for _ in range(_NODES)))
+        self.reference = _reference()
+
+    def forward(self, x: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        return self.tiny(x), self.reference(r)
+
+
+def _reference() -> nn.Linear:
+    return nn.Linear(_REFERENCE[1], _REFERENCE[1], bias=False)
+
+
+def _exported(module: nn.Module, given: tuple[Tensor, ...], names: list[str], outs: list[str]) -> bytes:
+    stream = io.BytesIO()
+    with torch.no_grad(), quiet(), silent_stdout():
+        torch.onnx.export(
+            module, given, stream, dynamo=False, input_names=names, output_names=outs  # type: ignore[arg-type]
+        )  # fmt: skip
+    return stream.getvalue()
+
+
+class _Told:
+    """A session with the profiler on."""
+
+    def __init__(self, data: bytes, target: Target, folder: Path):
+        self._where = folder / "optimised.onnx"
+        self.session = open_session(data, target, profile=folder / "profile", optimised=self._where)
+
+    def end(self) -> tuple[Any, dict[str, list[float]]]:
+        """The graph as it was run, and by the name of a node the seconds of every run."""
+        import onnx
+
+        taken: dict[str, list[float]] = defaultdict(list)
+        for e in json.loads(Path(self.session.end_profiling()).read_text()):
+            if e.get("cat") == "Node" and e["name"].endswith("_kernel_time"):
+                taken[e["name"].removesuffix("_kernel_time")].append(1e-6 * e["dur"])
+        return onnx.load(str(self._where), load_external_data=False), taken
+
+
 def _run(data: bytes, feed: dict[str, np.ndarray], target: Target, folder: Path) -> tuple[Any, dict[str, float]]:
     """The optimised graph, and seconds by the name of its nodes: undisturbed ones of all runs but the first two."""
-    import onnx
-
-    where = folder / "optimised.onnx"
-    session = open_session(data, target, profile=folder / "profile", optimised=where)
-    import time
-
+    told = _Told(data, target, folder)
     begin = time.perf_counter()
-    session.run(None, feed)
-    session.run(None, feed)
+    told.session.run(None, feed)
+    told.session.run(None, feed)
     each = (time.perf_counter() - begin) / 2
     for _ in range(max(RUNS, min(MOST_RUNS, math.ceil(RUNS_S / max(each, 1e-6))))):
-        session.run(None, feed)
-    events = json.loads(Path(session.end_profiling()).read_text())
-    taken: dict[str, list[float]] = defaultdict(list)
-    for e in events:
-        if e.get("cat") == "Node" and e["name"].endswith("_kernel_time"):
-            taken[e["name"].removesuffix("_kernel_time")].append(1e-6 * e["dur"])
-    return onnx.load(str(where), load_external_data=False), {n: undisturbed(v[2:]) for n, v in taken.items()}
+        told.session.run(None, feed)
+    optimised, taken = told.end()
+    return optimised, {n: undisturbed(v[2:]) for n, v in taken.items()}
 
 
 def undisturbed(values: Sequence[float]) -> float:

@@ -22,7 +22,7 @@ from sartor.measure.tables.timing import Timing
 from sartor.measure.targets import find_target, show_target
 from sartor.types import Target
 
-FORMAT = 1
+FORMAT = 2  # 1: what the profiler adds to a node was left in
 _SCHEMA = """
 create table if not exists about (name text primary key, value text not null);
 create table if not exists machines (machine text primary key, facts text not null);

@@ -7,12 +7,17 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
+
+import torch
+from torch import Tensor, nn
 
 from sartor.errors import SartorError, TargetLost
 from sartor.measure.prepare import prepare
 from sartor.measure.runnable import Runnable
-from sartor.measure.tables.rebuild import CannotRebuild, rebuilt
+from sartor.measure.still import memory_kept
+from sartor.measure.tables.rebuild import CannotRebuild, Rebuilt, rebuilt
 from sartor.measure.tables.segments import Kind, Point
 from sartor.types import Target
 
@@ -57,24 +62,38 @@ def in_turns(
 ) -> list[Timing | None]:
     """Every segment prepared on the target by itself, and all timed in turns: median of the rounds.
 
-    What one call of the target costs beside the operators is in every sample; a segment of next to no work is
-    timed too, and its time taken off.
+    What one call of the target costs beside the operators is in every sample; `Nothing` is timed with them, and its
+    time taken off.
     """
     found: list[Timing | None] = []
     for chunk in chunks(works):
         with contextlib.ExitStack() as stack:
             ready: list[Runnable | None] = []
-            for kind, point in chunk:
+            makes: list[Callable[[], Rebuilt | Nothing]] = [partial(rebuilt, kind, point) for kind, point in chunk]
+            for make in (*makes, Nothing):
                 try:
-                    module = rebuilt(kind, point)
+                    module = make()
                     ready.append(stack.enter_context(prepare(module, module.inputs(), target)))
                 except TargetLost:
                     raise
                 except (CannotRebuild, SartorError, RuntimeError, TypeError, NotImplementedError):
                     ready.append(None)
-            found += _timed(ready, clock)
+            if all(r is None or r.own for r in ready):
+                stack.enter_context(memory_kept())
+            *taken, idle = _timed(ready, clock)
+        found += [None if s is None else Timing(max(s - (idle or 0.0), 1e-7)) for s in taken]
         tell(len(found))
     return found
+
+
+class Nothing(nn.Module):
+    """Gives back one number: what it takes is what a call of the target costs beside the operators."""
+
+    def inputs(self) -> tuple[Tensor]:
+        return (torch.zeros(1),)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
 
 
 def chunks(works: Sequence[Work]) -> list[list[Work]]:
@@ -104,7 +123,7 @@ def tensor_bytes(kind: Kind, point: Point) -> int:
     return total
 
 
-def _timed(ready: Sequence[Runnable | None], clock: Callable[[], float]) -> list[Timing | None]:
+def _timed(ready: Sequence[Runnable | None], clock: Callable[[], float]) -> list[float | None]:
     samples: list[list[float]] = [[] for _ in ready]
     repeats = [1] * len(ready)
     for number in range(ROUNDS + 2):
@@ -117,4 +136,4 @@ def _timed(ready: Sequence[Runnable | None], clock: Callable[[], float]) -> list
                 samples[i].append(seconds)
             elif number == 1:  # the first run loads and allocates
                 repeats[i] = max(1, min(200, round(SAMPLE_S / max(seconds, 1e-7))))
-    return [Timing(max(statistics.median(s), 1e-9)) if s else None for s in samples]
+    return [statistics.median(s) if s else None for s in samples]
