@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,7 @@ def open_session(
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingExtra("onnxruntime", "onnx", f"target {target.name!r}")
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would leave files in the working directory
     import onnxruntime as ort
 
     first = PROVIDERS[target.name][0]
