@@ -52,8 +52,8 @@ def memory_kept() -> Iterator[bool]:
     """Memory that is given back stays with the process, ready for the next who asks; gives whether that can be had.
 
     Otherwise glibc hands large pieces to the system and takes them anew, page by page, at every inference or at none:
-    it depends on what else the process has ever freed. ResNet-18 under torch.compile touched 5,243 new pages an
-    inference in a fresh process, an eighth of its time, and the smaller network none.
+    it depends on what else the process has ever freed. ResNet-18 under torch.compile touched thousands of new pages an
+    inference in one process and none in another.
 
     Source: mallopt(3), M_MMAP_THRESHOLD.
     """
