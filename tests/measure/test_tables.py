@@ -290,6 +290,21 @@ def test_the_profiler_of_onnx_runtime_tells_segments_apart(graph) -> None:
     assert len(found) == len(works) and all(len(t.left) == 1 for t in found if t)
 
 
+def test_what_the_profiler_adds_to_a_node_is_taken_off(graph, monkeypatch) -> None:
+    pytest.importorskip("onnxruntime")
+    from sartor.measure.tables import ort_profile
+
+    target = Target("onnxruntime", threads=1)
+    works = [(s.kind, p) for s, p in zip(segments(graph), points(graph, {}))]
+    found = []
+    for added in (0.0, 1.0):  # a second a node: nothing is left of any
+        monkeypatch.setitem(ort_profile._per_node, target, added)
+        found.append([t.seconds for t in ort_profile.profiled(works, target) if t])
+    assert min(found[0]) > 1e-7 and set(found[1]) == {1e-7}
+    monkeypatch.delitem(ort_profile._per_node, target)
+    assert 0.0 <= ort_profile.per_node(target) < 1.0
+
+
 def test_nodes_belong_to_segments_and_layouts_change_at_their_borders() -> None:
     from types import SimpleNamespace
 
