@@ -24,6 +24,7 @@ from scipy.sparse import csr_matrix
 from sartor.allocate.bundles import Bundle, bundles, kept, ladder, tied_classes
 from sartor.allocate.exact import feasible, fit, put_back
 from sartor.allocate.registry import ALLOCATORS, Cap, Keep
+from sartor.measure.quiet import silent_stdout
 from sartor.types import Counts, Scores
 
 _MENU = 14  # widths a class may choose from
@@ -67,10 +68,11 @@ class _Program:
             starts.append(len(columns))
         matrix = csr_matrix((data, columns, starts), shape=(len(self.rows), len(self.objective)))
         low, high = (np.array([r[k] for r in self.rows]) for k in (2, 3))
-        found = milp(
-            np.array(self.objective), constraints=LinearConstraint(matrix, low, high), bounds=Bounds(0, 1),
-            integrality=np.array(self.whole), options={"time_limit": _SECONDS, "mip_rel_gap": _GAP},
-        )  # fmt: skip
+        with silent_stdout():  # the solver tells of its own bugs
+            found = milp(
+                np.array(self.objective), constraints=LinearConstraint(matrix, low, high), bounds=Bounds(0, 1),
+                integrality=np.array(self.whole), options={"time_limit": _SECONDS, "mip_rel_gap": _GAP},
+            )  # fmt: skip
         x: np.ndarray | None = found.x
         return x
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import os
@@ -29,6 +30,7 @@ def silent_stdout() -> Iterator[None]:
     """What native code writes to standard output inside the block is dropped (`--json` promises a clean one)."""
     with suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
+    _flush_c()
     try:
         kept = os.dup(1)
     except OSError:  # there is no standard output
@@ -40,8 +42,15 @@ def silent_stdout() -> Iterator[None]:
         os.close(nowhere)
         yield
     finally:
+        _flush_c()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def _flush_c() -> None:
+    """Native code's own buffer, which is written when it is full or the process ends."""
+    with suppress(OSError, AttributeError, TypeError):  # TypeError: Windows, where a library has to be named
+        ctypes.CDLL(None).fflush(None)
 
 
 def first_line(error: BaseException, limit: int = 240) -> str:
