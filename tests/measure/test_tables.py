@@ -282,33 +282,70 @@ def test_real_segments_are_timed_in_turns_with_any_clock_less_what_a_call_costs(
 
 def test_the_profiler_of_onnx_runtime_tells_segments_apart(graph) -> None:
     pytest.importorskip("onnxruntime")
-    from sartor.measure.tables.ort_profile import profiled
+    from sartor.measure.tables.ort_profile import Profiled
 
     works = [(s.kind, p) for s, p in zip(segments(graph), points(graph, {}))]
-    found = profiled(works, Target("onnxruntime", threads=1))
+    found = Profiled()(works, Target("onnxruntime", threads=1))
     assert all(t is not None and t.seconds > 0 for t in found)
     assert len(found) == len(works) and all(len(t.left) == 1 for t in found if t)
 
 
 def test_what_the_profiler_adds_to_a_node_is_taken_off(graph, monkeypatch) -> None:
     pytest.importorskip("onnxruntime")
-    from sartor.measure.tables import ort_profile
+    from sartor.measure.tables.ort_profile import Profiled
+    from sartor.measure.tables.profiler import Clock
 
     target = Target("onnxruntime", threads=1)
+    assert 0.0 <= Clock(target).added < 1.0
     works = [(s.kind, p) for s, p in zip(segments(graph), points(graph, {}))]
-    found = []
+    found, measured = [], Clock._measured
     for added in (0.0, 1.0):  # a second a node: nothing is left of any
-        monkeypatch.setitem(ort_profile._per_node, target, added)
-        found.append([t.seconds for t in ort_profile.profiled(works, target) if t])
+        monkeypatch.setattr(Clock, "_measured", lambda self, added=added: 0.0 * measured(self) + added)
+        found.append([t.seconds for t in Profiled()(works, target) if t])
     assert min(found[0]) > 1e-7 and set(found[1]) == {1e-7}
-    monkeypatch.delitem(ort_profile._per_node, target)
-    assert 0.0 <= ort_profile.per_node(target) < 1.0
+
+
+def test_times_of_a_slower_moment_are_told_as_those_of_the_first() -> None:
+    from types import SimpleNamespace
+
+    from sartor.measure.tables.profiler import REFERENCE, Clock
+
+    nodes = [
+        SimpleNamespace(name="feed", input=["image"], output=["f"]),
+        SimpleNamespace(name="conv", input=["f"], output=[REFERENCE[1]]),
+        SimpleNamespace(name="product", input=["rows"], output=[REFERENCE[0]]),
+        SimpleNamespace(name="mine", input=["x"], output=["y"]),
+    ]
+    graph = SimpleNamespace(graph=SimpleNamespace(node=nodes))
+
+    def taken(speed: float, mine: float) -> dict[str, list[float]]:
+        return {n: [s / speed] * 4 for n, s in {"feed": 1.0, "conv": 4.0, "product": 3.0, "mine": mine}.items()}
+
+    clock = Clock(Target("onnxruntime", threads=1))
+    clock._added = 0.5
+    assert clock.told(graph, taken(1.0, 2.0))["mine"] == pytest.approx(1.5) and clock.unit == 8.0
+    assert clock.told(graph, taken(0.4, 2.0))["mine"] == pytest.approx(1.5)
+    other = Clock(Target("onnxruntime", threads=1), unit=8.0)  # another process, of the same table
+    other._added = 0.5
+    assert other.told(graph, taken(0.25, 3.0))["mine"] == pytest.approx(2.5)
+
+
+def test_what_the_reference_took_at_first_is_kept_with_the_table(graph, tmp_path) -> None:
+    pytest.importorskip("onnxruntime")
+    works = [(s.kind, p) for s, p in zip(segments(graph), points(graph, {}))][:1]
+    tables = [Table("onnxruntime-cpu:threads=1", store=Store(tmp_path / "t.sqlite")) for _ in range(2)]
+    assert tables[0]._reference(None) is None
+    tables[0].time(works)
+    first = tables[0]._reference(None)
+    assert first is not None and first > 0
+    assert tables[1].timer._clock(tables[1].timed).unit == first
 
 
 def test_nodes_belong_to_segments_and_layouts_change_at_their_borders() -> None:
     from types import SimpleNamespace
 
-    from sartor.measure.tables.ort_profile import _attributed, undisturbed
+    from sartor.measure.tables.ort_profile import _attributed
+    from sartor.measure.tables.profiler import undisturbed
 
     def node(name, op, inputs, outputs):
         return SimpleNamespace(name=name, op_type=op, input=inputs, output=outputs)

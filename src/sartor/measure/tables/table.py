@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sartor.errors import SartorError
-from sartor.measure.tables.ort_profile import profiled
+from sartor.measure.tables.ort_profile import Profiled
 from sartor.measure.tables.rebuild import shape_of
 from sartor.measure.tables.segments import Kind, Point
 from sartor.measure.tables.stairs import Stairs, explore, suspects
@@ -39,7 +39,7 @@ class Table:
         self.store = store or Store()
         self.where = where_of(self.timed)
         profiles = self.timed.name == "onnxruntime-cpu" and self.timed.dtype != "int8"
-        self.timer: Timer = timer or (profiled if profiles else in_turns)
+        self.timer: Timer = timer or (Profiled(self._reference) if profiles else in_turns)
         self.known: dict[str, dict[Point, Timing | None]] = {}
         self.stairs: dict[str, Stairs] = {}
         self._trees: Trees | None = None
@@ -48,6 +48,14 @@ class Table:
     @property
     def _compiles(self) -> bool:
         return self.target.backend == "compile"
+
+    def _reference(self, seconds: float | None) -> float | None:
+        """What the profiler's reference took when this table was begun; told a number it is kept."""
+        if seconds is not None:
+            self.store.note(self.where, "profiler", "reference", seconds)
+            return seconds
+        known = self.store.noted(self.where, "profiler").get("reference")
+        return None if known is None else float(known)
 
     def load(self, kinds: Iterable[Kind]) -> None:
         """Read what the file has of these kinds."""
