@@ -75,8 +75,9 @@ class Profiled:
         if target not in self._clocks:
             known = self._noted(None)
             clock = self._clocks[target] = Clock(target, known)
+            clock.begin()
             if known is None:
-                self._noted(clock.begin())
+                self._noted(clock.unit)
         return self._clocks[target]
 
 

@@ -68,20 +68,14 @@ class Clock:
         self._added: float | None = None
 
     def begin(self) -> float:
-        """Measure what this needs to know; gives the unit, in seconds."""
-        assert self.added >= 0.0 and self.unit is not None
-        return self.unit
-
-    @property
-    def added(self) -> float:
-        """Seconds that the profiler adds to what a node takes without it; measured once."""
+        """Measure what this needs to know, once; gives the seconds that the profiler adds to a node."""
         if self._added is None:
             self._added = min(self._measured() for _ in range(3))
         return self._added
 
     def told(self, graph: Any, taken: Mapping[str, Sequence[float]]) -> dict[str, float]:
         """Seconds by the name of the node, from those of several runs that followed each other."""
-        added = self.added
+        added = self.begin()
         slow = self._slowed(graph, taken)
         return {n: max(undisturbed(v) / slow - added, 0.0) for n, v in taken.items()}
 
@@ -90,7 +84,7 @@ class Clock:
         mine = upstream(REFERENCE, nodes, makers(nodes))
         seconds = sum(undisturbed(taken[nodes[n].name]) for n in mine if nodes[n].name in taken)
         self.unit = self.unit or seconds
-        return seconds / self.unit
+        return seconds / self.unit if seconds else 1.0
 
     def _measured(self) -> float:
         """Tiny matrix products in a row: what the profiler says of all, less what the same run takes without it."""

@@ -111,7 +111,10 @@ class Store:
             link.execute("insert or ignore into about values ('format', ?)", (str(FORMAT),))
             found = link.execute("select value from about where name = 'format'").fetchone()[0]
             if found != str(FORMAT):
-                raise CorruptFile(f"{self.path}: tables of format {found}; this version reads format {FORMAT}")
+                raise CorruptFile(
+                    f"{self.path}: expected tables of format {FORMAT}; got format {found}, whose times mean something "
+                    "else; delete the file, or name another one (SARTOR_CACHE)"
+                )
             link.execute("begin immediate")
             yield link
             link.execute("commit")
