@@ -37,8 +37,7 @@ class Link:
     def __init__(self, target: str, host: str, command: Sequence[str], python: str, limit_s: float):
         self.target, self.host, self.python, self.limit_s = target, host, python, limit_s
         self._lock = threading.Lock()
-        self._given_up = False
-        self._late = self._met = False
+        self._late = self._met = self._killed = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the connection
         call = [*command, shlex.join([python, "-u", "-c", _START])]
         try:
@@ -60,7 +59,7 @@ class Link:
     @property
     def alive(self) -> bool:
         """Whether it can still be asked."""
-        return not self._given_up and self._process.poll() is None
+        return not self._killed and self._process.poll() is None
 
     def facts(self) -> dict[str, Any]:
         """Of the machine at this moment, as `sartor.measure.environment` has them, and its "host"."""
@@ -87,7 +86,6 @@ class Link:
             except (OSError, ValueError):  # the pipe broke, or what came was cut short
                 got = None
             except BaseException:  # stopped by hand: the answer would be taken for that to the next question
-                self._given_up = True  # it may take a moment to die, and its answer may lie in the pipe already
                 self._kill()
                 raise
             finally:
@@ -155,6 +153,7 @@ class Link:
         self._errors.close()
 
     def _kill(self) -> None:
+        self._killed = True  # it may take a moment to die, and its answer may lie in the pipe already
         with suppress(OSError):
             if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -25,16 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sartor.measure.tables.profiler import (
-    REFERENCE,
-    Clock,
-    Noted,
-    Reference,
-    Session,
-    exported,
-    makers,
-    upstream,
-)  # fmt: skip
+from sartor.measure.tables.profiler import REFERENCE, Clock, Reference, Session, exported, makers, upstream
 from sartor.measure.tables.rebuild import CannotRebuild, Rebuilt, rebuilt
 from sartor.measure.tables.timing import Timing, Work, chunks
 from sartor.types import Target
@@ -42,6 +33,7 @@ from sartor.types import Target
 RUNS = 12  # of a model of many segments, at least, each of both times
 RUNS_S = 0.25  # ... or as long as this
 MOST_RUNS = 40
+Noted = Callable[[float | None], float | None]  # told a number it keeps it; told None it gives the one it has
 _REORDER = ("ReorderOutput", "ReorderInput")
 _REFUSALS = (CannotRebuild, RuntimeError, TypeError, ValueError, NotImplementedError, KeyError)
 

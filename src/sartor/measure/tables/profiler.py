@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,3 @@ def undisturbed(values: Sequence[float]) -> float:
     """
     ordered = sorted(values)
     return statistics.fmean(ordered[: max(2, len(ordered) // 6)])
-
-
-Noted = Callable[[float | None], float | None]  # told a number it keeps it; told None it gives the one it has
