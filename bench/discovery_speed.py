@@ -136,7 +136,7 @@ def main() -> None:
     """Measure, print, and put the table where it was asked for."""
     import torch
 
-    from sartor.cli.page import Page
+    from sartor.cli.markdown_block import Page
     from sartor.measure import environment
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

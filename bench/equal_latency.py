@@ -35,9 +35,9 @@ from sartor.measure.ort_backend import open_session
 from sartor.measure.tables import Predictor
 from sartor.recipes import find_recipe
 from sartor.repair import refresh_norm
-from sartor.run.heal import heal
-from sartor.run.predicted import on_timed_widths, predictor_for
+from sartor.repair.repair_step import heal
 from sartor.run.subject import Subject, understand
+from sartor.run.table_latency import on_timed_widths, predictor_for
 from sartor.sources import load_data
 from sartor.surgery import cut
 from sartor.types import Comparison, Plan, Scores
@@ -276,7 +276,7 @@ def chosen(names: str, known: Sequence[str], what: str, parser: argparse.Argumen
 
 def main() -> None:
     """Measure, print, and put the table where it was asked for."""
-    from sartor.cli.page import Page
+    from sartor.cli.markdown_block import Page
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, help="page with <!-- equal --> and <!-- /equal -->")

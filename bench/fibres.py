@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sartor.importance import score
 from sartor.repair import refit_consumers_
-from sartor.run.fibred import fibred
+from sartor.run.per_head_plans import fibred
 from sartor.run.subject import Subject, understand
 from sartor.seed import seeded
 from sartor.sources import load_data, load_model

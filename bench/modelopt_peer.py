@@ -50,7 +50,7 @@ HEADS = (
 def network(seed: int) -> tuple[Any, Any]:
     """ResNet-18 of bench/latency.toml with the weights of a seed, and its input."""
     from sartor.cli.inputs import parse_input
-    from sartor.cli.promise import read_cases
+    from sartor.cli.latency_study import read_cases
     from sartor.seed import seeded
     from sartor.sources import load_model
 
@@ -62,7 +62,7 @@ def network(seed: int) -> tuple[Any, Any]:
 def fitted(target: str, limit: float, seed: int) -> dict[str, Any]:
     """Sartor's plan, as `sartor bench latency` makes it: {"plan", "says", "seconds"}."""
     from sartor.recipes import find_recipe
-    from sartor.run.timed import fit_to_latency
+    from sartor.studies.latency_study import fit_to_latency
 
     row = fit_to_latency(*network(seed), target, limit, find_recipe("l1"), seed=seed)
     if row["plan"] is None:
@@ -245,7 +245,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 def body(rows: Sequence[Mapping[str, Any]], environment: Mapping[str, Any], version: str) -> str:
     """Markdown: where, the table, what it amounts to, and what failed in its own words."""
-    from sartor.report.promise import WINDOW
+    from sartor.report.latency_study import WINDOW
 
     versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items() if k in ("torch", "onnxruntime"))
     lines = [list(HEADS), ["---"] * len(HEADS), *map(cells, rows)]
@@ -296,7 +296,7 @@ def version() -> str:
 def main() -> None:
     """Search, fit, measure, print, and put the table where it was asked for."""
     from sartor.cli.frontier import parse_shares
-    from sartor.cli.page import Page
+    from sartor.cli.markdown_block import Page
     from sartor.measure import environment, parse_target
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

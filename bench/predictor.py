@@ -23,10 +23,10 @@ from scipy.stats import spearmanr
 from cifar_resnet import CifarResNet
 from sartor.allocate import Cap
 from sartor.allocate.knapsack import knapsack
-from sartor.cli.page import Page
+from sartor.cli.markdown_block import Page
 from sartor.measure import compare, environment, parse_target, prepare
 from sartor.measure.tables import Store, random_plans
-from sartor.run.predicted import predictor_for
+from sartor.run.table_latency import predictor_for
 from sartor.sources import load_model
 from sartor.structure import trace
 from sartor.surgery import cut, probe

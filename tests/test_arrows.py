@@ -12,12 +12,14 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "sartor"
 ROWS = (
     ("cli", "api", "report"),
+    ("studies",),
     ("recipes", "run"),
     ("train", "sources"),
     ("surgery", "repair", "export"),
     ("learn",),
     ("allocate", "schedule"),
     ("importance", "cost", "measure"),
+    ("activations",),
     ("structure",),
     ("types", "budget", "errors", "registry", "units", "seed", "borrow"),
 )

@@ -62,12 +62,12 @@ def test_without_the_other_tool_it_says_so(peer: ModuleType, monkeypatch: pytest
 
 
 def test_the_network_is_one_of_the_bench_file(peer: ModuleType) -> None:
-    from sartor.cli.promise import read_cases
+    from sartor.cli.latency_study import read_cases
 
     assert [n.name for n in read_cases(peer.FILE)[2]].count(peer.NETWORK) == 1
 
 
 def test_the_page_has_a_place_for_it() -> None:
-    from sartor.cli.page import Page
+    from sartor.cli.markdown_block import Page
 
     Page(ROOT / "docs" / "latency.md", "modelopt")

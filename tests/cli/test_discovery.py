@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sartor.run.discovery import examine
+from sartor.studies.discovery import examine
 from sartor.testing import families
 from sartor.testing.isolate import isolated
 

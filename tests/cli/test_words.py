@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sartor.cli.asked import Asked, read_asked, read_run_file, write_asked
 from sartor.cli.fit import _with_changes, make_room
 from sartor.cli.inputs import DTYPES, example_for, parse_input, parse_pairs
 from sartor.cli.recipe import choose_recipe
+from sartor.cli.request import Asked, read_asked, read_run_file, write_asked
 from sartor.errors import BadInput, CorruptFile, SartorError, UnknownName
 from sartor.types import Recipe, Training
 

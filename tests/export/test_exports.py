@@ -11,7 +11,7 @@ from torch import nn
 from sartor.errors import BadInput, MissingExtra, SartorError
 from sartor.export import export_onnx, export_pt2
 from sartor.measure.agreement import relative_error, varied
-from sartor.measure.through_onnx import feeds
+from sartor.measure.onnx_runtimes import feeds
 from sartor.structure.example import call, with_batch
 
 FORMATS = {"onnx": export_onnx, "pt2": export_pt2}

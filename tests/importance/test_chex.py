@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sartor.errors import BadInput
-from sartor.importance.chex_leverage import chex_leverage, leverage_for
-from sartor.importance.chex_residual import chex_residual
 from sartor.importance.columns import distances_to_kept, distances_to_others, leverage, regrow_probabilities
-from sartor.importance.l1 import l1
+from sartor.importance.criteria.chex_leverage import chex_leverage, leverage_for
+from sartor.importance.criteria.chex_residual import chex_residual
+from sartor.importance.criteria.l1 import l1
 
 SEEDS = st.integers(0, 2**20)
 

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sartor.activations.readers import Read
+from sartor.activations.silencing import Gap
 from sartor.errors import BadInput, UnknownName
 from sartor.importance import CRITERIA, find_criterion
-from sartor.importance.elimination import Read
-from sartor.importance.fpgm import fpgm
-from sartor.importance.silence import Gap
+from sartor.importance.criteria.fpgm import fpgm
 
 NAMES = list(CRITERIA)
 EQUIVARIANT = [e.name for e in CRITERIA.entries() if e.traits["equivariant"]]

@@ -5,10 +5,11 @@ import torch
 from tests.zoo_graphs import understood
 from torch import nn
 
-from sartor.importance.elimination import Read, elimination
-from sartor.importance.grams import Grams
-from sartor.importance.patches import Reading
-from sartor.structure.stepper import Stepper
+from sartor.activations.grams import Grams
+from sartor.activations.patches import Reading
+from sartor.activations.readers import Read
+from sartor.activations.stepper import Stepper
+from sartor.importance.elimination import elimination
 
 LAYERS = {
     "conv2d": (nn.Conv2d(6, 9, 3, stride=2, padding=1, dilation=2), (6, 17, 15)),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sartor.importance import CRITERIA
-from sartor.importance.hrel import aligned_width, mutual_information
+from sartor.importance.criteria.hrel import aligned_width, mutual_information
 from sartor.importance.spectral import entropy
 
 hrel = CRITERIA["hrel"].value.function
@@ -78,7 +78,7 @@ def test_one_width_serves_the_layer_taken_as_one_map(monkeypatch):
     sigma = aligned_width(torch.cdist(layer, layer).square(), y)
     want = mutual_information(torch.exp(-torch.cdist(maps, maps).square() / sigma**2), y)
     assert torch.allclose(hrel(maps, y), want, rtol=1e-6)
-    monkeypatch.setattr("sartor.importance.hrel.CHUNK", 1)  # one filter at a time
+    monkeypatch.setattr("sartor.importance.criteria.hrel.CHUNK", 1)  # one filter at a time
     assert torch.allclose(hrel(maps, y), want, rtol=1e-6)
 
 

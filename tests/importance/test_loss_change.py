@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sartor.importance.fisher import fisher
-from sartor.importance.group_fisher import group_fisher
-from sartor.importance.hesso import hesso
-from sartor.importance.movement import movement
-from sartor.importance.oto import oto
-from sartor.importance.taylor2 import taylor2
+from sartor.importance.criteria.fisher import fisher
+from sartor.importance.criteria.group_fisher import group_fisher
+from sartor.importance.criteria.hesso import hesso
+from sartor.importance.criteria.movement import movement
+from sartor.importance.criteria.oto import oto
+from sartor.importance.criteria.taylor2 import taylor2
 
 SHAPES = dict(units=st.integers(1, 7), rest=st.integers(1, 7), seed=st.integers(0, 2**20))
 WITH_GRADIENTS = [fisher, hesso, movement, oto, taylor2]

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from sartor.importance.lamp import lamp
-from sartor.importance.median import geometric_median, median
+from sartor.importance.criteria.lamp import lamp
+from sartor.importance.criteria.median import geometric_median, median
 
 SEEDS = st.integers(0, 2**20)
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sartor.importance.apoz import apoz
-from sartor.importance.hrank import hrank
-from sartor.importance.wanda import wanda
+from sartor.importance.criteria.apoz import apoz
+from sartor.importance.criteria.hrank import hrank
+from sartor.importance.criteria.wanda import wanda
 
 SEEDS = st.integers(0, 2**20)
 

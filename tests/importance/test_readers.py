@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from sartor.activations.readers import reader_weight
 from sartor.importance import score
-from sartor.importance.readers import reader_weight
 from sartor.seed import seeded
 from sartor.structure import trace
 

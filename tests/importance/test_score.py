@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from sartor.activations.observers import limited, observe
+from sartor.activations.sites import unit_samples
 from sartor.errors import BadInput, UnknownName
 from sartor.importance import CRITERIA, parse_mixture, score, scores
-from sartor.importance.collect import limited, observe
-from sartor.importance.places import unit_samples
 from sartor.importance.reduce import NORMALISATIONS, REDUCTIONS, normalised
 from sartor.structure import trace
 

@@ -114,5 +114,5 @@ def test_chip_is_the_mean_over_samples_however_they_are_taken(monkeypatch):
     want = by_definition(maps.movedim(1, 0)).mean(0)
     chip = CRITERIA["chip"].value.function
     assert torch.allclose(chip(maps), want, rtol=1e-9, atol=1e-12)
-    monkeypatch.setattr("sartor.importance.chip.CHUNK", 1)  # one sample at a time
+    monkeypatch.setattr("sartor.importance.criteria.chip.CHUNK", 1)  # one sample at a time
     assert torch.allclose(chip(maps), want, rtol=1e-9, atol=1e-12)

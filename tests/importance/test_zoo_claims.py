@@ -9,7 +9,7 @@ import torch
 from sartor.importance import CRITERIA, scores
 from sartor.structure import trace
 from sartor.structure.example import first_tensor, map_tensors, with_batch
-from sartor.structure.record import named_tensors
+from sartor.structure.recording import named_tensors
 from sartor.testing.zoo import ZOO
 
 NETS = {  # network -> a group whose units can be renumbered
@@ -119,6 +119,6 @@ def test_a_few_samples_at_a_time_give_the_same_scores(net, monkeypatch):
     model, graph, x, y = drawn(net)
     options = {"loss": loss, "note": quiet, "normalise": "none", "passes": 40, "batches": cut_up(x, y, [6])}
     whole = scores(graph, model, APART, **options)
-    monkeypatch.setattr("sartor.importance.gather.CHUNK", 1)
+    monkeypatch.setattr("sartor.importance.calibration_pass.CHUNK", 1)
     for name, by_group in scores(graph, model, APART, **options).items():
         same(whole[name], by_group, name)

@@ -115,7 +115,7 @@ def test_in_a_folder_of_targets_its_name_is_enough(mlp, board, tmp_path, monkeyp
 
 def test_a_limit_is_kept_on_it(board, tmp_path):
     from sartor.recipes import RECIPES
-    from sartor.run.timed import fit_to_latency
+    from sartor.studies.latency_study import fit_to_latency
 
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 8))

@@ -10,7 +10,7 @@ from sartor.measure import latency, prepare, prepare_file, through_onnx
 from sartor.measure.agreement import relative_error
 from sartor.measure.onnx_graph import to_onnx_fast
 from sartor.measure.ort_backend import PROVIDERS, providers, runtime
-from sartor.measure.quantised import quantised
+from sartor.measure.static_int8 import quantised
 from sartor.measure.tables import Table, where_of
 from sartor.measure.targets import parse_target, why_not_here
 from sartor.structure.example import call, with_batch

@@ -11,7 +11,7 @@ import torch
 
 from sartor.measure import environment
 from sartor.measure.agreement import relative_error, varied
-from sartor.measure.quiet import quiet, silent_stdout
+from sartor.measure.silence_output import quiet, silent_stdout
 
 
 def test_the_environment_is_json_and_names_what_matters():

@@ -6,7 +6,7 @@ import re
 from rich.console import Console
 from tests.zoo_graphs import understood
 
-from sartor.cli.found import describe
+from sartor.cli.describe_graph import describe
 from sartor.report.inspection import alike, dot, folded, group_rows, group_tree, page, tree_of
 from sartor.report.rows import FrozenRow
 

@@ -19,7 +19,7 @@ from sartor.measure.tables import Store, Timing
 from sartor.measure.tables.trees import multiplies
 from sartor.run import decide as module
 from sartor.run.decide import Decision, decide
-from sartor.run.predicted import slowest_words
+from sartor.run.table_latency import slowest_words
 from sartor.structure import trace
 from sartor.types import Recipe
 

@@ -18,7 +18,7 @@ from sartor.repair import fold_means_, refit_consumers_
 from sartor.structure import Graph, trace
 from sartor.structure.axes import find
 from sartor.structure.example import call
-from sartor.structure.straight import reordered, straight
+from sartor.structure.unfibre import reordered, straight
 from sartor.surgery import Edits, apply_edits, carry_optimizer, cut, edits_for, probe, prove, silence
 from sartor.surgery.prove import difference
 from sartor.testing.plans import halves, plans, rowed

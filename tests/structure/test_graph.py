@@ -5,8 +5,9 @@ import torch
 from tests.zoo_graphs import understood
 from torch import nn
 
+from sartor.activations.replay import replay
 from sartor.errors import BadInput, CannotTrace, UnknownName
-from sartor.structure import replay, trace
+from sartor.structure import trace
 from sartor.structure.rules import RULES
 from sartor.testing.zoo import ZOO, cases
 from sartor.types import Plan

@@ -24,7 +24,7 @@ from scipy.sparse import csr_matrix
 from sartor.allocate.bundles import Bundle, bundles, kept, ladder, tied_classes
 from sartor.allocate.exact import feasible, fit, put_back
 from sartor.allocate.registry import ALLOCATORS, Cap, Keep
-from sartor.measure.quiet import silent_stdout
+from sartor.measure.silence_output import silent_stdout
 from sartor.types import Counts, Scores
 
 _MENU = 14  # widths a class may choose from

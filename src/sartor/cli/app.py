@@ -15,6 +15,7 @@ import typer
 
 from sartor.cli import tables as tables_
 from sartor.cli.bench import oneshot
+from sartor.cli.command_result import Reply, print_json, print_reply
 from sartor.cli.demo import demo
 from sartor.cli.discovery import discovery
 from sartor.cli.export import export
@@ -22,10 +23,9 @@ from sartor.cli.failures import DONE, FAILURE, INTERRUPTED, Interrupted, exit_co
 from sartor.cli.fit import fit
 from sartor.cli.frontier import frontier
 from sartor.cli.inspect import inspect
+from sartor.cli.latency_study import latency
 from sartor.cli.list import list_
 from sartor.cli.measure import measure
-from sartor.cli.promise import latency
-from sartor.cli.reply import Reply, print_json, print_reply
 from sartor.cli.report import report
 from sartor.cli.resume import resume
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sartor.cli.asked import known_fields, read_toml
+from sartor.cli.command_result import Reply
 from sartor.cli.frontier import parse_shares
+from sartor.cli.markdown_block import Page
 from sartor.cli.options import AsJson, Quiet, Seed
-from sartor.cli.page import Page
 from sartor.cli.progress import Steps, steps
-from sartor.cli.reply import Reply
+from sartor.cli.request import known_fields, read_toml
 from sartor.errors import BadInput, CorruptFile, UnknownName
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Network:
     judge: int | None = None  # test samples at most
     recipes: list[str] = field(default_factory=list)  # none: every recipe
     leave_out: list[str] = field(default_factory=list)
-    peers: list[str] = field(default_factory=list)  # file.py:function, see `sartor.run.oneshot.peer_rows`
+    peers: list[str] = field(default_factory=list)  # file.py:function, see `sartor.studies.oneshot.peer_rows`
 
 
 def oneshot(
@@ -129,11 +129,11 @@ def _run(
     network: Network, shares: list[float], recipes: str | None, judge: int | None, peers: bool, store: _Store,
     seed: int, progress: Steps,
 ) -> dict[str, Any]:  # fmt: skip
-    from sartor.run.oneshot import oneshot as sweep
-    from sartor.run.oneshot import peer_rows
     from sartor.run.subject import understand
     from sartor.sources import load_data
     from sartor.sources.factory import find_factory
+    from sartor.studies.oneshot import oneshot as sweep
+    from sartor.studies.oneshot import peer_rows
     from sartor.train import accuracy
     from sartor.train.batch import first_samples
 

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from sartor.cli.asked import Asked, write_asked
-from sartor.cli.deliver import deliver
+from sartor.cli.command_result import Reply
 from sartor.cli.failures import BUDGET_NOT_MET, DONE, Interrupted
 from sartor.cli.fit import make_room
 from sartor.cli.options import AsJson, Force, Quiet, Seed
 from sartor.cli.progress import Steps, steps
 from sartor.cli.recipe import choose_recipe
-from sartor.cli.reply import Reply
+from sartor.cli.request import Asked, write_asked
+from sartor.cli.write_artefacts import deliver
 
 BUDGET = "latency<=60% @ onnxruntime-cpu, macs<=50%"
 DATA = "digits:"

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from sartor.cli.command_result import Reply
+from sartor.cli.markdown_block import Page
 from sartor.cli.options import AsJson, Quiet, Seed
-from sartor.cli.page import Page
 from sartor.cli.progress import steps
-from sartor.cli.reply import Reply
 from sartor.errors import BadInput, UnknownName
 
 SETS = ("small", "timm", "torchvision", "transformers", "graph")
@@ -111,14 +111,14 @@ def _kept(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
 
 def _examined(build: Callable[[], Any], export: bool, seed: int) -> dict[str, Any]:
     """In the process of its own."""
-    from sartor.run.discovery import examine
+    from sartor.studies.discovery import examine
 
     return examine(*_built(build, seed), exporter=_exported if export else None, seed=seed)
 
 
 def _exported_alone(build: Callable[[], Any], seed: int) -> dict[str, Any]:
     """In the process of its own: what a sweep without --export left out."""
-    from sartor.run.discovery import exported
+    from sartor.studies.discovery import exported
 
     return exported(*_built(build, seed), _exported, seed=seed)
 

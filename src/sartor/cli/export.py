@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from sartor.cli.command_result import Reply
 from sartor.cli.inputs import is_run
-from sartor.cli.loaded import load_subject
+from sartor.cli.open_model import load_subject
 from sartor.cli.options import AsJson, Data, Factory, Input, Out, SubjectOrRun, Weights
-from sartor.cli.reply import Reply
 from sartor.errors import BadInput
 
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sartor.cli.asked import FILE, Asked, from_mapping, read_run_file, write_asked
-from sartor.cli.deliver import deliver
+from sartor.cli.command_result import Reply
 from sartor.cli.failures import BUDGET_NOT_MET, DONE, Interrupted
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Force, Input, Quiet, Weights
-from sartor.cli.place import taken
+from sartor.cli.output_folder import taken
 from sartor.cli.progress import Steps, steps
 from sartor.cli.recipe import choose_recipe, part_of
-from sartor.cli.reply import Reply
+from sartor.cli.request import FILE, Asked, from_mapping, read_run_file, write_asked
+from sartor.cli.write_artefacts import deliver
 from sartor.errors import BadInput
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from sartor.cli.command_result import Reply
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Factory, Force, Input, Quiet, Seed, Subject, Weights
-from sartor.cli.place import taken
+from sartor.cli.output_folder import taken
 from sartor.cli.progress import steps
-from sartor.cli.reply import Reply
 from sartor.errors import BadInput
 
 RECIPES = "reconstruction,flap,l2"
@@ -44,7 +44,7 @@ def frontier(
     as_json: AsJson = False,
 ) -> Reply:
     """Show what a network keeps at several sizes, cut and repaired without training, as table and picture."""
-    import sartor.run.frontier as sweep
+    import sartor.studies.frontier as sweep
     from sartor.report.frontier import frontier_table, write_frontier
     from sartor.sources import load_data, load_model
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sartor.cli.command_result import Reply
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Input, Subject, Weights
-from sartor.cli.reply import Reply
 
 if TYPE_CHECKING:
     from sartor.structure import Explanation, Graph
@@ -36,7 +36,7 @@ def inspect(
     from rich.console import Group as Stack
     from rich.text import Text
 
-    from sartor.cli.found import coverage_line, describe
+    from sartor.cli.describe_graph import coverage_line, describe
     from sartor.cost import count
     from sartor.export.files import atomic_write
     from sartor.report.inspection import dot, group_tree, write_page

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sartor.cli.command_result import Reply
 from sartor.cli.options import AsJson
-from sartor.cli.reply import Reply
 
 
 class Kind(StrEnum):

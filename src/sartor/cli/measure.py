@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sartor.cli.command_result import Reply
 from sartor.cli.inputs import is_onnx, is_run
-from sartor.cli.loaded import Loaded, load_subject
+from sartor.cli.open_model import Loaded, load_subject
 from sartor.cli.options import AsJson, Data, Factory, Input, Quiet, SubjectOrRun, Weights
 from sartor.cli.progress import steps
-from sartor.cli.reply import Reply
 from sartor.errors import BadInput
 
 if TYPE_CHECKING:

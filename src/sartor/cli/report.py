@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sartor.cli.command_result import Reply
 from sartor.cli.options import AsJson, Out
-from sartor.cli.reply import Reply
 
 
 def report(

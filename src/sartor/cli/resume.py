@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from sartor.cli.asked import FILE, read_asked
+from sartor.cli.command_result import Reply
 from sartor.cli.fit import answer, check_asked, perform
 from sartor.cli.options import AsJson, Quiet
 from sartor.cli.progress import steps
 from sartor.cli.recipe import choose_recipe
-from sartor.cli.reply import Reply
+from sartor.cli.request import FILE, read_asked
 from sartor.errors import BadInput, NothingToDo
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sartor.cli.command_result import Reply
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Input, Quiet, Subject, Weights
 from sartor.cli.progress import steps
-from sartor.cli.reply import Reply
 from sartor.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def build(
     """Time the operators of a network at the widths they may take; what is known already is not timed again."""
     from rich.text import Text
 
-    from sartor.run.predicted import predictor_for
+    from sartor.run.table_latency import predictor_for
     from sartor.sources import load_model
     from sartor.structure import trace
     from sartor.surgery import probe

@@ -10,12 +10,12 @@ from typing import Any
 from torch import nn
 
 from sartor.borrow import borrowed
-from sartor.export.checked import compare_batches, eager_call, with_ending
 from sartor.export.files import atomic_write, check_writable
+from sartor.export.verification import compare_batches, eager_call, with_ending
 from sartor.measure.onnx_graph import to_onnx
+from sartor.measure.onnx_runtimes import feeds
 from sartor.measure.ort_backend import open_session
 from sartor.measure.program import on_cpu
-from sartor.measure.through_onnx import feeds
 from sartor.structure.example import Example
 from sartor.types import Target
 

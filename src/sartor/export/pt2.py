@@ -13,10 +13,10 @@ from torch import nn
 
 from sartor.borrow import borrowed
 from sartor.errors import SartorError
-from sartor.export.checked import compare_batches, eager_call, with_ending
 from sartor.export.files import atomic_write, check_writable
+from sartor.export.verification import compare_batches, eager_call, with_ending
 from sartor.measure.program import Program, capture, on_cpu
-from sartor.measure.quiet import first_line, quiet
+from sartor.measure.silence_output import first_line, quiet
 from sartor.structure.example import Example, call, with_batch
 
 

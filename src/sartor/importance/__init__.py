@@ -1,6 +1,6 @@
 """What matters: published criteria as plain functions, and the way from them to one score a unit."""
 
-from sartor.importance import (
+from sartor.importance.criteria import (
     ablation,
     activation,
     apoz,

@@ -8,20 +8,11 @@ unit at once, and one downdate removes the worst candidate and refits the reader
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Read:
-    """One reader of a group."""
-
-    gram: Tensor  # [inputs, inputs], covariance of what it reads, float64
-    weight: Tensor  # [outputs, inputs], in the units of where it is judged
-    columns: Tensor  # [units, k]: the inputs that carry each unit
-    scale: float = 1.0  # what a squared error there costs
+from sartor.activations.readers import Read
 
 
 def elimination(reads: Sequence[Read], *, ridge: float = 1e-3) -> tuple[list[int], list[float]]:

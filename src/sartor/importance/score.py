@@ -10,11 +10,11 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
+from sartor.activations.lockstep import PRECISIONS
+from sartor.activations.observers import Loss
 from sartor.cost import unit_macs
 from sartor.errors import BadInput
-from sartor.importance.collect import Loss
-from sartor.importance.gather import Note, from_weights, gather, weight_places
-from sartor.importance.lockstep import PRECISIONS
+from sartor.importance.calibration_pass import Note, from_weights, gather, weight_places
 from sartor.importance.mixture import Term, mixed, parse_mixture
 from sartor.importance.reduce import NORMALISATIONS, REDUCTIONS, Means, normalised, per_macs
 from sartor.importance.registry import READABLE, Criterion, find_criterion

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sartor.activations.observers import Loss, cross_entropy
 from sartor.cost import SoftCost, soft_macs
 from sartor.errors import BadInput
-from sartor.importance.collect import Loss, cross_entropy
 from sartor.learn.gates import Gated
 from sartor.learn.losses import divergence, relative_gap
 from sartor.seed import seeded

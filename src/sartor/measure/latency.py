@@ -26,8 +26,8 @@ from sartor.borrow import uncollected
 from sartor.errors import BadInput
 from sartor.measure.environment import usable_cores
 from sartor.measure.noise import Moment, judged, judged_together
+from sartor.measure.pinning import denormals_flushed, memory_kept, pinned
 from sartor.measure.runnable import Runnable
-from sartor.measure.still import denormals_flushed, memory_kept, pinned
 from sartor.types import Comparison, Latency, median_interval, wide_interval
 
 Clock = Callable[[], float]  # seconds, from any beginning

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sartor.borrow import borrowed
 from sartor.errors import BadInput, MissingExtra, SartorError
 from sartor.measure.program import capture, on_cpu
-from sartor.measure.quiet import first_line, quiet, silent_stdout
+from sartor.measure.silence_output import first_line, quiet, silent_stdout
 from sartor.structure.example import as_args, batch_of, call, tensors
 
 LARGEST_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB; a margin for the graph itself

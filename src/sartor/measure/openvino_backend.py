@@ -13,9 +13,9 @@ from torch import nn
 
 from sartor.errors import CorruptFile, SartorError
 from sartor.measure.environment import usable_cores
-from sartor.measure.quiet import first_line
+from sartor.measure.onnx_runtimes import Loaded, from_file, through_onnx
 from sartor.measure.runnable import Runnable
-from sartor.measure.through_onnx import Loaded, from_file, through_onnx
+from sartor.measure.silence_output import first_line
 from sartor.types import Target
 
 PRECISION = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "f32"}  # of what int8 leaves

@@ -14,9 +14,9 @@ from torch import nn
 
 from sartor.errors import CorruptFile, MissingExtra, SartorError
 from sartor.measure.environment import usable_cores
-from sartor.measure.quiet import first_line
+from sartor.measure.onnx_runtimes import Loaded, from_file, through_onnx
 from sartor.measure.runnable import Runnable
-from sartor.measure.through_onnx import Loaded, from_file, through_onnx
+from sartor.measure.silence_output import first_line
 from sartor.types import Target
 
 PROVIDERS = {  # in order: what the first does not take, the next one runs

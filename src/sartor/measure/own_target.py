@@ -19,10 +19,10 @@ from torch import nn
 
 from sartor.errors import BadInput, SartorError
 from sartor.measure.environment import environment
+from sartor.measure.onnx_runtimes import Loaded, check_agreement, from_file, through_onnx
 from sartor.measure.program import capture
-from sartor.measure.quiet import first_line
 from sartor.measure.runnable import Runnable
-from sartor.measure.through_onnx import Loaded, check_agreement, from_file, through_onnx
+from sartor.measure.silence_output import first_line
 from sartor.measure.torch_backends import placed
 from sartor.registry import Entry
 from sartor.structure.example import call, tensors

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from sartor.borrow import borrowed
 from sartor.errors import SartorError
-from sartor.measure.quiet import first_line, quiet
+from sartor.measure.silence_output import first_line, quiet
 from sartor.structure.example import as_args, batch_of, call, tensors, to_device, with_batch
 
 

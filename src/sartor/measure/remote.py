@@ -18,8 +18,8 @@ from torch import nn
 
 from sartor.errors import BadInput, SartorError, TargetLost, UnknownName
 from sartor.measure.link import Link
+from sartor.measure.onnx_runtimes import Loaded, from_file, through_onnx
 from sartor.measure.runnable import Runnable
-from sartor.measure.through_onnx import Loaded, from_file, through_onnx
 from sartor.registry import Entry
 from sartor.types import Target
 

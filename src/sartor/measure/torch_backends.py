@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from sartor.errors import SartorError
 from sartor.measure.environment import usable_cores
-from sartor.measure.quiet import first_line, quiet
 from sartor.measure.runnable import Runnable
+from sartor.measure.silence_output import first_line, quiet
 from sartor.structure.example import as_args, map_tensors, with_batch
 from sartor.types import Target
 

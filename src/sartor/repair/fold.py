@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sartor.activations.replay import replay
 from sartor.errors import BadInput
 from sartor.structure.axes import keep_mask
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, batch_of
 from sartor.structure.graph import Graph
-from sartor.structure.record import named_tensors
-from sartor.structure.replay import replay
-from sartor.structure.straight import straight
+from sartor.structure.recording import named_tensors
+from sartor.structure.unfibre import straight
 from sartor.types import Plan
 
 

@@ -19,17 +19,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sartor.activations.patches import Reading
+from sartor.activations.refit_sites import Refit, refits
+from sartor.activations.stepper import Stepper
 from sartor.borrow import borrowed
 from sartor.errors import BadInput
-from sartor.importance.judged import Refit, refits
-from sartor.importance.patches import Reading
 from sartor.structure import Graph
 from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Value
 from sartor.structure.example import Example, batch_of
-from sartor.structure.record import named_tensors
-from sartor.structure.stepper import Stepper
-from sartor.structure.straight import straight
+from sartor.structure.recording import named_tensors
+from sartor.structure.unfibre import straight
 from sartor.types import Plan
 
 _UNCHANGED = 1e-6  # relative: nothing to refit where the network does what it did

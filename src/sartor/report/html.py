@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sartor.report import rows, sentences, svg
-from sartor.report.record import read_result
+from sartor.report.run_reader import read_result
 from sartor.report.template import filled, markup_type
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sartor.report import rows, sentences, svg
-from sartor.report.record import read_result
+from sartor.report.run_reader import read_result
 
 _INNER = re.compile(r'^<svg viewBox="0 0 [\d.]+ (?P<height>[\d.]+)"[^>]*>(?P<inner>.*)</svg>$', re.DOTALL)
 _MARGIN, _GAP, _HEAD, _TITLE = 24, 24, 58, 20

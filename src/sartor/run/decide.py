@@ -15,7 +15,7 @@ from sartor.cost import Cost, counted_cost, macs, peak_memory
 from sartor.errors import BadInput, BudgetNotMet, NothingToDo
 from sartor.measure import compare_afresh, latency, parse_target, prepare, show_target
 from sartor.measure.tables import Predictor
-from sartor.run.predicted import floor_words, on_timed_widths, predictor_for, slowest_words
+from sartor.run.table_latency import floor_words, on_timed_widths, predictor_for, slowest_words
 from sartor.structure import Graph
 from sartor.structure.example import Example
 from sartor.surgery import cut

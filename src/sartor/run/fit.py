@@ -17,12 +17,12 @@ from sartor.cost import count
 from sartor.errors import BadInput, SartorError
 from sartor.measure import available, compare_afresh, environment, parse_target, prepare
 from sartor.recipes import find_recipe
+from sartor.repair.repair_step import heal
 from sartor.run.cuttable import cuttable
 from sartor.run.decide import Decision, decide, plan_for
-from sartor.run.fibred import with_fibres
 from sartor.run.folder import RECORD, write_model, write_result
-from sartor.run.heal import heal
 from sartor.run.outcome import Facts, Outcome, noise_note, result_of
+from sartor.run.per_head_plans import with_fibres
 from sartor.run.rank import ranked
 from sartor.run.record import Progress, Recorder
 from sartor.run.search import improved_scores

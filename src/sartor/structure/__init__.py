@@ -8,8 +8,7 @@ from sartor.borrow import uncollected
 from sartor.structure.example import Example
 from sartor.structure.explain import Explanation, explain
 from sartor.structure.graph import Graph, Site
-from sartor.structure.record import record, record_training
-from sartor.structure.replay import replay
+from sartor.structure.recording import record, record_training
 from sartor.structure.rules import rule
 from sartor.structure.solve import solve
 
@@ -30,4 +29,4 @@ def trace(model: nn.Module, example: Example) -> Graph:
         return solve(record(model, example), lambda: record_training(model, example))
 
 
-__all__ = ["Example", "Explanation", "Graph", "Site", "explain", "record", "replay", "rule", "solve", "trace"]
+__all__ = ["Example", "Explanation", "Graph", "Site", "explain", "record", "rule", "solve", "trace"]

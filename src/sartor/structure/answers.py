@@ -19,7 +19,7 @@ from sartor.structure.calls import Op, Value, short_name, values
 from sartor.structure.example import map_tensors, tensors
 
 if TYPE_CHECKING:
-    from sartor.structure.record import Recording
+    from sartor.structure.recording import Recording
 
 QUESTIONS = {"item", "_local_scalar_dense", "is_nonzero", "equal"}  # operators that give Python a value
 _LARGEST = 1_000_000  # elements of a tensor that is computed to answer

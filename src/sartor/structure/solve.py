@@ -11,7 +11,7 @@ from sartor.structure.axes import Axes, Axis, Conflict, find, freeze, fresh, lea
 from sartor.structure.calls import Op, Value, frozen_axes
 from sartor.structure.graph import Graph
 from sartor.structure.kinds import kinds
-from sartor.structure.record import Recording
+from sartor.structure.recording import Recording
 from sartor.structure.rules.registry import facts, freeze_all, lookup, opaque
 from sartor.types import Frozen, Group, Member
 

@@ -14,7 +14,7 @@ from sartor.structure.axes import Axis, find, new_size
 from sartor.structure.calls import Value, short_name
 from sartor.structure.example import as_args, tensors
 from sartor.structure.graph import Graph
-from sartor.structure.record import clone, empty_like_on_meta, named_tensors, watching
+from sartor.structure.recording import clone, empty_like_on_meta, named_tensors, watching
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
 from sartor.surgery.program import SPLITS, Program, rewrite_

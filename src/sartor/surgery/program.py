@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sartor.errors import BadInput, CorruptFile
 from sartor.structure.example import tensors
-from sartor.structure.written import operator
+from sartor.structure.op_json import operator
 
 FORMAT = 1
 SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}

@@ -17,8 +17,8 @@ from sartor.structure.constants import moved, pads
 from sartor.structure.example import as_args, batch_of, map_tensors, tensors, with_batch
 from sartor.structure.functions import FunctionOp
 from sartor.structure.graph import Graph
-from sartor.structure.record import Recording, clone, empty_like_on_meta, watching
-from sartor.structure.written import encoded, operator_name
+from sartor.structure.op_json import encoded, operator_name
+from sartor.structure.recording import Recording, clone, empty_like_on_meta, watching
 from sartor.surgery.program import FORMAT, SPLITS, Program, plain_of
 
 _NOT_SIZES = {"repeat", "tile", "repeat_interleave", "as_strided"}  # their lists are counts of copies, or strides

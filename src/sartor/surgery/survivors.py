@@ -13,7 +13,7 @@ from sartor.structure.axes import Axis, find, keep_mask, new_size
 from sartor.structure.calls import Op, short_name
 from sartor.structure.example import Example, call
 from sartor.structure.graph import Graph
-from sartor.structure.record import watching
+from sartor.structure.recording import watching
 
 _NORMS = {"layer_norm", "rms_norm", "group_norm"}
 _SAID = ("layer_norm takes", "rms_norm takes", "group norm takes")

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sartor.measure.ort_backend import open_session
-from sartor.measure.quiet import quiet, silent_stdout
+from sartor.measure.silence_output import quiet, silent_stdout
 from sartor.types import Target
 
 REFERENCE = ("reference0", "reference1")  # names of its outputs

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sartor.errors import SartorError
 from sartor.measure.tables.segments import Kind, Point
 from sartor.structure.example import tensors
-from sartor.structure.written import KINDS, operator
+from sartor.structure.op_json import KINDS, operator
 
 
 class CannotRebuild(SartorError, ValueError):

@@ -20,8 +20,8 @@ from typing import Any
 from sartor.structure.axes import Axis, find, leaves, new_size
 from sartor.structure.calls import Op, Value, dim, values
 from sartor.structure.graph import Graph
+from sartor.structure.op_json import encoded, operator_name
 from sartor.structure.rules import lookup
-from sartor.structure.written import encoded, operator_name
 from sartor.types import Counts
 
 _FROM_OUTPUT = {"view", "expand", "factory"}

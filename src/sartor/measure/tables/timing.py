@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from sartor.errors import SartorError, TargetLost
+from sartor.measure.pinning import memory_kept
 from sartor.measure.prepare import prepare
 from sartor.measure.runnable import Runnable
-from sartor.measure.still import memory_kept
 from sartor.measure.tables.rebuild import CannotRebuild, Rebuilt, rebuilt
 from sartor.measure.tables.segments import Kind, Point
 from sartor.types import Target

@@ -1,0 +1,1 @@
+"""What layers see while data passes through them: one pass, its readers, patches and Gram matrices."""

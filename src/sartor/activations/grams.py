@@ -1,0 +1,166 @@
+"""What the readers of a group take in, as Gram matrices, and what an error at each of them costs in the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.activations.lockstep import lockstep
+from sartor.activations.patches import Reading
+from sartor.activations.readers import Read
+from sartor.activations.refit_sites import refits
+from sartor.activations.replay import replay
+from sartor.activations.sites import read_sites
+from sartor.borrow import borrowed
+from sartor.structure import Graph, Site
+from sartor.structure.calls import Op, Value
+from sartor.structure.example import Example, batch_of, call, first_tensor, with_batch
+from sartor.structure.recording import named_tensors
+
+_EXACT_OUTPUTS = 16
+_MOST_INPUTS = 8192  # of a layer whose Gram matrix is gathered
+
+
+class Grams:
+    """The Gram matrices of all layers that read some groups, from one pass over calibration inputs.
+
+    Args:
+        graph: of the model.
+        model: borrowed.
+        batches: inputs, where the model lies.
+        groups: whose readers are looked at.
+        rows: positions looked at for a layer; sums are in double precision.
+        flatten: exponent of a layer's sensitivity: 1 takes what an error costs if nothing behind is refitted, 0 takes
+            all layers as equal. Layers that are refitted later take up part of an error, so the truth lies between.
+        samples: on which sensitivities are measured.
+        seed: draws positions, and mixtures of outputs.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        model: nn.Module,
+        batches: Sequence[Example],
+        groups: Iterable[str],
+        *,
+        rows: int = 40_000,
+        flatten: float = 0.5,
+        samples: int = 64,
+        seed: int = 0,
+    ):
+        self.graph, self.model = graph, model
+        self.tensors = {n: t.detach() for *_, n, t in named_tensors(model)}
+        layers = {f.op: f for f in refits(graph)}
+        self.sites: dict[str, list[Site]] = {}
+        for name in groups:
+            mine = [s for s in read_sites(graph, name) if s.slot == "in0" and s.op in layers]
+            self.sites[name] = [s for s in mine if self._inputs(s.op) <= _MOST_INPUTS]
+        self.layers = {s.op: layers[s.op] for mine in self.sites.values() for s in mine}
+        self.generator = torch.Generator().manual_seed(seed)
+        self.gram = self._gathered(batches, rows)
+        few = batches[0] if batch_of(batches[0]) <= samples else with_batch(batches[0], samples)
+        costs = self._sensitivities(few) if self.layers else {}
+        typical = torch.tensor([c for c in costs.values() if c > 0] or [1.0]).double().log().mean().exp()
+        self.scale = {i: float(typical * (costs.get(i, 0.0) / typical) ** flatten) for i in self.layers}
+
+    def reads(self, group: str) -> list[Read]:
+        """The readers of a group; empty if no convolution or linear layer reads it."""
+        return [self._read(s) for s in self.sites[group]]
+
+    def _read(self, site: Site) -> Read:
+        gram, (reading, weight) = self.gram[site.op], self._matrix(site.op)
+        g = weight.shape[0]
+        taps = math.prod(reading.weight.shape[2:])
+        columns = (site.positions[:, :, None] * taps + torch.arange(taps)).flatten(1).to(gram.device)
+        if g > 1:  # one matrix with blocks
+            gram = torch.block_diag(*gram)
+            weight = torch.block_diag(*weight)
+            return Read(gram, weight, columns, self.scale[site.op])
+        return Read(gram[0], weight[0], columns, self.scale[site.op])
+
+    def _inputs(self, op: int) -> int:
+        reading = Reading.of(self.graph.ops[op])
+        assert reading is not None
+        return math.prod(reading.weight.shape[1:]) * reading.groups
+
+    def _matrix(self, op: int) -> tuple[Reading, Tensor]:
+        """[groups, outputs, inputs], scaled by the batch norm behind."""
+        reading, fit = Reading.of(self.graph.ops[op]), self.layers[op]
+        assert reading is not None and reading.weight.name is not None
+        weight = self.tensors[reading.weight.name].double()
+        if fit.norm is not None:
+            norm = self.graph.ops[fit.norm]
+            variance, scale = norm.arg("running_var"), norm.arg("weight")
+            gain = (self.tensors[variance.name].double() + float(norm.arg("eps", 1e-5))).rsqrt()
+            if isinstance(scale, Value) and scale.name is not None:
+                gain = gain * self.tensors[scale.name].double()
+            weight = weight * gain.reshape(-1, *[1] * (weight.dim() - 1))
+        return reading, reading.matrix(weight)
+
+    def _gathered(self, batches: Sequence[Example], rows: int) -> dict[int, Tensor]:
+        """Layer -> covariance of its rows [groups, inputs, inputs], float64."""
+        sums: dict[int, tuple[Any, Any, Any, int]] = {}
+        each = -(-rows // max(1, len(batches)))
+
+        def see(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+            if op.index not in self.layers:
+                return
+            reading = Reading.of(op)
+            assert reading is not None
+            x = reading.rows(args[0], reading.pick(out, each, self.generator)).float()
+            shift, square, total, n = sums.get(op.index, (x.mean(1), 0.0, 0.0, 0))
+            x = x - shift[:, None]  # near the mean, squares lose no digits
+            square = square + (x.transpose(1, 2) @ x).double()
+            sums[op.index] = (shift, square, total + x.sum(1, dtype=torch.float64), n + x.shape[1])
+
+        with borrowed(self.model):
+            for b in batches:
+                replay(self.graph, self.model, b, see)
+        found = {}
+        for i, (_, square, total, n) in sums.items():
+            mean = total / n
+            found[i] = square / n - mean[:, :, None] * mean[:, None, :]
+        return found
+
+    def _sensitivities(self, inputs: Example) -> dict[int, float]:
+        """Layer -> how far the output moves, relative to its size, for each unit of squared error where it is judged.
+
+        To first order: the squared Jacobian of the outputs, summed over everything; the error counts as spread evenly
+        over channels and positions, summed over channels and averaged over positions, as the costs of `elimination`
+        are. Up to 16 outputs a sample are differentiated each, more of them through random mixtures.
+        """
+        ends = {f.chain[-1]: i for i, f in self.layers.items()}
+        taps: dict[int, Tensor] = {}
+
+        def behind(op: Op, out: Any) -> Any:
+            if op.index not in ends or not isinstance(out, Tensor):
+                return out
+            tap = out if out.requires_grad else out.detach().requires_grad_()
+            taps[ends[op.index]] = tap
+            return tap.clone()  # what the model writes into its own does not reach the tap
+
+        with borrowed(self.model):
+            with lockstep(self.graph, self.model, lambda *_: None, behind=behind, gradients=True):
+                given = call(self.model, inputs)
+            out = first_tensor(given).reshape(batch_of(inputs), -1)
+            squares = dict.fromkeys(taps, 0.0)
+            for direction in self._directions(out.shape[1]):
+                with torch.enable_grad():
+                    along = (out * direction.to(out)).sum()
+                    grads = torch.autograd.grad(along, list(taps.values()), retain_graph=True, allow_unused=True)
+                for i, g in zip(taps, grads):
+                    squares[i] += 0.0 if g is None else float(g.double().square().sum())
+        size = float(out.detach().double().square().sum()) or 1.0
+        channels = {i: t.shape[1 if self.graph.ops[i].kind == "conv" else -1] for i, t in taps.items()}
+        return {i: squares[i] / size / channels[i] for i in taps}
+
+    def _directions(self, outputs: int) -> list[Tensor]:
+        """Rows whose squared products with a Jacobian add up to its squared size."""
+        if outputs <= _EXACT_OUTPUTS:
+            return list(torch.eye(outputs))
+        signs = torch.randint(0, 2, (_EXACT_OUTPUTS, outputs), generator=self.generator) * 2.0 - 1
+        return list(signs / _EXACT_OUTPUTS**0.5)

@@ -1,0 +1,62 @@
+"""The weights with which operators read the units of a group, in the units of what the network sees of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sartor.structure import Graph, Site
+from sartor.structure.calls import Op, Value
+
+
+@dataclass(frozen=True)
+class Read:
+    """One reader of a group."""
+
+    gram: Tensor  # [inputs, inputs], covariance of what it reads, float64
+    weight: Tensor  # [outputs, inputs], in the units of where it is judged
+    columns: Tensor  # [units, k]: the inputs that carry each unit
+    scale: float = 1.0  # what a squared error there costs
+
+
+def reader_weight(graph: Graph, group: str, site: Site, tensors: Mapping[str, Tensor]) -> Tensor:
+    """[units, rest]: what one operator multiplies each unit with.
+
+    Where a batch norm in evaluation mode alone reads the result, every output is scaled by what the norm multiplies it
+    with, |gamma| / sqrt(variance + eps): so the weights of different layers compare. Ones, [units, 1], for a place
+    that reads without a weight of its own.
+
+    Args:
+        graph: of the model.
+        group: whose units are read.
+        site: where; see `Graph.sites`.
+        tensors: parameters and buffers by name.
+    """
+    op = graph.ops[site.op]
+    w = next((v for v in op.inputs[1:] if v.name is not None and v.ndim > 1), None) if site.slot == "in0" else None
+    units = len(site.positions)
+    if w is None or w.name is None:
+        return torch.ones(units, 1)
+    weight = tensors[w.name].detach()
+    gain = _gain_behind(graph, op, tensors)
+    if gain is not None and op.kind in ("conv", "linear") and gain.shape[0] == weight.shape[0]:
+        weight = weight * gain.to(weight).reshape(-1, *[1] * (weight.dim() - 1))
+    read = graph.read_view(group, w, weight)
+    return torch.ones(units, 1) if read is None else read
+
+
+def _gain_behind(graph: Graph, op: Op, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    readers = [o for o in graph.ops[op.index + 1 :] if o.live and any(v is op.out for v in o.inputs)]
+    if len(readers) != 1 or readers[0].kind != "batch_norm":
+        return None
+    norm = readers[0]
+    gamma, variance = norm.arg("weight"), norm.arg("running_var")
+    if not isinstance(variance, Value) or variance.name is None:
+        return None
+    gain = (tensors[variance.name].double() + float(norm.arg("eps", 1e-5))).rsqrt()
+    if isinstance(gamma, Value) and gamma.name is not None:
+        gain = gain * tensors[gamma.name].detach().double().abs()
+    return gain

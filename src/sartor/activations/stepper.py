@@ -1,0 +1,162 @@
+"""A forward that stops after every operator, for many batches at once: what repair changes midway, the rest sees.
+
+Layer-by-layer methods change a weight once the layers before it are done, and everything behind must then see the
+change. Running the forward again from the start for every layer costs the square of the depth; here each operator runs
+once. Recorded operators are executed as they are, on real tensors; a tensor is let go after its last reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.borrow import borrowed, device_of
+from sartor.errors import CannotTrace
+from sartor.structure.answers import QUESTIONS
+from sartor.structure.calls import Op, Value, values
+from sartor.structure.example import Example, as_args, tensors
+from sartor.structure.recording import Recording, named_tensors, record, watching
+
+_LOOKS_AT_VALUES = {"nonzero"}  # as many results as the values say
+
+
+class Stepper:
+    """One model, several batches of one size, operator after operator.
+
+    Args:
+        model: borrowed; parameters and buffers are read anew whenever an operator runs, so that edits take effect.
+        batches: inputs, all of one batch size, where the model lies.
+
+    Raises:
+        CannotTrace: batches of unequal size, a forward that looks at values, which a recording cannot repeat, or one
+            that writes to the model's own tensors.
+    """
+
+    def __init__(self, model: nn.Module, batches: Sequence[Example]):
+        sizes = {tuple(tuple(t.shape) for t in tensors(b)) for b in batches}
+        if len(sizes) != 1:
+            raise CannotTrace(f"stepping: expected batches of one shape; got {len(sizes)} different shapes")
+        self.recording: Recording = record(model, batches[0])
+        for op in self.ops:
+            if op.name in _LOOKS_AT_VALUES:
+                raise CannotTrace(f"{op.where} looks at values: its forward cannot be taken step by step")
+        own = {v.storage for v in self.recording.tensors.values()}
+        for op in self.ops:
+            if op.mutates and any(v.storage in own for v in op.inputs[:1]):
+                raise CannotTrace(f"{op.where} writes to the model's own tensors: steps would change the model")
+        self._device = device_of(model)
+        self._held: dict[int, int] = {}  # id of a Value -> how many want it
+        self._past = -1  # the last operator that ran
+        self._named = {name: t.detach() for *_, name, t in named_tensors(model)}
+        self._last = self._last_uses()
+        self._ends: dict[int, list[int]] = {}
+        for key, index in self._last.items():
+            self._ends.setdefault(index, []).append(key)
+        shared = self._constants(model, batches[0])
+        self._env: list[dict[int, Tensor]] = []
+        for b in batches:
+            env = dict(shared)
+            env.update({id(v): t.detach().clone() for v, t in zip(self.recording.inputs, tensors(b))})
+            self._env.append(env)
+
+    @property
+    def ops(self) -> list[Op]:
+        """In the order they run."""
+        return self.recording.ops
+
+    @property
+    def batches(self) -> int:
+        """How many there are."""
+        return len(self._env)
+
+    def get(self, value: Value, batch: int) -> Tensor:
+        """What a Value is now, in one batch."""
+        return self._named[value.name] if value.name is not None else self._env[batch][id(value)]
+
+    def advance(self, last: int) -> None:
+        """Run every batch up to the operator `last`, that one included; what nobody reads any more is let go."""
+        with torch.inference_mode():
+            for env in self._env:
+                for op in self.ops[self._past + 1 : last + 1]:
+                    self._run(op, env)
+                    for key in self._ends.get(op.index, ()):
+                        if key not in self._held:
+                            env.pop(key, None)
+        self._past = max(self._past, last)
+
+    def again(self, index: int) -> None:
+        """Run one operator once more on every batch: what it reads must be held."""
+        with torch.inference_mode():
+            for env in self._env:
+                self._run(self.ops[index], env)
+
+    def _run(self, op: Op, env: dict[int, Tensor]) -> None:
+        def real(x: Any) -> Any:
+            if isinstance(x, torch.device):  # recorded on meta
+                return self._device
+            return self._named[x.name] if x.name is not None else env[id(x)]
+
+        out = op.func(*_mapped(real, op.args), **_mapped(real, op.kwargs))
+        if op.name in QUESTIONS and out != op.out:
+            raise CannotTrace(f"{op.where} looks at values: its forward cannot be taken step by step")
+        for v, t in zip(values(op.out), tensors(out), strict=True):
+            env[id(v)] = t
+
+    def hold(self, values_: Iterable[Value]) -> None:
+        """Keep these beyond their last reader, until `free` was called as often."""
+        for v in values_:
+            self._held[id(v)] = self._held.get(id(v), 0) + 1
+
+    def free(self, values_: Iterable[Value]) -> None:
+        """The opposite of `hold`; what has no reader left is let go."""
+        for v in values_:
+            self._held[id(v)] -= 1
+            if not self._held[id(v)]:
+                del self._held[id(v)]
+                if self._last.get(id(v), len(self.ops)) <= self._past:
+                    for env in self._env:
+                        env.pop(id(v), None)
+
+    def _last_uses(self) -> dict[int, int]:
+        """Id of a Value -> the last operator that reads it; what the model returns has none."""
+        last: dict[int, int] = {}
+        for op in self.ops:
+            for v in (*op.inputs, *op.outputs):
+                if v.name is None:
+                    last[id(v)] = op.index
+        for v in self.recording.outputs:
+            last.pop(id(v), None)
+        return last
+
+    def _constants(self, model: nn.Module, example: Example) -> dict[int, Tensor]:
+        """Tensors the model holds outside its parameters and buffers, taken from a real forward."""
+        made = {id(v) for op in self.ops for v in op.outputs} | {id(v) for v in self.recording.inputs}
+        wanted = {id(v) for op in self.ops for v in op.inputs if v.name is None} - made
+        if not wanted:
+            return {}
+        found: dict[int, Tensor] = {}
+        place = 0
+
+        def see(func: Any, args: Any, kwargs: Any, out: Any, path: str) -> None:
+            nonlocal place
+            op = self.ops[place]
+            for v, t in zip(values((op.args, op.kwargs)), tensors((args, kwargs)), strict=True):
+                if id(v) in wanted and id(v) not in found:
+                    found[id(v)] = t.clone()
+            place += 1
+
+        positional, named = as_args(example)
+        with borrowed(model), watching(model, see, meta=False):
+            model(*positional, **named)
+        return found
+
+
+def _mapped(real: Any, x: Any) -> Any:
+    if isinstance(x, Value | torch.device):
+        return real(x)
+    if isinstance(x, list | tuple):
+        return type(x)(_mapped(real, v) for v in x)
+    return {k: _mapped(real, v) for k, v in x.items()} if isinstance(x, dict) else x

@@ -1,0 +1,58 @@
+"""What `trace` found, as plain objects: the answer of `inspect --json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sartor.structure import Graph
+
+
+def describe(graph: Graph) -> dict[str, Any]:
+    """Groups with their shares of the cost, frozen axes with reasons, and how much can be cut at all.
+
+    Returns:
+        {"groups": [{"name", "kind", "units", "mixes", "members", "macs_share", "params_share", "writes", "reads"}],
+        "frozen": [{"axis", "reason"}], "coverage": {"params_on_cuttable_axis", "macs_on_cuttable_axis"},
+        "kinds": {kind: number of groups}, "ties": [[groups that must keep equal counts]]}. "writes" and "reads" are
+        the modules whose parameters do so.
+        Shares are of what lies on the group; they overlap, since a weight has two sides.
+    """
+    from sartor.cost import macs
+    from sartor.run import group_rows
+    from sartor.studies.discovery import coverage
+
+    rows = [{k: v for k, v in row.items() if k != "kept"} for row in group_rows(graph)]
+    for row in rows:
+        members = graph.groups[row["name"]].members
+        for verb, roles in (("writes", ("out",)), ("reads", ("in",))):
+            row[verb] = list(dict.fromkeys(m.tensor.rpartition(".")[0] for m in members if m.role in roles))
+    return {
+        "groups": rows,
+        "frozen": [{"axis": f.axis, "reason": f.reason} for f in graph.frozen],
+        "coverage": {
+            "params_on_cuttable_axis": coverage(graph),
+            "macs_on_cuttable_axis": _cuttable_macs(graph) / (macs(graph) or 1),
+        },
+        "kinds": dict(Counter(g.kind for g in graph.groups.values())),
+        "ties": [list(t) for t in graph.ties],
+    }
+
+
+def _cuttable_macs(graph: Graph) -> int:
+    """MACs of the operators that a cut can shrink."""
+    from sartor.cost.macs import evaluate, terms
+    from sartor.structure.axes import find, leaves
+
+    own = {find(leaf) for leaf in graph.leaves.values()}
+    return evaluate([(n, axes) for n, axes in terms(graph) if any(a in own for x in axes for a in leaves(x))], {})
+
+
+def coverage_line(coverage: Mapping[str, Any]) -> str:
+    """One sentence on how much can be cut."""
+    params, counted = coverage["params_on_cuttable_axis"], coverage["macs_on_cuttable_axis"]
+    return (
+        f"{100 * params:.1f} % of the parameters and {100 * counted:.1f} % of the MACs lie on an axis that can be cut."
+    )

@@ -1,0 +1,46 @@
+"""A plan with fibres as an ordinary one, on the same network with its units renumbered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from sartor.structure.fibres import reorder
+from sartor.structure.graph import Graph
+from sartor.structure.recording import clone, named_tensors
+from sartor.types import Plan
+
+
+def straight(model: nn.Module, graph: Graph, plan: Plan) -> tuple[nn.Module, Plan]:
+    """A network that computes the same, and the ordinary plan that cuts it as the fibred plan cuts `model`.
+
+    Without fibres, the two as they are.
+
+    Raises:
+        BadInput: the fibres do not fit the graph.
+    """
+    if not plan.fibres:
+        return model, plan
+    return reordered(model, graph, graph.orders(plan)), replace(plan, fibres={})
+
+
+def reordered(model: nn.Module, graph: Graph, orders: Mapping[str, Tensor]) -> nn.Module:
+    """A copy in which the units of some groups stand in another order for every unit of what they are fibred over.
+
+    Args:
+        orders: fibred group -> [units of the leaf it is fibred over, units]: which unit comes to each place.
+    """
+    values = {id(t): graph.tensors[name] for *_, name, t in named_tensors(model)}
+
+    def turned(t: Tensor) -> Tensor:
+        new = t.detach().clone()
+        for name, order in orders.items():
+            new = reorder(new, values[id(t)], graph.leaves[name], graph.fibres[name], order)
+        return new
+
+    return clone(model, turned)
+
+
+__all__ = ["reordered", "straight"]

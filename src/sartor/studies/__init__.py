@@ -1,0 +1,1 @@
+"""Many runs, one table: frontier, one-shot, latency and discovery studies."""
