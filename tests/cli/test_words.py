@@ -154,5 +154,5 @@ def test_fields_of_the_gates_are_spelled_like_those_of_training() -> None:
     by_table = choose_recipe({"base": "autobot", "score": {"steps": 7}, "heal": {"fine-tune": {"epochs": 2}}})
     assert by_flag == by_table
     assert by_flag.score.steps == 7 and by_flag.training.epochs == 2
-    with pytest.raises(UnknownName, match=r"gates\.step"):
+    with pytest.raises(UnknownName, match=r"score\.step"):
         choose_recipe("autobot", {"score.step": 7})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, cast, get_args
@@ -88,6 +89,9 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         head, dot, rest = path.partition(".")
         if head in MOVED:
             raise BadInput(f"recipe field {path!r}: recipes are five choices now; write {MOVED[head]!r}")
+        near = difflib.get_close_matches(head, MOVED, n=1, cutoff=0.75) if head not in known else []
+        if near:
+            raise UnknownName("recipe field", path, known, f"Did you mean {MOVED[near[0]]!r}?")
         if head not in known or (dot and head not in (*CHOICES, "heal")):
             raise UnknownName("recipe field", path, known)
         if dot:

@@ -107,8 +107,9 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
         "asked", budget=show_budget(budget), recipe=recipe, seed=seed, device=str(where), environment=environment()
     )
     with seeded(seed), torch.random.fork_rng(devices=[]):
-        fitting = _Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder)
-        return fitting.outcome(model, example, where, options.model_name or type(model).__name__)
+        name = options.model_name or type(model).__name__
+        fitting = _Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder, name)
+        return fitting.outcome(model, example, where)
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,9 @@ class _Fitting:
     context: Context
     recorder: Recorder
     folder: Path | None
+    model_name: str
 
-    def outcome(self, model: nn.Module, example: Example, device: torch.device, name: str) -> Outcome:
+    def outcome(self, model: nn.Module, example: Example, device: torch.device) -> Outcome:
         recorder, recipe = self.recorder, self.recipe
         subject = self._understand(model, example, device)
         quality = {"original": self._judge("judge the original", subject, subject.model)}
@@ -146,7 +148,7 @@ class _Fitting:
                 files = write_model(self.folder, network, cut.plan, cut.edits)
         comparisons = self._observe(subject, network)
         record = self._record(subject, decision, cut, quality, comparisons, history)
-        record = record.model_copy(update={"files": files, "model": name})
+        record = record.model_copy(update={"files": files})
         recorder.add("done", status=record.status)
         record = record.model_copy(update={"seconds": dict(recorder.seconds), "record": Record.steps(recorder.steps)})
         if self.folder:
@@ -259,7 +261,7 @@ class _Fitting:
         val = {stage: q.val for stage, q in quality.items() if stage != "chosen_by_validation"}
         return Record(
             run=str(self.folder) if self.folder else None,
-            model="",
+            model=self.model_name,
             recipe=self.recipe.name,
             status="met" if all(r.met for r in rows) else "missed",
             budget=rows,
@@ -268,8 +270,6 @@ class _Fitting:
             proof=VerdictRow(**to_plain(cut.verdict)),
             counted=counted_rows(subject.original, fitted),
             latency=[latency_row(target, c) for target, c in comparisons.items()],
-            seconds={},
-            files={},
             asked=AskedRow(budget=show_budget(self.budget), recipe=to_plain(self.recipe)),
             groups=group_rows(graph, plan),
             frozen=frozen_rows(graph),

@@ -139,30 +139,30 @@ class StepRow(BaseModel):
 
 
 class Record(_Row):
-    """A finished run."""
+    """A finished run. Tables may be empty: no latency was measured, nothing was trained, nothing written."""
 
     format: Literal[2] = 2
     sartor: str = Field(default_factory=version)
-    run: str | None  # the folder
+    run: str | None = None  # the folder
     model: str
     recipe: str
     status: Literal["met", "missed"]
     budget: list[BudgetRow]
     quality: JudgedQuality
-    test: QualityRow  # top-1 accuracy on the test part, in percent
+    test: QualityRow = QualityRow()  # top-1 accuracy on the test part, in percent
     proof: VerdictRow
     counted: dict[str, Pair]
-    latency: list[LatencyRow]
-    seconds: dict[str, float]  # by step
-    files: dict[str, str]
+    latency: list[LatencyRow] = []
+    seconds: dict[str, float] = {}  # by step
+    files: dict[str, str] = {}
     asked: AskedRow
-    groups: list[GroupRow]
-    frozen: list[FrozenRow]
-    training: list[dict[str, Any]]  # one row an epoch
-    chosen_epoch: int | None
-    trail: list[TrailRow]
-    environment: dict[str, Any]
-    notes: list[str]
+    groups: list[GroupRow] = []
+    frozen: list[FrozenRow] = []
+    training: list[dict[str, Any]] = []  # one row an epoch
+    chosen_epoch: int | None = None
+    trail: list[TrailRow] = []
+    environment: dict[str, Any] = {}
+    notes: list[str] = []
     record: list[StepRow] = Field(default_factory=list)  # the steps; not part of result.json
 
     def result(self) -> dict[str, Any]:
