@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.lockstep import lockstep
+from sartor.activations.follow import Interventions, Numerics, follow, replay
 from sartor.activations.patches import Reading
 from sartor.activations.readers import Read
 from sartor.activations.refit_sites import refits
-from sartor.activations.replay import replay
 from sartor.activations.sites import read_sites
 from sartor.borrow import borrowed
 from sartor.structure import Graph, Site
@@ -136,7 +135,7 @@ class Grams:
         ends = {f.chain[-1]: i for i, f in self.layers.items()}
         taps: dict[int, Tensor] = {}
 
-        def behind(op: Op, out: Any) -> Any:
+        def tapped(op: Op, out: Any) -> Any:
             if op.index not in ends or not isinstance(out, Tensor):
                 return out
             tap = out if out.requires_grad else out.detach().requires_grad_()
@@ -144,7 +143,8 @@ class Grams:
             return tap.clone()  # what the model writes into its own does not reach the tap
 
         with borrowed(self.model):
-            with lockstep(self.graph, self.model, lambda *_: None, behind=behind, gradients=True):
+            changes, numerics = Interventions(after=tapped), Numerics(gradients=True)
+            with follow(self.graph.ops, self.model, lambda *_: None, changes=changes, numerics=numerics):
                 given = call(self.model, inputs)
             out = first_tensor(given).reshape(batch_of(inputs), -1)
             squares = dict.fromkeys(taps, 0.0)

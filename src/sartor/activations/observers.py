@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sartor.activations.lockstep import Args, autocast, lockstep
+from sartor.activations.follow import Args, Interventions, Kwargs, Numerics, autocast, follow
 from sartor.activations.sites import Carried, read_sites, sample_dim, site_value, unit_samples
 from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput
 from sartor.structure import Graph, Site
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import as_args, batch_of, first_tensor, map_tensors, to_device, with_batch
+from sartor.types import Precision
 
 Loss = Callable[[Any, Any], Tensor]
 Visit = Callable[[Any, Carried], None]
@@ -84,7 +85,7 @@ def observe(
     contributions: Collection[str] = (),
     grads: bool = False,
     loss: Loss | None = None,
-    precision: str = "float32",
+    precision: Precision = "float32",
 ) -> Seen:
     """Run the model once on one batch, in evaluation mode, and once backwards if something asks for gradients.
 
@@ -155,7 +156,7 @@ def _one_batch(
     contributions: Collection[str],
     grads: bool,
     loss: Loss | None,
-    precision: str,
+    precision: Precision,
     later: _Later,
 ) -> Seen:
     backward = grads or bool(contributions)
@@ -164,7 +165,7 @@ def _one_batch(
     for key, site in watch.items():
         wanted.setdefault(site.op, []).append((key, site))
 
-    def see(op: Op, args: Args, out: Any) -> None:
+    def see(op: Op, args: Args, kwargs: Kwargs, out: Any) -> None:
         for key, site in wanted.get(op.index, ()):
             value = site_value(site, args, out).detach()
             d = later.dim(site, value)
@@ -179,10 +180,8 @@ def _one_batch(
     buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
     with borrowed(model):
         if wanted or contributions:
-            with lockstep(
-                graph, model, see, before=taps.before if contributions else None,
-                behind=taps.behind if contributions else None, gradients=backward, precision=precision,
-            ):  # fmt: skip
+            changes = Interventions(taps.before, after=taps.after) if contributions else Interventions()
+            with follow(graph.ops, model, see, changes=changes, numerics=Numerics(backward, precision)):
                 output = torch.func.functional_call(model, {**weights, **buffers}, args, kwargs)
         else:
             with autocast(model, precision), torch.set_grad_enabled(backward):
@@ -234,7 +233,7 @@ class _Taps:
         i = next(i for i, a in enumerate(op.args) if isinstance(a, Value))
         return (*args[:i], self._tap(args[i], here, copied=self._overwritten(op, op.args[i])), *args[i + 1 :])
 
-    def behind(self, op: Op, out: Any) -> Any:
+    def after(self, op: Op, out: Any) -> Any:
         here = [(name, s) for name, s in self.sites.get(op.index, ()) if s.slot == "out"]
         if not here:
             return out

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.lockstep import autocast
+from sartor.activations.follow import autocast
 from sartor.activations.observers import Loss, observe
 from sartor.activations.sites import read_sites
 from sartor.borrow import borrowed, device_of

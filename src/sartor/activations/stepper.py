@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sartor.activations.follow import follow
 from sartor.borrow import borrowed, device_of
 from sartor.errors import CannotTrace
 from sartor.structure.answers import QUESTIONS
 from sartor.structure.calls import Op, Value, values
-from sartor.structure.example import Example, as_args, tensors
-from sartor.structure.recording import Recording, named_tensors, record, watching
+from sartor.structure.example import Example, call, tensors
+from sartor.structure.recording import Recording, named_tensors, record
 
 _LOOKS_AT_VALUES = {"nonzero"}  # as many results as the values say
 
@@ -138,19 +139,14 @@ class Stepper:
         if not wanted:
             return {}
         found: dict[int, Tensor] = {}
-        place = 0
 
-        def see(func: Any, args: Any, kwargs: Any, out: Any, path: str) -> None:
-            nonlocal place
-            op = self.ops[place]
+        def take(op: Op, args: Any, kwargs: Any, out: Any) -> None:
             for v, t in zip(values((op.args, op.kwargs)), tensors((args, kwargs)), strict=True):
                 if id(v) in wanted and id(v) not in found:
                     found[id(v)] = t.clone()
-            place += 1
 
-        positional, named = as_args(example)
-        with borrowed(model), watching(model, see, meta=False):
-            model(*positional, **named)
+        with borrowed(model), follow(self.ops, model, take):
+            call(model, example)
         return found
 
 

@@ -10,7 +10,6 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.lockstep import PRECISIONS
 from sartor.activations.observers import Loss
 from sartor.cost import unit_macs
 from sartor.errors import BadInput
@@ -19,7 +18,7 @@ from sartor.importance.mixture import Term, mixed, parse_mixture
 from sartor.importance.reduce import NORMALISATIONS, REDUCTIONS, Means, normalised, per_macs
 from sartor.importance.registry import READABLE, Criterion, find_criterion
 from sartor.structure import Graph
-from sartor.types import Group
+from sartor.types import Group, check_precision
 
 Scores = dict[str, Tensor]  # group -> [units]
 Asked = str | Criterion | Callable[..., Tensor]
@@ -118,7 +117,7 @@ def scores(
     """
     _one_of("reduce", reduce, REDUCTIONS)
     _one_of("normalise", normalise, NORMALISATIONS)
-    _one_of("precision", precision, PRECISIONS)
+    check_precision(precision)
     if not (math.isfinite(per_cost) and per_cost >= 0):
         raise BadInput(f"per_cost: expected a number >= 0; got {per_cost}")
     for option, value in (("samples", samples), ("passes", passes), ("pass_samples", pass_samples)):

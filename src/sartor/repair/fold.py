@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.replay import replay
+from sartor.activations.follow import replay
 from sartor.errors import BadInput
 from sartor.structure.axes import keep_mask
 from sartor.structure.calls import Op, Value
