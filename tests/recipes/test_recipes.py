@@ -10,7 +10,7 @@ from sartor.errors import BadInput, UnknownName
 from sartor.importance import CRITERIA, score
 from sartor.recipes import RECIPES, find_recipe
 from sartor.structure import trace
-from sartor.types import Recipe
+from sartor.types import Calibration, Recipe, Scaling
 
 NAMES = list(RECIPES)
 
@@ -39,7 +39,13 @@ def test_a_recipe_makes_a_plan_that_meets_macs_exactly(name):
     graph = trace(net, torch.randn(1, 3, 8, 8))
     batches = [(torch.randn(8, 3, 8, 8), torch.randint(0, 4, (8,)))]
     r = find_recipe(name)
-    s = score(graph, net, r.criterion, reduce=r.reduce, normalise=r.normalise, per_cost=r.per_cost, batches=batches)
+    s = score(
+        graph,
+        net,
+        r.criterion,
+        calibration=Calibration(batches),
+        scaling=Scaling(reduce=r.reduce, normalise=r.normalise, per_cost=r.per_cost),
+    )
     cap = Cap(lambda counts: macs(graph, counts), 0.5 * macs(graph), "macs")
     units = {n: g.units for n, g in graph.groups.items()}
     keep = ALLOCATORS[r.allocation].value(s, [cap], units, ties=graph.ties, floor=r.floor, round_to=r.round_to)

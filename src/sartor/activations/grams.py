@@ -1,9 +1,10 @@
-"""What the readers of a group take in, as Gram matrices, and what an error at each of them costs in the end."""
+"""Gram matrices of what the readers of a group read, and what an error at each reader costs at the output."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,18 +25,25 @@ _EXACT_OUTPUTS = 16
 _MOST_INPUTS = 8192  # of a layer whose Gram matrix is gathered
 
 
+@dataclass(frozen=True)
+class GramOptions:
+    """How Gram matrices and sensitivities are estimated."""
+
+    rows: int = 40_000  # positions read for one layer; sums are in double precision
+    flatten: float = 0.5
+    # exponent of a layer's sensitivity: 1 is the cost of an error if no layer behind is refitted, 0 makes all layers
+    # equal. Layers that are refitted later compensate part of an error, so the truth lies between
+    samples: int = 64  # on which sensitivities are measured
+
+
 class Grams:
-    """The Gram matrices of all layers that read some groups, from one pass over calibration inputs.
+    """The Gram matrices of all layers that read the graph's groups, from one pass over calibration inputs.
 
     Args:
-        graph: of the model.
+        graph: of the model, with the groups whose readers are taken.
         model: borrowed.
-        batches: inputs, where the model lies.
-        groups: whose readers are looked at.
-        rows: positions looked at for a layer; sums are in double precision.
-        flatten: exponent of a layer's sensitivity: 1 takes what an error costs if nothing behind is refitted, 0 takes
-            all layers as equal. Layers that are refitted later take up part of an error, so the truth lies between.
-        samples: on which sensitivities are measured.
+        batches: inputs, on the model's device.
+        options: how many positions and samples are read.
         seed: draws positions, and mixtures of outputs.
     """
 
@@ -44,27 +52,25 @@ class Grams:
         graph: Graph,
         model: nn.Module,
         batches: Sequence[Example],
-        groups: Iterable[str],
         *,
-        rows: int = 40_000,
-        flatten: float = 0.5,
-        samples: int = 64,
+        options: GramOptions = GramOptions(),
         seed: int = 0,
     ):
         self.graph, self.model = graph, model
         self.tensors = {n: t.detach() for *_, n, t in named_tensors(model)}
         layers = {f.op: f for f in refits(graph)}
         self.sites: dict[str, list[Site]] = {}
-        for name in groups:
+        for name in graph.groups:
             mine = [s for s in read_sites(graph, name) if s.slot == "in0" and s.op in layers]
             self.sites[name] = [s for s in mine if self._inputs(s.op) <= _MOST_INPUTS]
         self.layers = {s.op: layers[s.op] for mine in self.sites.values() for s in mine}
         self.generator = torch.Generator().manual_seed(seed)
-        self.gram = self._gathered(batches, rows)
-        few = batches[0] if batch_of(batches[0]) <= samples else with_batch(batches[0], samples)
+        self.gram = self._gathered(batches, options.rows)
+        first = batches[0]
+        few = first if batch_of(first) <= options.samples else with_batch(first, options.samples)
         costs = self._sensitivities(few) if self.layers else {}
         typical = torch.tensor([c for c in costs.values() if c > 0] or [1.0]).double().log().mean().exp()
-        self.scale = {i: float(typical * (costs.get(i, 0.0) / typical) ** flatten) for i in self.layers}
+        self.scale = {i: float(typical * (costs.get(i, 0.0) / typical) ** options.flatten) for i in self.layers}
 
     def reads(self, group: str) -> list[Read]:
         """The readers of a group; empty if no convolution or linear layer reads it."""

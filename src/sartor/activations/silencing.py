@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sartor.activations.follow import autocast
-from sartor.activations.observers import Loss, observe
+from sartor.activations.observers import Request, observe
 from sartor.activations.sites import read_sites
 from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput
@@ -21,6 +21,7 @@ from sartor.structure import Graph
 from sartor.structure.axes import find, keep_mask
 from sartor.structure.example import as_args, batch_of, first_tensor, to_device
 from sartor.structure.recording import named_tensors
+from sartor.types import Loss, Precision
 
 _EXACT_OUTPUTS = 16  # up to so many outputs a sample, each is differentiated; beyond, so many random mixtures of them
 
@@ -68,7 +69,7 @@ class Gaps:
         batches: Sequence[tuple[Any, Any]],
         *,
         loss: Loss | None,
-        precision: str,
+        precision: Precision,
         seed: int,
     ):
         self.graph, self.model, self.loss, self.precision, self.seed = graph, model, loss, precision, seed
@@ -147,9 +148,8 @@ class Gaps:
         found: dict[str, Tensor] = {}
 
         def add(x: Any, y: Any, loss: Loss | None, value: Callable[[Tensor], Tensor]) -> None:
-            seen = observe(
-                self.graph, self.model, x, y, contributions=self.graph.groups, loss=loss, precision=self.precision
-            )
+            request = Request(contributions=self.graph.groups)
+            seen = observe(self.graph, self.model, (x, y), request, loss=loss, precision=self.precision)
             for name, c in seen.contributions.items():
                 part = value(c).cpu()
                 found[name] = found[name] + part if name in found else part

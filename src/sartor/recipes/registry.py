@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from sartor.errors import BadInput
-from sartor.importance import CRITERIA, Criterion
+from sartor.importance import CRITERIA, ScoreFunction
 from sartor.registry import Registry
 from sartor.types import Recipe
 
@@ -41,7 +41,7 @@ def find_recipe(recipe: str | Recipe | Callable[..., Tensor], **changes: object)
         found = _of(recipe) if criteria and recipe not in RECIPES else RECIPES[recipe].value
     elif isinstance(recipe, Recipe):
         found = recipe
-    elif isinstance(recipe, Criterion) or callable(recipe):
+    elif isinstance(recipe, ScoreFunction) or callable(recipe):
         found = Recipe(criterion=recipe)
     else:
         raise BadInput(f"recipe: expected a name, a Recipe or a function of weights; got {type(recipe).__name__}")

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from sartor.activations.follow import replay
+from sartor.borrow import borrowed
 from sartor.errors import BadInput
+from sartor.repair.original import Original
 from sartor.structure.axes import keep_mask
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, batch_of
 from sartor.structure.graph import Graph
 from sartor.structure.recording import named_tensors
-from sartor.structure.unfibre import straight
 from sartor.types import Plan
 
 
@@ -36,23 +37,21 @@ class _Consumer:
     sign: float  # -1 for a running mean
 
 
-def fold_means_(
-    smaller: nn.Module, model: nn.Module, graph: Graph, plan: Plan, batches: Iterable[Example], *, samples: int
-) -> int:
+def fold_means_(smaller: nn.Module, original: Original, batches: Iterable[Example], *, samples: int) -> int:
     """Fold in place; returns how many consumers were folded.
 
     Args:
-        smaller: cut from `model` by `plan`; its biases and running means change.
-        model: the original; borrowed.
-        graph: of the original.
+        smaller: cut from the original; its biases and running means change.
+        original: the network before the cut, and the cut.
         batches: calibration inputs only.
         samples: how many samples are used at most.
 
     Raises:
         BadInput: no calibration inputs.
     """
-    model, plan = straight(model, graph, plan)
-    consumers = _consumers(graph, plan)
+    original = original.renumbered()
+    model, graph = original.model, original.graph
+    consumers = _consumers(graph, original.plan)
     if not consumers:
         return 0
     means = _means(graph, model, {c.op: c for c in consumers}, batches, samples)
@@ -110,9 +109,7 @@ def _means(
     """Mean of every consumer's input over samples and positions, float64 [channels]."""
     sums: dict[int, Tensor] = {}
     seen = 0
-    training = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
+    with borrowed(model):
         for inputs in batches:
             if seen >= samples:
                 break
@@ -127,9 +124,6 @@ def _means(
 
             replay(graph, model, inputs, visit)
             seen += n
-    finally:
-        for m, mode in training:
-            m.training = mode
     if not seen:
         raise BadInput("mean folding: expected calibration inputs; got none")
     return {i: s / seen for i, s in sums.items()}

@@ -13,7 +13,7 @@ network); the ReLU step here is a majorisation that reuses one factorised Gram m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,13 +24,12 @@ from sartor.activations.refit_sites import Refit, refits
 from sartor.activations.stepper import Stepper
 from sartor.borrow import borrowed
 from sartor.errors import BadInput
-from sartor.structure import Graph
+from sartor.repair.original import Original
 from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Value
 from sartor.structure.example import Example, batch_of
 from sartor.structure.recording import named_tensors
-from sartor.structure.unfibre import straight
-from sartor.types import Plan
+from sartor.types import SILENT, Listener
 
 _UNCHANGED = 1e-6  # relative: nothing to refit where the network does what it did
 _CHUNK = 16384  # rows that are summed in single precision
@@ -38,10 +37,10 @@ _ROOM = 1 << 27  # elements of the rows of one layer that are kept at once
 
 
 @dataclass(frozen=True)
-class Ridge:
+class RidgeOptions:
     """How the refit is done."""
 
-    rows: int = 50_000  # positions looked at for one layer
+    rows: int = 50_000  # positions read for one layer
     strength: float = 1e-3  # of the pull towards the weights as they are, relative to the mean variance of an input
     relu_rounds: int = 2  # refinements in which values below zero in both networks do not count; 0: plain least squares
     compensate: bool = True  # match the residual sum instead of the summand
@@ -53,40 +52,36 @@ class Ridge:
 
 def refit_consumers_(
     smaller: nn.Module,
-    model: nn.Module,
-    graph: Graph,
-    plan: Plan,
+    original: Original,
     batches: Sequence[Example],
     *,
-    options: Ridge = Ridge(),
+    options: RidgeOptions = RidgeOptions(),
     seed: int = 0,
-    tell: Callable[[float, str], None] = lambda share, text: None,
+    listener: Listener = SILENT,
 ) -> int:
     """Refit in place every convolution and linear layer that sees something else than in the original.
 
     Args:
-        smaller: cut from `model` by `plan`; its weights, biases and batch-norm shifts change.
-        model: the original; borrowed.
-        graph: of the original.
-        plan: what was cut.
+        smaller: cut from the original; its weights, biases and batch-norm shifts change.
+        original: the network before the cut, and the cut.
         batches: calibration inputs; those of another size than the first are left out. All activations that are alive
             at one place of the two networks are held for all of them.
-        options: see `Ridge`.
+        options: see `RidgeOptions`.
         seed: draws the positions.
-        tell: told the share done and the layer.
+        listener: progress: the layer, and the share done.
 
     Returns:
         How many layers were refitted.
 
     Raises:
         BadInput: no calibration inputs, or activations that are not finite.
-        CannotTrace: the forward looks at values or takes another path than when traced.
+        CannotTrace: the forward's control flow depends on tensor values, or it takes another path than when traced.
     """
     if not batches:
         raise BadInput("ridge repair: expected calibration inputs; got none")
     same = [b for b in batches if batch_of(b) == batch_of(batches[0])]
-    model, plan = straight(model, graph, plan)
-    masks = graph.masks(plan)
+    original = original.renumbered()
+    model, graph = original.model, original.graph
     generator = torch.Generator().manual_seed(seed)
     by_stage: dict[int, list[Refit]] = {}
     for fit in refits(graph, compensate=options.compensate):
@@ -99,37 +94,40 @@ def refit_consumers_(
                 before.hold(fit.seen(before))
                 after.hold(fit.seen(after))
         tensors = {name: t.detach() for *_, name, t in named_tensors(smaller)}
+        networks = _Networks(before, after, graph.masks(original.plan), tensors)
         for stage in sorted(by_stage):
             before.advance(stage)
             after.advance(stage)
             for fit in by_stage[stage]:
-                tell(stage / len(graph.ops), graph.ops[fit.op].where)
-                done += _Solve(fit, before, after, masks, tensors, options, generator).apply()
+                listener.tell(graph.ops[fit.op].where, stage / len(graph.ops))
+                done += _Solve(fit, networks, options, generator).apply()
                 before.free(fit.seen(before))
                 after.free(fit.seen(after))
     return done
 
 
+@dataclass(frozen=True)
+class _Networks:
+    """The original and the cut network, taken operator by operator side by side."""
+
+    before: Stepper  # the original
+    after: Stepper  # the cut network
+    masks: dict[Axis, Tensor]  # which units stay
+    tensors: dict[str, Tensor]  # of the cut network, by name; they are written to
+
+
 class _Solve:
     """One layer: its rows, its targets, its new weight."""
 
-    def __init__(
-        self,
-        fit: Refit,
-        before: Stepper,
-        after: Stepper,
-        masks: dict[Axis, Tensor],
-        tensors: dict[str, Tensor],
-        options: Ridge,
-        generator: torch.Generator,
-    ):
-        self.fit, self.before, self.after, self.masks, self.tensors = fit, before, after, masks, tensors
-        self.options, self.generator = options, generator
-        op = after.ops[fit.op]
+    def __init__(self, fit: Refit, networks: _Networks, options: RidgeOptions, generator: torch.Generator):
+        self.fit, self.options, self.generator = fit, options, generator
+        self.before, self.after, self.masks = networks.before, networks.after, networks.masks
+        self.tensors = networks.tensors
+        op = self.after.ops[fit.op]
         reading = Reading.of(op)
         assert reading is not None
         self.reading = reading
-        self.weight = tensors[fit.weight]
+        self.weight = self.tensors[fit.weight]
 
     def apply(self) -> bool:
         """Refit and run the layer again; whether there was anything to do."""

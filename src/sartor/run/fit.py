@@ -17,6 +17,7 @@ from sartor.cost import count
 from sartor.errors import BadInput, SartorError
 from sartor.measure import available, compare_afresh, environment, parse_target, prepare
 from sartor.recipes import find_recipe
+from sartor.repair import Original
 from sartor.repair.repair_step import heal
 from sartor.run.cuttable import cuttable
 from sartor.run.decide import Decision, decide, plan_for
@@ -32,7 +33,7 @@ from sartor.structure.example import batch_of, map_tensors, to_device, with_batc
 from sartor.surgery import apply_edits, edits_for, probe, prove
 from sartor.train import History, accuracy, fine_tune
 from sartor.train.batch import first_samples, split
-from sartor.types import Budget, Plan, Recipe, to_plain
+from sartor.types import Budget, Calibration, FoldMeans, Listener, Plan, Recipe, RefreshNorms, Ridge, to_plain
 
 Batches = Iterable[Any]
 Evaluate = Callable[[nn.Module], float]
@@ -238,9 +239,11 @@ class _Run:
         if not samples or not (recipe.refit or recipe.fold_mean or recipe.refresh_norm):
             return smaller
         with self.record.step("repair") as facts:
+            choices = ((Ridge(), recipe.refit), (FoldMeans(), recipe.fold_mean), (RefreshNorms(), recipe.refresh_norm))
+            listener = Listener(lambda _, done, text: self.record.tell("repair", done, text), self.record.note)
             smaller, done = heal(
-                smaller, self.model, graph, plan, recipe, [x for x, _ in samples], seed=self.seed,
-                note=self.record.note, tell=lambda share, text: self.record.tell("repair", share, text),
+                smaller, Original(self.model, graph, plan), [step for step, chosen in choices if chosen],
+                Calibration(samples, samples=recipe.calibration, seed=self.seed), listener,
             )  # fmt: skip
             facts.update(done)
         return smaller

@@ -9,9 +9,9 @@ from torch import nn
 
 from sartor.errors import BadInput
 from sartor.importance import score
-from sartor.learn import learn_gates, sensitivity_scores
+from sartor.learn import CurveOptions, SoftBudget, learn_gates, sensitivity_scores
 from sartor.structure import Graph
-from sartor.types import Budget, Counted, Recipe, Scores
+from sartor.types import Budget, Calibration, Counted, Listener, Recipe, Scaling, Scores
 
 
 def ranked(
@@ -40,17 +40,19 @@ def ranked(
     """
     if recipe.learn and not samples:
         raise BadInput(f"recipe {recipe.name!r} needs calibration data; pass train=... or calibration=...")
+    listener = Listener(lambda step, done, text: tell(text), note)
+    calibration = Calibration(samples or None, loss=loss, samples=recipe.calibration, seed=seed)
     if recipe.learn == "gates":
         return learn_gates(
-            graph, model, samples, keep=_share(budget, original), options=recipe.gates, loss=loss, seed=seed, tell=tell,
-        )  # fmt: skip
-    found = score(
-        graph, model, recipe.criterion, reduce=recipe.reduce, normalise=recipe.normalise,
-        per_cost=0.0 if recipe.learn else recipe.per_cost, batches=samples or None, loss=loss,
-        samples=recipe.calibration, seed=seed, note=note,
-    )  # fmt: skip
+            graph, model, calibration, SoftBudget(_share(budget, original)), options=recipe.gates, listener=listener
+        )
+    scaling = Scaling(
+        reduce=recipe.reduce, normalise=recipe.normalise, per_cost=0.0 if recipe.learn else recipe.per_cost
+    )
+    found = score(graph, model, recipe.criterion, calibration=calibration, scaling=scaling, listener=listener)
     if recipe.learn == "sensitivity":
-        return sensitivity_scores(graph, model, found, [x for x, _ in samples], per_cost=recipe.per_cost, tell=tell)
+        options = CurveOptions(per_cost=recipe.per_cost)
+        return sensitivity_scores(graph, model, found, [x for x, _ in samples], options=options, listener=listener)
     return found
 
 

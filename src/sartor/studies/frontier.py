@@ -14,6 +14,7 @@ from sartor.cost import count
 from sartor.errors import BadInput, BudgetNotMet
 from sartor.measure import compare_afresh, environment, parse_target, prepare, show_target
 from sartor.recipes import find_recipe
+from sartor.repair import Original
 from sartor.repair.repair_step import heal
 from sartor.run.record import Progress
 from sartor.run.subject import Subject, understand
@@ -24,7 +25,7 @@ from sartor.studies.score_recipes import plan_at, scored
 from sartor.surgery import cut, prove
 from sartor.train import accuracy
 from sartor.train.batch import first_samples
-from sartor.types import Comparison, Plan, Recipe, Target
+from sartor.types import Calibration, Comparison, FoldMeans, Listener, Plan, Recipe, RefreshNorms, Ridge, Target
 
 Batches = Iterable[Any]
 _EFFORT: dict[str, Any] = {"sessions": 3, "precision": 0.02, "min_seconds": 0.5, "max_seconds": 2.0}
@@ -187,9 +188,10 @@ class _Sweep:
         subject = self.subject
         smaller = cut(subject.model, subject.graph, plan)
         prove(subject.model, subject.graph, plan, subject.proof_inputs(), smaller=smaller)
+        choices = ((Ridge(), recipe.refit), (FoldMeans(), recipe.fold_mean), (RefreshNorms(), recipe.refresh_norm))
         smaller, _ = heal(
-            smaller, subject.model, subject.graph, plan, recipe, subject.inputs, seed=self.seed, note=self.note,
-            tell=lambda share, text: None,
+            smaller, Original(subject.model, subject.graph, plan), [step for step, chosen in choices if chosen],
+            Calibration(subject.samples, samples=recipe.calibration, seed=self.seed), Listener(note=self.note),
         )  # fmt: skip
         return smaller.eval()
 

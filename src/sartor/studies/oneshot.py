@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 from sartor.borrow import device_of
 from sartor.cost import count
 from sartor.errors import BadInput, BudgetNotMet, SartorError
-from sartor.repair import refresh_norm
+from sartor.repair import Original, refresh_norm
 from sartor.repair.repair_step import heal
 from sartor.run.subject import Subject
 from sartor.seed import seeded
@@ -23,7 +22,7 @@ from sartor.structure.example import batch_of
 from sartor.studies.score_recipes import plan_at, scored
 from sartor.surgery import cut, prove
 from sartor.train import accuracy
-from sartor.types import Plan, Recipe
+from sartor.types import Calibration, FoldMeans, Listener, Plan, Recipe, RefreshNorms, Ridge
 
 Batches = Iterable[Any]
 Peer = Callable[[nn.Module, Any, Sequence[Any], float], Mapping[str, Callable[[], nn.Module]]]
@@ -126,10 +125,9 @@ def _two_states(smaller: nn.Module, subject: Subject, test: Batches) -> dict[str
 def _repaired(
     smaller: nn.Module, subject: Subject, plan: Plan, recipe: Recipe, seed: int, note: Callable[[str], None]
 ) -> nn.Module:
-    full = replace(recipe, refit=True, fold_mean=True, refresh_norm=True)
     done, _ = heal(
-        smaller, subject.model, subject.graph, plan, full, subject.inputs, seed=seed, note=note,
-        tell=lambda share, text: None,
+        smaller, Original(subject.model, subject.graph, plan), (Ridge(), FoldMeans(), RefreshNorms()),
+        Calibration(subject.samples, samples=recipe.calibration, seed=seed), Listener(note=note),
     )  # fmt: skip
     return done
 

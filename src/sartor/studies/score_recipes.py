@@ -9,13 +9,13 @@ from typing import Any
 
 from sartor.errors import BadInput
 from sartor.importance import find_criterion, scores
-from sartor.learn import sensitivity_scores
+from sartor.learn import CurveOptions, sensitivity_scores
 from sartor.run.decide import plan_for
 from sartor.run.per_head_plans import with_fibres
 from sartor.run.rank import ranked
 from sartor.run.search import improved_scores
 from sartor.run.subject import Subject
-from sartor.types import Budget, Limit, Plan, Recipe, Scores
+from sartor.types import Budget, Calibration, Limit, Listener, Plan, Recipe, Scaling, Scores
 
 Note = Callable[[str], None]
 Tell = Callable[[str], None]
@@ -52,6 +52,7 @@ def scored(
     names = [r.name for r in recipes]
     if len(set(names)) < len(names):
         raise BadInput(f"recipes: expected different names; got {', '.join(names)}")
+    listener = Listener(lambda step, done, text: tell(text), note)
     passes: dict[tuple[Any, ...], list[Recipe]] = {}
     for r in recipes:
         if r.learn != "gates":
@@ -65,9 +66,10 @@ def scored(
         tell(", ".join(criteria))
         start = time.perf_counter()
         made = scores(
-            subject.graph, subject.model, list(criteria.values()), reduce=first.reduce, normalise=first.normalise,
-            per_cost=first.per_cost, groups=list(subject.cuttable(first).groups), batches=list(subject.samples),
-            loss=loss, samples=first.calibration, seed=seed, note=note,
+            subject.graph.only(subject.cuttable(first).groups), subject.model, list(criteria.values()),
+            calibration=Calibration(list(subject.samples), loss=loss, samples=first.calibration, seed=seed),
+            scaling=Scaling(reduce=first.reduce, normalise=first.normalise, per_cost=first.per_cost),
+            listener=listener,
         )  # fmt: skip
         found |= {r.name: made[_label(r.criterion)] for r in together}
         seconds[", ".join(criteria)] = time.perf_counter() - start
@@ -75,8 +77,9 @@ def scored(
         if r.learn == "sensitivity":
             start = time.perf_counter()
             found[r.name] = sensitivity_scores(
-                subject.cuttable(r), subject.model, found[r.name], subject.inputs, per_cost=r.per_cost, tell=tell
-            )
+                subject.cuttable(r), subject.model, found[r.name], subject.inputs,
+                options=CurveOptions(per_cost=r.per_cost), listener=listener,
+            )  # fmt: skip
             seconds[f"{r.name}: sensitivity"] = time.perf_counter() - start
     return found, seconds
 

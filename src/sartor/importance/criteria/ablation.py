@@ -7,7 +7,7 @@ from sartor.activations.silencing import Gap
 from sartor.importance.registry import criterion
 
 
-@criterion("ablation", source="Molchanov et al. 2017 (the oracle), arXiv:1611.06440", per_batch=False)
+@criterion("ablation", source="Molchanov et al. 2017 (the oracle), arXiv:1611.06440")
 def ablation(gap: Gap) -> Tensor:
     """Change of the network's outputs, or rise of its loss, when the unit is silenced: exactly, unit after unit.
 

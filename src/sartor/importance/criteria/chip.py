@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from sartor.importance.registry import criterion
+from sartor.importance.registry import Sampling, criterion
 from sartor.importance.spectral import nuclear_drops
 
 CHUNK = 2**22  # numbers of float64 held at once for one group of samples
 
 
-@criterion("chip", source="Sui et al. 2021 (CHIP), arXiv:2110.13981", samples=256)
+@criterion("chip", source="Sui et al. 2021 (CHIP), arXiv:2110.13981", sampling=Sampling(samples=256))
 def chip(activation: Tensor) -> Tensor:
     """Nuclear norm of a sample's maps minus that without the channel, mean over samples.
 

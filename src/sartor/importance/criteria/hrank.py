@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from sartor.importance.registry import criterion
+from sartor.importance.registry import Sampling, criterion
 
 
-@criterion("hrank", source="Lin et al. 2020, arXiv:2002.10179", samples=500)
+@criterion("hrank", source="Lin et al. 2020, arXiv:2002.10179", sampling=Sampling(samples=500))
 def hrank(activation: Tensor) -> Tensor:
     """Mean rank of the maps a unit emits, each taken as a matrix.
 

@@ -5,13 +5,13 @@ from torch import Tensor
 
 from sartor.activations.readers import Read
 from sartor.importance.elimination import elimination
-from sartor.importance.registry import criterion
+from sartor.importance.registry import Sampling, criterion
 
 
 @criterion(
     "reconstruction",
     source="He et al. 2017, arXiv:1707.06168; Hassibi and Stork 1993, Optimal Brain Surgeon",
-    per_batch=True,
+    sampling=Sampling(per_batch=True),
 )
 def reconstruction(reads: list[Read]) -> Tensor:
     """Error the unit's readers are left with when it goes and they are refitted: what repair cannot give back.
