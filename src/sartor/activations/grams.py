@@ -125,14 +125,14 @@ class Grams:
         with borrowed(self.model):
             for b in batches:
                 replay(self.graph, self.model, b, see)
-        found = {}
+        covariance = {}
         for i, (_, square, total, n) in sums.items():
             mean = total / n
-            found[i] = square / n - mean[:, :, None] * mean[:, None, :]
-        return found
+            covariance[i] = square / n - mean[:, :, None] * mean[:, None, :]
+        return covariance
 
     def _sensitivities(self, inputs: Example) -> dict[int, float]:
-        """Layer -> how far the output moves, relative to its size, for each unit of squared error where it is judged.
+        """Layer -> how far the output moves, relative to its size, for each unit of squared error in its result.
 
         To first order: the squared Jacobian of the outputs, summed over everything; the error counts as spread evenly
         over channels and positions, summed over channels and averaged over positions, as the costs of `elimination`
@@ -146,7 +146,7 @@ class Grams:
                 return out
             tap = out if out.requires_grad else out.detach().requires_grad_()
             taps[ends[op.index]] = tap
-            return tap.clone()  # what the model writes into its own does not reach the tap
+            return tap.clone()  # in-place operators of the model write to the copy, not to the tap
 
         with borrowed(self.model):
             changes, numerics = Interventions(after=tapped), Numerics(gradients=True)

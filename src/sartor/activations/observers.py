@@ -245,7 +245,7 @@ class _Taps:
         here = [(name, s) for name, s in self.sites.get(op.index, ()) if s.slot == "out"]
         if not here:
             return out
-        # the model gets a copy: what it writes into its own does not reach the tap
+        # in-place operators of the model write to the copy, not to the tap
         if isinstance(out, Tensor):
             return self._tap(out, here, copied=False).clone()
         return type(out)((self._tap(out[0], here, copied=False).clone(), *out[1:]))

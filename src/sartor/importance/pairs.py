@@ -14,15 +14,15 @@ from sartor.structure.calls import Value
 from sartor.structure.fibres import Lines, joint, lines, pairs
 from sartor.types import Member
 
-UNSEEN = ("gap", "reads")  # what cannot be asked for pairs: it is computed from leaves
+UNSEEN = ("gap", "reads")  # what a criterion cannot read of pairs, because it is computed from leaves
 
 
 @dataclass(frozen=True)
 class Pairs(Graph):
     """A graph of which some groups stand for [units of H * units of D] of a leaf D that may be fibred over H.
 
-    It serves to look at tensors and activations. Nothing can be cut by it, and activations are looked at only where
-    one dimension carries both leaves.
+    It is for reading tensors and activations: nothing can be cut by it, and activations are read only where one
+    dimension carries both leaves.
     """
 
     over: Mapping[str, Axis] = field(default_factory=dict)  # group -> H

@@ -40,7 +40,7 @@ class Sampling:
 class ScoreFunction:
     """A function from what it reads to one score a unit, larger = keep.
 
-    `needs` names the parameters it is called with, a subset of:
+    `needs` are the names of its parameters, a subset of:
 
     - weight: [units, rest], one tensor of the group seen per unit; scores of all its tensors are reduced afterwards;
     - grad: [units, rest], gradient of one batch's mean loss at the same elements; scores are averaged over batches;
@@ -142,10 +142,10 @@ def _needs(function: Callable[..., Any], name: str) -> tuple[str, ...]:
             raise BadInput(
                 f"criterion {name!r}, parameter {p.name!r}: expected one of {', '.join(INPUTS)}, or a default value"
             )
-    asked = [[n for n in place if n in needs] for place in PLACES]
-    if sum(map(bool, asked)) > 1:
+    by_place = [[n for n in place if n in needs] for place in PLACES]
+    if sum(map(bool, by_place)) > 1:
         raise BadInput(
-            f"criterion {name!r} asks for {' and '.join(p[0] for p in asked if p)} in one call; "
+            f"criterion {name!r} asks for {' and '.join(p[0] for p in by_place if p)} in one call; "
             "they lie at different places of the network: ask for one of them"
         )
     if "reader" in needs and "activation" not in needs:

@@ -1,4 +1,4 @@
-"""Scores that are learned or measured on the network as a whole: trained gates, loss against width."""
+"""Scores that are trained or measured on the network as a whole: gates, and loss against width."""
 
 from sartor.learn.bottleneck import SoftBudget, learn_gates
 from sartor.learn.gates import Gated, gate_places

@@ -138,8 +138,8 @@ def _task(
         value = (loss or cross_entropy)(gated(inputs, gates), to_device(targets, gated.device))
     else:
         with torch.no_grad():
-            want = first_tensor(gated(inputs, {}))
-        value = (divergence if task == "distill" else relative_gap)(first_tensor(gated(inputs, gates)), want)
+            target = first_tensor(gated(inputs, {}))
+        value = (divergence if task == "distill" else relative_gap)(first_tensor(gated(inputs, gates)), target)
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise BadInput(f"gates, task loss: expected one number as a tensor; got {shape}")

@@ -86,7 +86,7 @@ def sensitivity_scores(
     order = {n: _least_first(n, s, gated.units[n]) for n, s in scores.items()}
     taken = _first(inputs, options.samples)
     with torch.no_grad():
-        wanted = [first_tensor(gated(x, {})).double() for x in taken]
+        targets = [first_tensor(gated(x, {})).double() for x in taken]
         together = _together(list(scores), graph.ties)
         marginal: dict[str, Tensor] = {}
         for i, names in enumerate(together):
@@ -94,7 +94,7 @@ def sensitivity_scores(
             curve: Curve = [(0, 0.0)]
             for gone in sorted({units - max(1, round(p * units)) for p in (*options.points, 0.0)} - {0}):
                 gates = {n: _closed(order[n], gone) for n in names}
-                loss = _gap(gated, gates, taken, wanted)
+                loss = _gap(gated, gates, taken, targets)
                 if not math.isfinite(loss):
                     raise BadInput(
                         f"sensitivity, group {names[0]!r}: the outputs are not finite with {gone} of {units} units "
@@ -155,12 +155,12 @@ def _together(names: Sequence[str], ties: Sequence[Sequence[str]]) -> list[tuple
     return out
 
 
-def _gap(gated: Gated, gates: dict[str, Tensor], inputs: Sequence[Example], wanted: Sequence[Tensor]) -> float:
-    """Squared distance of all outputs from those wanted, relative to their squared size."""
+def _gap(gated: Gated, gates: dict[str, Tensor], inputs: Sequence[Example], targets: Sequence[Tensor]) -> float:
+    """Squared distance of all outputs from the targets, relative to their squared size."""
     far = near = 0.0
-    for x, want in zip(inputs, wanted):
-        far += float((first_tensor(gated(x, gates)).double() - want).square().sum())
-        near += float(want.square().sum())
+    for x, target in zip(inputs, targets):
+        far += float((first_tensor(gated(x, gates)).double() - target).square().sum())
+        near += float(target.square().sum())
     return far / near if near else far
 
 

@@ -1,8 +1,8 @@
-"""The mean contribution of removed units, folded into what their consumers add.
+"""The mean contribution of removed units, folded into the biases of the layers that read them.
 
-A consumer that lost input j lost W[:, j] * x_j. On average over calibration data that is W[:, j] * mean(x_j), which its
-bias can carry; without a bias, the running mean of the batch norm behind it can. Kernels wider than one see borders
-differently from the middle, so there the mean is kept only nearly. Closed form, no labels; the means are those of the
+A layer that lost input j lost W[:, j] * x_j. On average over calibration data that is W[:, j] * mean(x_j), which its
+bias can carry; without a bias, the running mean of the batch norm behind it can. Kernels wider than one read padding at
+the borders, so there the mean is preserved only approximately. Closed form, no labels; the means are those of the
 original network.
 """
 

@@ -66,8 +66,8 @@ def _refitted(
     except CannotTrace as e:
         listener.note(f"layers could not be refitted: {e}")
         return smaller, {"kept": False, "layers": 0}
-    wanted = outputs(original.model, held)
-    before, after = output_gap(smaller, held, wanted), output_gap(candidate, held, wanted)
+    targets = outputs(original.model, held)
+    before, after = output_gap(smaller, held, targets), output_gap(candidate, held, targets)
     kept = after < before
     return candidate if kept else smaller, {"kept": kept, "layers": layers, "before": before, "after": after}
 
@@ -76,8 +76,10 @@ def _refreshed(
     smaller: nn.Module, original: Original, inputs: Sequence[Example], samples: int
 ) -> tuple[nn.Module, dict[str, Any]]:
     fit, held = _apart(inputs, _HELD_OUT)
-    wanted = outputs(original.model, held)
-    better, report = refresh_norm_if_better(smaller, fit, held, lambda m, x: -output_gap(m, x, wanted), samples=samples)
+    targets = outputs(original.model, held)
+    better, report = refresh_norm_if_better(
+        smaller, fit, held, lambda m, x: -output_gap(m, x, targets), samples=samples
+    )
     if report["kept"] and len(inputs) > 1:  # judged on held-out data; the statistics themselves use all
         better = refresh_norm(smaller, inputs, samples=samples)
     return better, report

@@ -37,8 +37,8 @@ def hrel(activation: Tensor, labels: Tensor) -> Tensor:
     of the training; here each batch takes its own. Scores are averaged over batches. The joint entropy is
     computed class by class (see `mutual_information`).
 
-    >>> told = torch.tensor([[0.0], [0.0], [9.0], [9.0]])
-    >>> hrel(torch.stack([told, torch.ones(4, 1)]), torch.tensor([0, 0, 1, 1])).round(decimals=3)
+    >>> informative = torch.tensor([[0.0], [0.0], [9.0], [9.0]])
+    >>> hrel(torch.stack([informative, torch.ones(4, 1)]), torch.tensor([0, 0, 1, 1])).round(decimals=3)
     tensor([1., 0.], dtype=torch.float64)
     """
     units, samples, _ = activation.shape
