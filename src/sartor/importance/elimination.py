@@ -24,9 +24,9 @@ def elimination(reads: Sequence[Read], *, ridge: float = 1e-3) -> tuple[list[int
 
     Returns:
         (units in the order of their removal; for each, the squared error that its removal adds, summed over outputs,
-        mean over rows, times `scale`). With one reader the costs of all units add up to the loss of everything that varies.
-        Several readers lose the same information, so their errors are assumed to point the same way: they are added
-        before they are squared.
+        mean over rows, times `scale`). With one reader the costs of all units add up to the loss of everything that
+        varies. Several readers lose the same information, so their errors are assumed to point the same way: they are
+        added before they are squared.
 
     Source: the block form of Hassibi and Stork 1993, "Optimal Brain Surgeon", for a least-squares layer; the selection
     criterion of He et al. 2017, arXiv:1707.06168, section 3.1, solved by backward elimination instead of the lasso.
