@@ -8,7 +8,7 @@ from sartor.sources.augment import crop_flip
 from sartor.sources.loader import Loader
 from sartor.sources.tensors import TensorSamples
 from sartor.train import accuracy, fine_tune
-from sartor.types import Training
+from sartor.types import FineTune
 
 
 def network(seed=0):
@@ -42,7 +42,7 @@ def equal(a, b):
 
 
 def options(**changes):
-    return Training(**{"epochs": 2, "lr": 0.1, "distill": 0.5, **changes})
+    return FineTune(**{"epochs": 2, "lr": 0.1, "distill": 0.5, **changes})
 
 
 VARIANTS = {
@@ -265,7 +265,7 @@ def test_weights_that_break_in_the_last_step_are_noticed():
 
 def test_nothing_to_do():
     with pytest.raises(NothingToDo, match="epoch"):
-        fine_tune(network(), loader(), options=Training())
+        fine_tune(network(), loader(), options=FineTune())
     with pytest.raises(NothingToDo, match="gradient"):
         fine_tune(network().requires_grad_(False), loader(), options=options())
 

@@ -53,13 +53,13 @@ def perform(folder: Path, seed: int, progress: Steps, *, epochs: int = 8, recove
     from sartor.seed import seeded
     from sartor.sources import load_data
     from sartor.train import fine_tune
-    from sartor.types import Training
+    from sartor.types import FineTune
 
     progress("data", None, "handwritten digits of scikit-learn")
     data = load_data(DATA, batch=BATCH, seed=seed, val=VAL)
     with seeded(seed):
         network = net()
-    lesson = Training(epochs=epochs, lr=0.05, distill=0.0, warmup=0.1)
+    lesson = FineTune(epochs=epochs, lr=0.05, distill=0.0, warmup=0.1)
 
     def training(event: str, done: float | None = None, detail: str = "") -> None:
         progress("train the original", done, detail)
@@ -68,7 +68,10 @@ def perform(folder: Path, seed: int, progress: Steps, *, epochs: int = 8, recove
     network.eval()
     asked = Asked(
         model="sartor.cli.demo_net:net", data=DATA, val=VAL, batch=BATCH, budget=BUDGET, out=str(folder), seed=seed,
-        recipe={"base": "taylor", "round_to": ROUND_TO, "training": {"epochs": recovery, "lr": 0.02, "distill": 0.7}},
+        recipe={
+            "base": "taylor", "allocate.round_to": ROUND_TO,
+            "heal": {"fine-tune": {"epochs": recovery, "lr": 0.02, "distill": 0.7}},
+        },
     )  # fmt: skip
     write_asked(asked, folder)
     fitted = sartor.fit(

@@ -15,7 +15,7 @@ from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Force, Input, Quiet, Weights
 from sartor.cli.output_folder import taken
 from sartor.cli.progress import Steps, steps
-from sartor.cli.recipe import choose_recipe, part_of
+from sartor.cli.recipe import choose_recipe
 from sartor.cli.request import FILE, Asked, from_mapping, read_run_file, write_asked
 from sartor.cli.write_artefacts import deliver
 from sartor.errors import BadInput
@@ -46,10 +46,11 @@ def fit(
     ] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Keep these whole: as for --cut; repeatable.")] = None,
     change: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe, such as training.lr=0.01; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="FIELD=VALUE of the recipe: allocate.floor=0.05; repeatable."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=0, help="Of fine-tuning; short for --set training.epochs=N.")
+        int | None, typer.Option(min=0, help="Of fine-tuning; short for --set heal.fine-tune.epochs=N.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random follows from it (0).")] = None,
@@ -70,7 +71,7 @@ def fit(
     values |= {name: value for name, value in flags.items() if value is not None}
     changes = parse_pairs(change, "--set")
     if epochs is not None:
-        changes["training.epochs"] = epochs
+        changes["heal.fine-tune.epochs"] = epochs
     asked = from_mapping(values, "the run")
     chosen = choose_recipe(asked.recipe, changes)
     asked = replace(asked, recipe=_with_changes(asked.recipe, changes))
@@ -83,16 +84,8 @@ def fit(
 
 def _with_changes(recipe: str | dict[str, Any], changes: dict[str, Any]) -> str | dict[str, Any]:
     """The table that says a recipe together with its changes."""
-    if not changes:
-        return recipe
     table: dict[str, Any] = {"base": recipe} if isinstance(recipe, str) else dict(recipe)
-    for name, value in changes.items():
-        part = part_of(name)
-        if part is None:
-            table[name] = value
-        else:
-            table[part] = {**table.get(part, {}), name.removeprefix(f"{part}."): value}
-    return table
+    return {**table, **changes} if changes else recipe
 
 
 def check_asked(asked: Asked, recipe: Recipe) -> Path:

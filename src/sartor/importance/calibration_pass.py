@@ -25,7 +25,7 @@ from sartor.importance.registry import ScoreFunction
 from sartor.structure import Graph
 from sartor.structure.example import to_device, with_batch
 from sartor.structure.recording import named_tensors
-from sartor.types import Calibration, Group, Listener, Member, Reduction, Role
+from sartor.types import Calibration, Group, Listener, Member, Reduce, Role
 
 DATA = {"grad", "activation", "contribution", "gap", "reads"}  # what calibration samples are needed for
 CHUNK = 2**23  # elements of activations that a criterion whose batches may be split is given at once
@@ -36,7 +36,7 @@ def gather(
     model: nn.Module,
     criteria: Sequence[ScoreFunction],
     calibration: Calibration,
-    reduce: Reduction,
+    reduce: Reduce,
     listener: Listener,
 ) -> dict[ScoreFunction, Means]:
     """Means of scores by criterion, group and place; groups that a criterion cannot score are missing.
@@ -115,7 +115,7 @@ class _Pass:
         graph: Graph,
         model: nn.Module,
         criteria: Sequence[ScoreFunction],
-        reduce: Reduction,
+        reduce: Reduce,
         seed: int,
     ):
         self.graph, self.model, self.groups, self.seed = graph, model, graph.groups, seed

@@ -23,7 +23,7 @@ from sartor.train.average import Average
 from sartor.train.batch import move, split
 from sartor.train.distill import distillation
 from sartor.train.evaluate import accuracy
-from sartor.types import Training
+from sartor.types import FineTune
 
 Loss = Callable[[Any, Any], Tensor]
 Progress = Callable[[str, float | None, str], None]
@@ -67,7 +67,7 @@ def fine_tune(
     model: nn.Module,
     train: Iterable[Any],
     *,
-    options: Training,
+    options: FineTune,
     val: Iterable[Any] | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     teacher: nn.Module | None = None,
@@ -86,7 +86,7 @@ def fine_tune(
     Args:
         model: trained in place; parameters that require no gradient stay. Ends on `device`, modes as before.
         train: can be iterated once an epoch; batches as `sartor.train.split` reads them.
-        options: see `Training`. Learning rate: linear warm-up, then a cosine to 0, read in the middle of each step;
+        options: see `FineTune`. Learning rate: linear warm-up, then a cosine to 0, read in the middle of each step;
             without a length of `train` it moves once an epoch. SGD uses Nesterov's momentum. Every parameter decays.
         val: batches the default judge, top-1 accuracy in percent, looks at after every epoch.
         evaluate: another judge, `evaluate(model) -> float`, larger is better; it replaces the default one.
@@ -163,7 +163,7 @@ class _Step:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        options: Training,
+        options: FineTune,
         device: torch.device,
         loss: Loss,
         teacher: nn.Module | None,
@@ -239,7 +239,7 @@ def _one_epoch(
 class _Watch:
     """Adds losses up and raises at the first that is not finite, looking every few steps."""
 
-    def __init__(self, epoch: int, options: Training, every: int):
+    def __init__(self, epoch: int, options: FineTune, every: int):
         self.epoch, self.options, self.every = epoch, options, every
         self.waiting: list[tuple[Tensor, int, float]] = []
         self.total, self.samples, self.steps, self.last = 0.0, 0, 0, math.nan
@@ -275,7 +275,7 @@ class _Watch:
         self.waiting = []
 
 
-def _advice(options: Training) -> str:
+def _advice(options: FineTune) -> str:
     half = ", train in bfloat16 or float32" if options.precision == "float16" else ""
     return f"Lower lr (now {options.lr:g}), set clip=1.0, lengthen the warm-up{half}, or look for NaN in the data"
 
@@ -284,13 +284,13 @@ def _judge(val: Iterable[Any] | None, device: torch.device) -> Callable[[nn.Modu
     return None if val is None else lambda model: accuracy(model, val, device)
 
 
-def _cross_entropy(options: Training) -> Loss:
+def _cross_entropy(options: FineTune) -> Loss:
     return lambda output, targets: F.cross_entropy(
         first_tensor(output).float(), targets, label_smoothing=options.label_smoothing
     )
 
 
-def _optimizer(parameters: list[nn.Parameter], options: Training) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[nn.Parameter], options: FineTune) -> torch.optim.Optimizer:
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     if options.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
@@ -304,7 +304,7 @@ def _optimizer(parameters: list[nn.Parameter], options: Training) -> torch.optim
     )
 
 
-def _teacher_on(teacher: nn.Module, device: torch.device, options: Training) -> nn.Module:
+def _teacher_on(teacher: nn.Module, device: torch.device, options: FineTune) -> nn.Module:
     """The teacher itself where nothing has to change, else a copy."""
     if device_of(teacher) == device and not options.channels_last:
         return teacher

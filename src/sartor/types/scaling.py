@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from sartor.errors import BadInput
+from sartor.types.recipe import Normalise, Reduce
 
-Reduction = Literal["sum", "mean", "max", "producer"]
-Normalisation = Literal["none", "mean", "max", "rank", "macs"]
-REDUCTIONS: tuple[str, ...] = get_args(Reduction)
-NORMALISATIONS: tuple[str, ...] = get_args(Normalisation)
+REDUCTIONS: tuple[str, ...] = get_args(Reduce)
+NORMALISATIONS: tuple[str, ...] = get_args(Normalise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +30,8 @@ class Scaling:
         two equally important units the costly one goes first. "macs" is "none" with e = 1.
     """
 
-    reduce: Reduction = "sum"
-    normalise: Normalisation = "mean"
+    reduce: Reduce = "sum"
+    normalise: Normalise = "mean"
     per_cost: float = 0.0
 
     def __post_init__(self) -> None:
