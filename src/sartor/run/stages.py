@@ -274,10 +274,8 @@ def heal(
     """The network repaired without training, and what was done; as it is without calibration data or steps."""
     if not subject.samples or not recipe.repairs:
         return network, {}
-    original, calibration = (
-        Original(subject.model, subject.graph, plan),
-        subject.calibration(recipe.calibration, context),
-    )
+    original = Original(subject.model, subject.graph, plan)
+    calibration = subject.calibration(recipe.calibration, context)
     return repair(network, original, recipe.repairs, calibration, context.listener)
 
 
