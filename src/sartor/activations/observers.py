@@ -266,7 +266,7 @@ class _Taps:
 
     def contributions(self, grads: Iterable[Tensor], later: _Later) -> dict[str, Tensor]:
         """group -> [units, samples]: gradient times value, summed over positions and places."""
-        found: dict[str, Tensor] = {}
+        totals: dict[str, Tensor] = {}
         for tap, grad, here in zip(self.tensors, grads, self.of):
             product = tap.detach().double() * grad.double() * later.n  # of the sum of the samples' losses
             for name, site in here:
@@ -275,5 +275,5 @@ class _Taps:
                     later.groups.add(name)
                     continue
                 c = unit_samples(product, site.dim, site.positions, d).sum(2)
-                found[name] = found[name] + c if name in found else c
-        return {name: c for name, c in found.items() if name not in later.groups}
+                totals[name] = totals[name] + c if name in totals else c
+        return {name: c for name, c in totals.items() if name not in later.groups}

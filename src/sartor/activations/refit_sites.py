@@ -28,8 +28,8 @@ class Refit:
 
     def seen(self, stepper: Stepper) -> list[Value]:
         """What a refit reads, to be held until its stage."""
-        found = [stepper.ops[self.op].args[0], *(stepper.ops[i].outputs[0] for i in self.chain)]
-        return found if self.other is None else [*found, stepper.ops[self.other[0]].args[self.other[1]]]
+        values = [stepper.ops[self.op].args[0], *(stepper.ops[i].outputs[0] for i in self.chain)]
+        return values if self.other is None else [*values, stepper.ops[self.other[0]].args[self.other[1]]]
 
 
 def refits(graph: Graph, *, compensate: bool = True) -> list[Refit]:
@@ -39,12 +39,12 @@ def refits(graph: Graph, *, compensate: bool = True) -> list[Refit]:
     for op in graph.ops:
         for v in op.inputs:
             uses[id(v)] = uses.get(id(v), 0) + 1
-    found = []
+    layers = []
     for op in graph.ops:
         reading = Reading.of(op) if op.live else None
         if reading is not None and uses[id(reading.weight)] == 1:
-            found.append(_refit(graph, readers, op, compensate))
-    return sorted(found, key=lambda f: f.op)
+            layers.append(_refit(graph, readers, op, compensate))
+    return sorted(layers, key=lambda f: f.op)
 
 
 def _refit(graph: Graph, readers: dict[int, list[Op]], op: Op, compensate: bool) -> Refit:

@@ -145,14 +145,14 @@ class Gaps:
 
     def _all_estimates(self) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
-        found: dict[str, Tensor] = {}
+        estimates: dict[str, Tensor] = {}
 
         def add(x: Any, y: Any, loss: Loss | None, value: Callable[[Tensor], Tensor]) -> None:
             request = Request(contributions=self.graph.groups)
             seen = observe(self.graph, self.model, (x, y), request, loss=loss, precision=self.precision)
             for name, c in seen.contributions.items():
                 part = value(c).cpu()
-                found[name] = found[name] + part if name in found else part
+                estimates[name] = estimates[name] + part if name in estimates else part
 
         for (x, y, n), output in zip(self.batches, self.outputs):
             if self.loss:
@@ -160,7 +160,7 @@ class Gaps:
                 continue
             for v, weight in _directions(output, n, generator):
                 add(x, y, _projection(v, n), lambda c, w=weight: c.square().sum(1) * w / self.size)  # type: ignore[misc]
-        return found
+        return estimates
 
 
 def _directions(output: Tensor, n: int, generator: torch.Generator) -> Iterable[tuple[Tensor, float]]:

@@ -31,8 +31,8 @@ def read_sites(graph: Graph, group: str) -> list[Site]:
     A depthwise convolution passes its units on; counting it and its reader would count one path twice.
     """
     leaf = find(graph.leaves[graph.group(group).name])
-    found = graph.sites(group)
-    return [s for s in found if s.slot == "in0" and _sums_over(graph.ops[s.op], leaf)] or found
+    places = graph.sites(group)
+    return [s for s in places if s.slot == "in0" and _sums_over(graph.ops[s.op], leaf)] or places
 
 
 def _sums_over(op: Op, leaf: Axis) -> bool:

@@ -85,7 +85,7 @@ def weight_places(
     What operators add (biases of layers, shifts of norms) does not say what a unit is worth: left out unless `biases`.
     """
     added = set() if biases else {id(op.arg("bias")) for op in graph.ops}
-    found = {
+    by_group = {
         g.name: [
             m
             for m in g.members
@@ -95,7 +95,7 @@ def weight_places(
         ]
         for g in groups
     }
-    return {name: members for name, members in found.items() if members}
+    return {name: members for name, members in by_group.items() if members}
 
 
 def from_weights(

@@ -42,8 +42,8 @@ class Pairs(Graph):
 
     def read_view(self, group: str, value: Value, tensor: Tensor) -> Tensor | None:
         """What belongs to each pair in the last dimension that carries the leaf: [pairs, rest]; None: none does."""
-        found = self._lines(group, value)
-        return joint(found[-1], self.over[group], tensor) if found else None
+        places = self._lines(group, value)
+        return joint(places[-1], self.over[group], tensor) if places else None
 
     @property
     def _sites(self) -> dict[Axis, tuple[list[Site], list[Site]]]:
@@ -57,14 +57,14 @@ class Pairs(Graph):
         return cached  # type: ignore[no-any-return]
 
     def _together(self, group: str, sites: Iterable[Site]) -> list[Site]:
-        found = []
+        joined = []
         for site in sites:
             op = self.ops[site.op]
             value = op.outputs[0] if site.slot == "out" else next(a for a in op.args if isinstance(a, Value))
             for where in self._lines(group, value):
                 if where.dim == site.dim and where.along is None:
-                    found.append(replace(site, positions=pairs(where, self.over[group])))
-        return found
+                    joined.append(replace(site, positions=pairs(where, self.over[group])))
+        return joined
 
     def _lines(self, group: str, value: Value) -> list[Lines]:
         return lines(value, find(self.leaves[group]), self.over[group])

@@ -59,7 +59,7 @@ class Gated:
         self.device = device_of(model)
         self._leaf = {n: find(graph.leaves[n]) for n in self.units}
         self._axes = {
-            place: graph.tensors[place[0]].axes[place[1]] for found in self.places.values() for place in found
+            place: graph.tensors[place[0]].axes[place[1]] for places in self.places.values() for place in places
         }
         self._weights = {n: p.detach() for n, p in model.named_parameters()}
 
@@ -128,7 +128,7 @@ def gate_places(graph: Graph, groups: Sequence[str] | None = None) -> dict[str, 
         members = [m for m in graph.groups[name].members if m.tensor not in directions and _is_weight(graph, m.tensor)]
         return tuple((m.tensor, m.dim) for m in members)
 
-    return {n: tuple(found) if found and n not in unweighted else everywhere(n) for n, found in reads.items()}
+    return {n: tuple(where) if where and n not in unweighted else everywhere(n) for n, where in reads.items()}
 
 
 def _is_weight(graph: Graph, tensor: str) -> bool:

@@ -72,7 +72,7 @@ def _consumers(graph: Graph, plan: Plan) -> list[_Consumer]:
         for v in op.inputs:
             if v.name is not None:
                 uses[id(v)] = uses.get(id(v), 0) + 1
-    found = []
+    consumers = []
     for op in graph.ops:
         if not op.live or op.kind not in ("conv", "linear") or op.arg("transposed", "transpose" in op.name):
             continue
@@ -86,8 +86,8 @@ def _consumers(graph: Graph, plan: Plan) -> list[_Consumer]:
         place = _place_for_constant(graph, op)
         if place is not None:
             out = keep_mask(w.axes[0], masks).nonzero()[:, 0]
-            found.append(_Consumer(op.index, channel, w.name, (~stays).nonzero()[:, 0], out, *place))
-    return found
+            consumers.append(_Consumer(op.index, channel, w.name, (~stays).nonzero()[:, 0], out, *place))
+    return consumers
 
 
 def _place_for_constant(graph: Graph, op: Op) -> tuple[str, float] | None:
