@@ -364,3 +364,12 @@ def test_two_functions_of_one_name_are_refused(model, graph):
         scores(graph, model, [lambda w: w.amax(1), lambda w: w.amin(1)])
     with pytest.raises(BadInput, match="expected a list"):
         scores(graph, model, "l2")
+
+
+def test_a_graph_of_some_groups_gives_their_scores_alone(model, graph, batches):
+    whole = score(graph, model, "taylor", calibration=Calibration(batches), scaling=Scaling(normalise="none"))
+    some = score(
+        graph.only(["inner"]), model, "taylor", calibration=Calibration(batches), scaling=Scaling(normalise="none")
+    )
+    assert list(some) == ["inner"] and torch.equal(some["inner"], whole["inner"])
+    assert set(graph.groups) == {"stem", "inner", "hidden"}

@@ -17,13 +17,13 @@ Precision = Literal["float32", "bfloat16"]  # of a forward: the model's own, or 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A calibration set and how it is gone through."""
+    """A calibration set, and how scores, gates and repair read it."""
 
-    batches: Batches | None = None  # pairs (inputs, targets), gone through once; None: nothing that is asked reads data
+    batches: Batches | None = None  # pairs (inputs, targets); None: there is no calibration data
     _: KW_ONLY
     loss: Loss | None = None
     # None: cross entropy for gradients, the squared distance from the original's outputs where units are silenced
-    samples: int = 2000  # read at most; a criterion that needs fewer says so itself
+    samples: int = 2000  # read at most; criteria that need fewer read fewer
     seed: int = 0  # of everything that is drawn
     precision: Precision = "float32"
     passes: int = 1000  # forward passes at most for criteria that silence units, shared by the groups
@@ -37,10 +37,10 @@ class Calibration:
 
 
 def check_precision(precision: str) -> None:
-    """Refuse what is not the name of a precision.
+    """Check the name of a precision.
 
     Raises:
-        BadInput: says which there are.
+        BadInput: it is none of those that exist.
     """
     if precision not in get_args(Precision):
         raise BadInput(f"precision: expected one of {', '.join(get_args(Precision))}; got {precision!r}")
