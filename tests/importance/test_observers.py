@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.activations.test_follow import Turning
 from torch import nn
 
 from sartor.activations.observers import Request, observe
@@ -209,16 +210,7 @@ def test_bfloat16_gives_nearly_the_same_in_float32():
 
 
 def test_another_path_is_refused_with_gradients_too():
-    class Fickle(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.turn = nn.Linear(4, 6), nn.Linear(6, 3), False
-
-        def forward(self, x):
-            x = self.a(x)
-            return self.b(torch.tanh(x) if self.turn else torch.relu(x))
-
-    model, x = Fickle(), torch.randn(2, 4)
+    model, x = Turning(), torch.randn(2, 4)
     graph = trace(model, x)
     model.turn = True
     with pytest.raises(CannotTrace, match="another path"):

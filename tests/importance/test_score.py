@@ -15,6 +15,8 @@ from sartor.importance.reduce import normalised
 from sartor.structure import trace
 from sartor.types import NORMALISATIONS, REDUCTIONS, SILENT, Calibration, Listener, Scaling
 
+PLAIN = Scaling(normalise="none")
+
 NAMES = list(CRITERIA)
 EQUIVARIANT = [e.name for e in CRITERIA.entries() if e.traits["equivariant"]]
 
@@ -78,11 +80,11 @@ def test_reductions_by_hand(model, graph):
 
 
 def test_biases_are_not_read(model, graph):
-    before = score(graph, model, "l1", scaling=Scaling(normalise="none"))
+    before = score(graph, model, "l1", scaling=PLAIN)
     with torch.no_grad():
         for bias in (model.stem.bias, model.norm.bias, model.outer.bias):
             bias.add_(100.0)
-    after = score(graph, model, "l1", scaling=Scaling(normalise="none"))
+    after = score(graph, model, "l1", scaling=PLAIN)
     assert all(torch.equal(before[g], after[g]) for g in before)
 
 
@@ -120,7 +122,7 @@ def test_taylor_is_the_loss_with_the_unit_shrunk_a_little(model, graph, batches)
 
 def test_activation_is_what_consumers_read(model, graph, batches):
     model.eval()
-    s = score(graph, model, "activation", calibration=Calibration(batches), scaling=Scaling(normalise="none"))["inner"]
+    s = score(graph, model, "activation", calibration=Calibration(batches), scaling=PLAIN)["inner"]
     with torch.no_grad():
         x = torch.cat([b[0] for b in batches])
         stem = torch.relu(model.stem(x))
@@ -129,21 +131,19 @@ def test_activation_is_what_consumers_read(model, graph, batches):
 
 
 def test_random_depends_on_the_seed_and_the_group_alone(model, graph):
-    once = score(graph, model, "random", calibration=Calibration(seed=3), scaling=Scaling(normalise="none"))
-    again = score(
-        graph.only(["inner"]), model, "random", calibration=Calibration(seed=3), scaling=Scaling(normalise="none")
-    )
+    once = score(graph, model, "random", calibration=Calibration(seed=3), scaling=PLAIN)
+    again = score(graph.only(["inner"]), model, "random", calibration=Calibration(seed=3), scaling=PLAIN)
     assert list(again) == ["inner"] and torch.equal(once["inner"], again["inner"])
-    other = score(graph, model, "random", calibration=Calibration(seed=4), scaling=Scaling(normalise="none"))
+    other = score(graph, model, "random", calibration=Calibration(seed=4), scaling=PLAIN)
     assert not torch.equal(once["inner"], other["inner"])
 
 
 def test_a_group_without_a_norm_is_ranked_by_l2_and_said(model, graph):
     notes = []
-    s = score(graph, model, "bn-scale", scaling=Scaling(normalise="none"), listener=Listener(note=notes.append))
+    s = score(graph, model, "bn-scale", scaling=PLAIN, listener=Listener(note=notes.append))
     assert torch.allclose(s["inner"], model.norm.weight.detach().abs().double())
     assert len(notes) == 1 and "'bn-scale' does not apply to 2 of 3 groups" in notes[0] and "hidden" in notes[0]
-    l2 = score(graph, model, "l2", scaling=Scaling(normalise="none"))
+    l2 = score(graph, model, "l2", scaling=PLAIN)
     for group in ("stem", "hidden"):
         assert torch.allclose(s[group], l2[group] / l2[group].mean() * s["inner"].mean())
 
@@ -326,7 +326,7 @@ def test_no_more_is_run_than_what_is_asked_for(model, graph, batches):
 def test_macs_divides_by_what_a_unit_frees(model, graph, batches):
     from sartor.cost import unit_macs
 
-    plain = score(graph, model, "l2 + taylor", calibration=Calibration(batches), scaling=Scaling(normalise="none"))
+    plain = score(graph, model, "l2 + taylor", calibration=Calibration(batches), scaling=PLAIN)
     freed = {g: unit_macs(graph, g) for g in plain}
     mean = sum(freed.values()) / len(freed)
     for g, s in score(
@@ -367,9 +367,7 @@ def test_two_functions_of_one_name_are_refused(model, graph):
 
 
 def test_a_graph_of_some_groups_gives_their_scores_alone(model, graph, batches):
-    whole = score(graph, model, "taylor", calibration=Calibration(batches), scaling=Scaling(normalise="none"))
-    some = score(
-        graph.only(["inner"]), model, "taylor", calibration=Calibration(batches), scaling=Scaling(normalise="none")
-    )
+    whole = score(graph, model, "taylor", calibration=Calibration(batches), scaling=PLAIN)
+    some = score(graph.only(["inner"]), model, "taylor", calibration=Calibration(batches), scaling=PLAIN)
     assert list(some) == ["inner"] and torch.equal(some["inner"], whole["inner"])
     assert set(graph.groups) == {"stem", "inner", "hidden"}
