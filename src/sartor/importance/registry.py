@@ -55,7 +55,7 @@ class ScoreFunction:
       one call a group;
     - reads: the convolutions and linear layers that read the group, with their Gram matrices (see `elimination.py`);
       one call a group, none for a group that no such layer reads;
-    - units: how many there are, for a criterion that looks at nothing else;
+    - units: how many there are, for a criterion that reads nothing else;
     - generator: a torch.Generator, seeded for this group alone.
 
     `reads` are the roles of the weights it reads; for `at`, `samples` and `per_batch` see `Sampling`.
@@ -145,13 +145,13 @@ def _needs(function: Callable[..., Any], name: str) -> tuple[str, ...]:
     by_place = [[n for n in place if n in needs] for place in PLACES]
     if sum(map(bool, by_place)) > 1:
         raise BadInput(
-            f"criterion {name!r} asks for {' and '.join(p[0] for p in by_place if p)} in one call; "
-            "they lie at different places of the network: ask for one of them"
+            f"criterion {name!r} reads {' and '.join(p[0] for p in by_place if p)} in one call; "
+            "they belong to different places of the network: take one of them as a parameter"
         )
     if "reader" in needs and "activation" not in needs:
-        raise BadInput(f"criterion {name!r} asks for the weights of a reader: ask for the activations it reads too")
+        raise BadInput(f"criterion {name!r} reads `reader`: take the activations that the reader reads, `activation`, as well")
     if "labels" in needs and not {"activation", "contribution"} & set(needs):
-        raise BadInput(f"criterion {name!r} asks for labels: ask for the activations or contributions they belong to")
+        raise BadInput(f"criterion {name!r} reads labels: take the activations or contributions of the samples too")
     if not needs:
         raise BadInput(f"criterion {name!r}: expected parameters among {', '.join(INPUTS)}; got none")
     return tuple(needs)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.follow import Interventions, follow
+from sartor.activations.follow import Interventions, Match, follow
 from sartor.structure.axes import Axis, find, keep_mask, new_size
 from sartor.structure.calls import Op
 from sartor.structure.example import Example, call
@@ -26,10 +26,12 @@ def reproducible(graph: Graph, name: str) -> bool:
 def reference_output(silenced: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], example: Example) -> Any:
     """Forward of the silenced model in which layer, rms and group norms see only the units that survive.
 
-    The removed units stay zero behind such a norm.
+    The removed units stay zero behind such a norm. Where the forward on real tensors leaves the recorded path (a question
+    answered on meta, a branch on values), norms behind that place are computed as they are.
     """
     changes = Interventions(instead=lambda op, args, kwargs: _norm_of_survivors(op, masks, args, kwargs))
-    with follow(graph.ops, silenced, lambda *_: None, changes=changes):
+    match = Match(may_leave=lambda place: True)
+    with follow(graph.ops, silenced, lambda *_: None, changes=changes, match=match):
         return call(silenced, example)
 
 
