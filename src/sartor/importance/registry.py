@@ -149,7 +149,7 @@ def _needs(function: Callable[..., Any], name: str) -> tuple[str, ...]:
             "they belong to different places of the network: take one of them as a parameter"
         )
     if "reader" in needs and "activation" not in needs:
-        raise BadInput(f"criterion {name!r} reads `reader`: take the activations that the reader reads, `activation`, as well")
+        raise BadInput(f"criterion {name!r} reads `reader`: take `activation`, which it reads, as well")
     if "labels" in needs and not {"activation", "contribution"} & set(needs):
         raise BadInput(f"criterion {name!r} reads labels: take the activations or contributions of the samples too")
     if not needs:

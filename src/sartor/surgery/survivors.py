@@ -26,8 +26,8 @@ def reproducible(graph: Graph, name: str) -> bool:
 def reference_output(silenced: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], example: Example) -> Any:
     """Forward of the silenced model in which layer, rms and group norms see only the units that survive.
 
-    The removed units stay zero behind such a norm. Where the forward on real tensors leaves the recorded path (a question
-    answered on meta, a branch on values), norms behind that place are computed as they are.
+    The removed units stay zero behind such a norm. Where the forward on real tensors leaves the recorded path, norms
+    behind that place are computed over all units.
     """
     changes = Interventions(instead=lambda op, args, kwargs: _norm_of_survivors(op, masks, args, kwargs))
     match = Match(may_leave=lambda place: True)
