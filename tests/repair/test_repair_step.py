@@ -13,7 +13,7 @@ from sartor.seed import seeded
 from sartor.structure import trace
 from sartor.surgery import cut
 from sartor.testing.plans import halves
-from sartor.types import Calibration, FoldMeans, Listener, RefreshNorms, Ridge
+from sartor.types import Calibration, FoldMeans, Listener, Plan, RefreshNorms, Ridge
 
 
 @pytest.fixture
@@ -66,14 +66,17 @@ def test_means_are_folded_where_the_fold_comes_first(cut_network):
 
 
 def test_refreshed_statistics_are_judged_on_held_out_data_and_taken_from_all(cut_network):
-    smaller, original, calibration = cut_network
-    model = original.model
-    with torch.no_grad():  # statistics that are far off in the cut network
-        smaller[1].running_var.mul_(100.0)
-    by_hand = refresh_norm(smaller, [x for x, _ in calibration.batches], samples=100)
-    healed, facts = heal(smaller, original, [RefreshNorms()], calibration)
+    _, original, calibration = cut_network
+    inputs = [x for x, _ in calibration.batches]
+    model = refresh_norm(original.model, inputs, samples=128)
+    original = Original(model, original.graph, Plan({}, "test", original.graph.fingerprint))
+    spoiled = copy.deepcopy(model)
+    with torch.no_grad():
+        spoiled[1].running_var.mul_(100.0)
+    by_hand = refresh_norm(spoiled, inputs, samples=100)
+    healed, facts = heal(spoiled, original, [RefreshNorms()], calibration)
     assert facts["norm"]["kept"] and facts["norm"]["after"] > facts["norm"]["before"]
-    assert equal(healed, by_hand) and not model.training
+    assert equal(healed, by_hand) and not equal(healed, spoiled)
 
 
 def test_other_steps_are_refused(cut_network):
