@@ -34,13 +34,13 @@ from sartor.measure.onnx_graph import to_onnx_fast
 from sartor.measure.ort_backend import open_session
 from sartor.measure.tables import Predictor
 from sartor.recipes import find_recipe
-from sartor.repair import refresh_norm
+from sartor.repair import Original, refresh_norm
 from sartor.repair.repair_step import heal
 from sartor.run.subject import Subject, understand
 from sartor.run.table_latency import on_timed_widths, predictor_for
 from sartor.sources import load_data
 from sartor.surgery import cut
-from sartor.types import Comparison, Plan, Scores
+from sartor.types import Calibration, Comparison, FoldMeans, Listener, Plan, RefreshNorms, Ridge, Scaling, Scores
 
 TARGET = "onnxruntime-cpu:threads=1"
 TOLERANCE = 0.04  # how far below a limit a network may be, as a share of it
@@ -101,10 +101,11 @@ class Bench:
         from sartor.importance import score
 
         r = RECIPES[recipe]
+        s, scaling = self.subject, Scaling(reduce=r.reduce, normalise=r.normalise)
+        calibration = Calibration(list(s.samples), samples=CALIBRATION, seed=self.seed)
         return score(
-            self.subject.graph, self.subject.model, r.criterion, reduce=r.reduce, normalise=r.normalise,
-            batches=list(self.subject.samples), samples=CALIBRATION, seed=self.seed, note=say,
-        )  # fmt: skip
+            s.graph, s.model, r.criterion, calibration=calibration, scaling=scaling, listener=Listener(note=say)
+        )
 
     def plan(self, method: Method, scores: Scores, share: float) -> Plan:
         """Widths under a share of the original's MACs, or of its predicted latency."""
@@ -164,10 +165,9 @@ class Bench:
         left, found = count(s.graph, plan.counts()), self.compared(plan, SESSIONS, 2.0)
         smaller = cut(s.model, s.graph, plan)
         refreshed = self.accuracy(refresh_norm(smaller, s.inputs, samples=CALIBRATION))
-        full = replace(find_recipe("reconstruction"), refit=True, fold_mean=True, refresh_norm=True)
-        repaired, _ = heal(
-            smaller, s.model, s.graph, plan, full, s.inputs, seed=self.seed, note=say, tell=lambda share, text: None
-        )
+        calibration = Calibration(s.samples, samples=find_recipe("reconstruction").calibration, seed=self.seed)
+        steps = (Ridge(), FoldMeans(), RefreshNorms())
+        repaired, _ = heal(smaller, Original(s.model, s.graph, plan), steps, calibration, Listener(note=say))
         return {
             "macs": left.macs / s.original.macs, "params": left.params / s.original.params, "latency": found.ratio,
             "interval": list(found.interval), "original_ms": 1e3 * found.original.median_s,

@@ -16,6 +16,7 @@ from sartor.recipes import RECIPES, changed, find_recipe
 from sartor.structure import trace
 from sartor.types import (
     Axes,
+    Calibration,
     Criterion,
     FineTune,
     FoldMeans,
@@ -23,6 +24,7 @@ from sartor.types import (
     Recipe,
     RefreshNorms,
     Ridge,
+    Scaling,
     Search,
     Uniform,
     to_plain,
@@ -60,9 +62,8 @@ def test_a_recipe_makes_a_plan_that_meets_macs_exactly(name):
     batches = [(torch.randn(8, 3, 8, 8), torch.randint(0, 4, (8,)))]
     r = find_recipe(name)
     how = Criterion("l2") if isinstance(r.score, Gates) else r.score
-    s = score(
-        graph, net, how.criterion, reduce=how.reduce, normalise=how.normalise, per_cost=how.per_cost, batches=batches
-    )
+    scaling = Scaling(reduce=how.reduce, normalise=how.normalise, per_cost=how.per_cost)
+    s = score(graph, net, how.criterion, calibration=Calibration(batches), scaling=scaling)
     cap = Cap(lambda counts: macs(graph, counts), 0.5 * macs(graph), "macs")
     units = {n: g.units for n, g in graph.groups.items()}
     a = r.allocation

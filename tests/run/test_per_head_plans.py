@@ -23,7 +23,7 @@ from sartor.structure.example import batch_of, call, first_tensor
 from sartor.studies.score_recipes import plan_at, score_recipes
 from sartor.surgery import cut, probe
 from sartor.testing.plans import halves
-from sartor.types import Axes, Criterion, Plan, Recipe
+from sartor.types import Axes, Calibration, Criterion, Plan, Recipe, Scaling
 
 PLAIN = {"reduce": "sum", "normalise": "none"}
 
@@ -61,8 +61,8 @@ def loss(output, targets):
 def test_what_pairs_are_worth_adds_up_to_what_the_inner_unit_is_worth(name, criterion):
     model, example, graph = understood(name)
     names = list(graph.fibres)
-    options = {**PLAIN, "batches": batch(model, example), "loss": loss}
-    whole = score(graph, model, criterion, groups=names, **options)
+    options = {"calibration": Calibration(batch(model, example), loss=loss), "scaling": Scaling(**PLAIN)}
+    whole = score(graph.only(names), model, criterion, **options)
     pairs = score(paired(graph, names), model, criterion, **options)
     for n in names:
         rows = pairs[n].reshape(graph.fibres[n].size, -1)
@@ -75,8 +75,8 @@ def test_what_pairs_are_worth_adds_up_to_what_the_inner_unit_is_worth(name, crit
 def test_activations_of_pairs_add_up_too_where_one_dimension_carries_both(name, criterion):
     model, example, graph = understood(name)
     names = list(graph.fibres)
-    options = {**PLAIN, "batches": batch(model, example), "loss": loss}
-    whole = score(graph, model, criterion, groups=names, **options)
+    options = {"calibration": Calibration(batch(model, example), loss=loss), "scaling": Scaling(**PLAIN)}
+    whole = score(graph.only(names), model, criterion, **options)
     pairs = score(paired(graph, names), model, criterion, **options)
     for n in names:
         torch.testing.assert_close(pairs[n].reshape(graph.fibres[n].size, -1).sum(0), whole[n], rtol=1e-5, atol=1e-9)
@@ -112,7 +112,7 @@ def test_rows_hold_at_least_as_much_score_as_one_mask_at_equal_counts(name):
     plan = halves(graph)
     fine = fibred(graph, model, plan, squares, **PLAIN)
     assert fine.keep == plan.keep and set(fine.fibres) == set(graph.fibres)
-    pairs = score(paired(graph, graph.fibres), model, squares, **PLAIN)
+    pairs = score(paired(graph, graph.fibres), model, squares, scaling=Scaling(**PLAIN))
     for n, rows in fine.fibres.items():
         worth = pairs[n].reshape(len(rows), -1)
         for h, row in enumerate(rows):

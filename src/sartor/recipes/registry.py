@@ -11,10 +11,9 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from sartor.errors import BadInput, UnknownName
-from sartor.importance import CRITERIA, Criterion
+from sartor.importance import CRITERIA, ScoreFunction
 from sartor.registry import Registry
-from sartor.types import Criterion as ByCriterion
-from sartor.types import FineTune, Recipe
+from sartor.types import Criterion, FineTune, Recipe
 from sartor.types.heal import HealStep
 from sartor.types.recipe import Allocate, Cut, Score, When
 
@@ -56,10 +55,10 @@ def find_recipe(recipe: str | Recipe | Callable[..., Tensor], **changes: object)
         chosen = _of(recipe) if criteria and recipe not in RECIPES else RECIPES[recipe].value
     elif isinstance(recipe, Recipe):
         chosen = recipe
-    elif isinstance(recipe, Criterion):
-        chosen = Recipe(score=ByCriterion(recipe.name if recipe.name in CRITERIA else recipe.function))
+    elif isinstance(recipe, ScoreFunction):
+        chosen = Recipe(score=Criterion(recipe.name if recipe.name in CRITERIA else recipe.function))
     elif callable(recipe):
-        chosen = Recipe(score=ByCriterion(recipe))
+        chosen = Recipe(score=Criterion(recipe))
     else:
         raise BadInput(f"recipe: expected a name, a Recipe or a function of weights; got {type(recipe).__name__}")
     return changed(chosen, changes)
@@ -168,7 +167,7 @@ def _tuple(value: Any, before: Any) -> Any:
 
 def _of(criterion: str) -> Recipe:
     source = ", with ".join(CRITERIA[part.strip()].source for part in criterion.split("*"))
-    return Recipe(name=criterion, source=source, score=ByCriterion(criterion))
+    return Recipe(name=criterion, source=source, score=Criterion(criterion))
 
 
 def recipe_schema() -> dict[str, Any]:

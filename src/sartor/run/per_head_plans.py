@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.errors import BadInput
-from sartor.importance import find_criterion, parse_mixture, score
+from sartor.importance import AppliesToNoGroup, find_criterion, parse_mixture, score
 from sartor.importance.pairs import UNSEEN, paired
 from sartor.run.context import Context
 from sartor.run.subject import Subject
 from sartor.structure import Graph
-from sartor.types import Criterion, Gates, Plan, Recipe
+from sartor.types import Calibration, Criterion, Gates, Listener, Plan, Recipe, Scaling
 
 
 def fibred(
@@ -43,7 +42,7 @@ def fibred(
         criterion: a name, a mixture, or a function; see `sartor.importance.scores`.
         note: told in a sentence where l2 had to do.
         batches: (inputs, targets) pairs, for criteria that look at data.
-        options: of `sartor.importance.score`; a normalisation by MACs and an exponent of cost change nothing here.
+        options: fields of `Calibration` and `Scaling`; a normalisation by MACs and an exponent of cost change nothing.
 
     Returns:
         The plan with `fibres`; as it is where no group that is cut may be fibred.
@@ -52,21 +51,23 @@ def fibred(
     if not names:
         return plan
     view = paired(graph, names)
-    options = {**options, "per_cost": 0.0}
-    if options.get("normalise") == "macs":
-        options["normalise"] = "none"
+    given = {**options, "per_cost": 0.0}
+    if given.get("normalise") == "macs":
+        given["normalise"] = "none"
+    scaling = Scaling(**{k: given.pop(k) for k in ("reduce", "normalise", "per_cost") if k in given})
+    calibration, listener = Calibration(batches, **given), Listener(note=note)
     asked: Any = criterion
     blind = [c.name for c in _parts(criterion) if set(UNSEEN) & set(c.needs)]
     if blind:
         note(f"criterion {blind[0]!r} cannot be asked for pairs of units: l2 says which units each row keeps")
         asked = "l2"
     try:
-        found = score(view, model, asked, batches=batches, note=note, **options)
-    except BadInput as e:
-        if asked == "l2" or "applies to no group" not in str(e):
+        found = score(view, model, asked, calibration=calibration, scaling=scaling, listener=listener)
+    except AppliesToNoGroup:
+        if asked == "l2":
             raise
         note(f"criterion {criterion!r} reads nothing of pairs of units: l2 says which units each row keeps")
-        found = score(view, model, "l2", note=note, **options)
+        found = score(view, model, "l2", scaling=scaling, listener=listener)
     return replace(plan, fibres={n: _rows(found[n], graph.fibres[n].size, len(plan.keep[n])) for n in names})
 
 

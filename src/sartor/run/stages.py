@@ -22,8 +22,9 @@ from sartor.borrow import device_of
 from sartor.cost import count
 from sartor.errors import BadInput, BudgetNotMet
 from sartor.importance import score as unit_scores
-from sartor.learn import learn_gates, sensitivity_scores
+from sartor.learn import CurveOptions, SoftBudget, learn_gates, sensitivity_scores
 from sartor.measure import compare_afresh, prepare
+from sartor.repair import Original
 from sartor.repair.gap import outputs
 from sartor.repair.repair_step import heal as repair
 from sartor.run.allocation_search import improved_scores
@@ -48,6 +49,7 @@ from sartor.types import (
     Plan,
     Proof,
     Recipe,
+    Scaling,
     Scores,
     Search,
     Sensitivity,
@@ -145,24 +147,21 @@ def score(subject: Subject, recipe: Recipe, bounds: Bounds, context: Context) ->
     graph, how = subject.graph, recipe.score
     if not isinstance(how, Criterion) and not subject.samples:
         raise BadInput(f"recipe {recipe.name!r} needs calibration data; pass train=... or calibration=...")
-    loss, seed, listener = context.judge.loss, context.seed, context.listener
+    calibration, listener = subject.calibration(recipe.calibration, context), context.listener
     if isinstance(how, Gates):
         share = bounds.macs_share
         if share is None:
             raise BadInput("gates are trained towards a share of the MACs: add a limit on them, such as 'macs<=50%'")
-        return learn_gates(
-            graph, subject.model, subject.samples, keep=share, options=how, loss=loss, seed=seed, tell=listener.tell
-        )
-    found = unit_scores(
-        graph, subject.model, how.criterion, reduce=how.reduce, normalise=how.normalise,
-        per_cost=how.per_cost if isinstance(how, Criterion) else 0.0, batches=subject.samples or None, loss=loss,
-        samples=recipe.calibration, seed=seed, note=listener.note,
-    )  # fmt: skip
+        return learn_gates(graph, subject.model, calibration, SoftBudget(share), options=how, listener=listener)
+    per_cost = how.per_cost if isinstance(how, Criterion) else 0.0
+    scaling = Scaling(reduce=how.reduce, normalise=how.normalise, per_cost=per_cost)
+    scores = unit_scores(
+        graph, subject.model, how.criterion, calibration=calibration, scaling=scaling, listener=listener
+    )
     if isinstance(how, Sensitivity):
-        return sensitivity_scores(
-            graph, subject.model, found, subject.inputs, per_cost=how.per_cost, tell=listener.tell
-        )
-    return found
+        options = CurveOptions(per_cost=how.per_cost)
+        return sensitivity_scores(graph, subject.model, scores, subject.inputs, options=options, listener=listener)
+    return scores
 
 
 def search(
@@ -275,11 +274,9 @@ def heal(
     """The network repaired without training, and what was done; as it is without calibration data or steps."""
     if not subject.samples or not recipe.repairs:
         return network, {}
-    listener = context.listener
-    return repair(
-        network, subject.model, subject.graph, plan, recipe, subject.inputs, seed=context.seed,
-        note=listener.note, tell=lambda share, text: listener.tell(text, share),
-    )  # fmt: skip
+    original = Original(subject.model, subject.graph, plan)
+    calibration = subject.calibration(recipe.calibration, context)
+    return repair(network, original, recipe.repairs, calibration, context.listener)
 
 
 def train(

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from sartor.borrow import device_of
 from sartor.repair.gap import output_gap
 from sartor.run.allowed_groups import allowed_groups
+from sartor.run.context import Context
 from sartor.structure import Graph
 from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
 from sartor.train.batch import first_samples
-from sartor.types import Counted, Recipe
+from sartor.types import Calibration, Counted, Recipe
 
 Batch = tuple[Example, Any]  # inputs and targets
 _PROOF_SAMPLES = 8
@@ -37,6 +38,10 @@ class Subject:
     def inputs(self) -> list[Example]:
         """Calibration inputs without targets."""
         return [x for x, _ in self.samples]
+
+    def calibration(self, samples: int, context: Context) -> Calibration:
+        """The calibration batches as scores and repair read them: at most this many samples of them."""
+        return Calibration(self.samples or None, loss=context.judge.loss, samples=samples, seed=context.seed)
 
     def gap(self, model: nn.Module) -> float:
         """Distance of a network's outputs from the original's on the inputs held out; see `output_gap`."""

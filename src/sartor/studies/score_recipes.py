@@ -9,11 +9,11 @@ from typing import Any
 
 from sartor.errors import BadInput
 from sartor.importance import find_criterion, scores
-from sartor.learn import sensitivity_scores
+from sartor.learn import CurveOptions, sensitivity_scores
 from sartor.run import stages
 from sartor.run.context import Context
 from sartor.run.subject import Subject
-from sartor.types import Budget, Gates, Limit, Plan, Recipe, Scores, Sensitivity
+from sartor.types import Budget, Gates, Limit, Plan, Recipe, Scaling, Scores, Sensitivity
 
 
 def score_recipes(
@@ -45,7 +45,7 @@ def score_recipes(
             passes.setdefault(key, []).append(r)
     by_recipe: dict[str, Scores] = {}
     seconds: dict[str, float] = {}
-    loss, listener = context.judge.loss, context.listener
+    listener = context.listener
     for together in passes.values():
         first = together[0]
         assert not isinstance(first.score, Gates)
@@ -53,10 +53,12 @@ def score_recipes(
         listener.tell(", ".join(criteria))
         start = time.perf_counter()
         by_criterion = scores(
-            subject.graph, subject.model, list(criteria.values()), reduce=first.score.reduce,
-            normalise=first.score.normalise, per_cost=_per_cost(first),
-            groups=list(subject.allowed(first).graph.groups), batches=list(subject.samples), loss=loss,
-            samples=first.calibration, seed=context.seed, note=listener.note,
+            subject.graph.only(subject.allowed(first).graph.groups), subject.model, list(criteria.values()),
+            calibration=subject.calibration(first.calibration, context),
+            scaling=Scaling(
+                reduce=first.score.reduce, normalise=first.score.normalise, per_cost=_per_cost(first)
+            ),
+            listener=listener,
         )  # fmt: skip
         by_recipe |= {r.name: by_criterion[_label(r.score.criterion)] for r in together}  # type: ignore[union-attr]
         seconds[", ".join(criteria)] = time.perf_counter() - start
@@ -64,8 +66,8 @@ def score_recipes(
         if isinstance(r.score, Sensitivity):
             start = time.perf_counter()
             by_recipe[r.name] = sensitivity_scores(
-                subject.allowed(r).graph, subject.model, by_recipe[r.name], subject.inputs, per_cost=r.score.per_cost,
-                tell=listener.tell,
+                subject.allowed(r).graph, subject.model, by_recipe[r.name], subject.inputs,
+                options=CurveOptions(per_cost=r.score.per_cost), listener=listener,
             )  # fmt: skip
             seconds[f"{r.name}: sensitivity"] = time.perf_counter() - start
     return by_recipe, seconds

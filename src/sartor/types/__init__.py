@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from sartor.types.calibration import Calibration, Loss, Precision, check_precision
 from sartor.types.data import Batches, Data, Judge
 from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms, Ridge
 from sartor.types.limits import METRICS, Bounds, Budget, Counted, Limit
@@ -17,18 +18,22 @@ from sartor.types.recipe import (
     Gates,
     Global,
     Knapsack,
+    Normalise,
     OneShot,
     Recipe,
+    Reduce,
     Search,
     Sensitivity,
     Uniform,
 )
+from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Scaling
 from sartor.types.timing import SECTIONS, Comparison, Effort, Latency, Target, median_interval, wide_interval
 
 __all__ = [
-    "Axes", "Batches", "Bounds", "Budget", "Comparison", "Counted", "Counts", "Criterion", "Custom", "Data", "Effort",
-    "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep", "Judge", "Knapsack", "Latency", "Limit",
-    "Listener", "METRICS", "Member", "OneShot", "Plan", "Progress", "Proof", "Recipe", "RefreshNorms", "Ridge", "Role",
-    "SECTIONS", "SILENT", "Scores", "Search", "Sensitivity", "Target", "Uniform", "WARNINGS", "asdict",
-    "median_interval", "to_plain", "wide_interval",
+    "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion", "Custom",
+    "Data", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep", "Judge",
+    "Knapsack", "Latency", "Limit", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS", "Normalise",
+    "OneShot", "Plan", "Precision", "Progress", "Proof", "REDUCTIONS", "Recipe", "Reduce", "RefreshNorms", "Ridge",
+    "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Target", "Uniform", "WARNINGS",
+    "asdict", "check_precision", "median_interval", "to_plain", "wide_interval",
 ]  # fmt: skip
