@@ -5,7 +5,7 @@ from dataclasses import asdict
 from sartor.types.data import Batches, Data, Judge
 from sartor.types.limits import METRICS, Budget, Counted, Limit
 from sartor.types.listener import SILENT, WARNINGS, Listener, Progress
-from sartor.types.network import Counts, Frozen, Group, Member, Role, Scores
+from sartor.types.network import Counts, Frozen, Group, Member, Reason, Role, Scores
 from sartor.types.plain import to_plain
 from sartor.types.plan import Plan
 from sartor.types.proof import Proof
@@ -14,6 +14,7 @@ from sartor.types.timing import SECTIONS, Comparison, Effort, Latency, Target, m
 
 __all__ = [
     "Batches", "Budget", "Comparison", "Counted", "Counts", "Data", "Effort", "Frozen", "Gates", "Group", "Judge",
-    "Latency", "Limit", "Listener", "METRICS", "Member", "Plan", "Progress", "Proof", "Recipe", "Role", "SECTIONS",
-    "SILENT", "Scores", "Target", "Training", "WARNINGS", "asdict", "median_interval", "to_plain", "wide_interval",
+    "Latency", "Limit", "Listener", "METRICS", "Member", "Plan", "Progress", "Proof", "Reason", "Recipe", "Role",
+    "SECTIONS", "SILENT", "Scores", "Target", "Training", "WARNINGS", "asdict", "median_interval", "to_plain",
+    "wide_interval",
 ]  # fmt: skip
