@@ -16,7 +16,7 @@ from sartor.run import Outcome, run
 from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.record import Progress
 from sartor.structure import Example
-from sartor.types import Budget, Plan, Proof, Recipe
+from sartor.types import Budget, Plan, Recipe, Verdict
 
 
 class Fitted:
@@ -36,7 +36,7 @@ class Fitted:
         return self._outcome.plan
 
     @property
-    def proof(self) -> Proof:
+    def proof(self) -> Verdict:
         """Cut network against silenced original, before any repair."""
         return self._outcome.proof
 

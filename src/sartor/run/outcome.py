@@ -15,7 +15,7 @@ from sartor.measure import environment
 from sartor.run.decide import absolute
 from sartor.structure import Graph
 from sartor.surgery import Edits
-from sartor.types import Budget, Comparison, Counted, Plan, Proof, Recipe, to_plain
+from sartor.types import Budget, Comparison, Counted, Plan, Recipe, Verdict, to_plain
 
 _LATENCY_NOISE = 1.03  # a measured ratio this much over its limit is within what measuring twice gives
 
@@ -30,7 +30,7 @@ class Facts:
     original: Counted
     fitted: Counted
     plan: Plan
-    proof: Proof
+    proof: Verdict
     quality: dict[str, float | None]
     test: dict[str, float | None]
     metric: str
@@ -54,7 +54,7 @@ class Outcome:
     graph: Graph
     plan: Plan
     edits: Edits
-    proof: Proof
+    proof: Verdict
     result: dict[str, Any]
     record: list[dict[str, Any]]
     best_state: Mapping[str, Any] | None = None  # of the epoch validation would choose; the model holds the last
@@ -80,7 +80,7 @@ def result_of(facts: Facts, run: Path | None) -> dict[str, Any]:
         "budget": rows,
         "quality": {"metric": facts.metric, **facts.quality},
         "test": facts.test,
-        "proof": to_plain(facts.proof),
+        "proof": facts.proof.to_plain(),
         "counted": counted,
         "latency": [_latency_row(target, c) for target, c in facts.comparisons.items()],
         "seconds": facts.seconds,

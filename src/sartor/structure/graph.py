@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -65,15 +66,11 @@ class Graph:
         kept = self.leaf_counts(counts)
         return {name: tuple(new_size(a, kept) for a in v.axes) for name, v in self.tensors.items()}
 
-    @property
+    @cached_property
     def fibres(self) -> dict[str, Axis]:
         """Group -> the leaf for every unit of which it may keep other units; see `sartor.structure.fibres`."""
-        cached = self.__dict__.get("_fibres")
-        if cached is None:
-            over = bases(self.ops, self.tensors.values(), self.leaves.values())
-            cached = {n: over[find(a)] for n, a in self.leaves.items() if find(a) in over}
-            self.__dict__["_fibres"] = cached
-        return cached  # type: ignore[no-any-return]
+        over = bases(self.ops, self.tensors.values(), self.leaves.values())
+        return {n: over[find(a)] for n, a in self.leaves.items() if find(a) in over}
 
     def orders(self, plan: Plan) -> dict[str, Tensor]:
         """Fibred group -> [units of the leaf it is fibred over, units]: each row's kept units in the places of `keep`.
@@ -199,12 +196,9 @@ class Graph:
                 found |= {names[leaf] for leaf in sides[0] & sides[1] if leaf in names}
         return found
 
-    @property
+    @cached_property
     def _sites(self) -> dict[Axis, tuple[list[Site], list[Site]]]:
-        cached = self.__dict__.get("_site_table")
-        if cached is None:
-            cached = self.__dict__["_site_table"] = self._sites_of(self.leaves.values())
-        return cached
+        return self._sites_of(self.leaves.values())
 
     def _sites_of(self, leaves: Iterable[Axis]) -> dict[Axis, tuple[list[Site], list[Site]]]:
         """Leaf -> where it is read, and where it is written."""

@@ -21,7 +21,7 @@ from sartor.structure.recording import clone, named_tensors
 from sartor.structure.unfibre import reordered, straight
 from sartor.surgery.cut import cut
 from sartor.surgery.survivors import reference_output, reproducible
-from sartor.types import Plan, Proof
+from sartor.types import Plan, Verdict
 
 _PICKS = {"topk", "sort", "argsort", "nms", "nonzero", "argmax", "max", "unique", "_unique2"}
 
@@ -59,7 +59,7 @@ def prove(
     *,
     tolerance: float = 1e-4,
     smaller: nn.Module | None = None,
-) -> Proof:
+) -> Verdict:
     """Compare the cut model with the silenced original on real inputs, in evaluation mode.
 
     A plan with fibres is proved in two steps: the original computes the same with every row's units in one place, and
@@ -97,7 +97,7 @@ def prove(
     exact = Plan({n: k for n, k in plan.keep.items() if n not in mixed}, plan.made_by, plan.fingerprint)
     n_exact = len(cuts) - len(mixed)
     if not n_exact:
-        return Proof(True, turned, 0, len(mixed), tolerance)
+        return Verdict(turned, 0, len(mixed), tolerance)
     cut_model = smaller if smaller is not None and not mixed else cut(model, graph, exact)
     error = difference(model, graph, exact, cut_model, example)
     if not error <= tolerance:
@@ -109,7 +109,7 @@ def prove(
             f"cutting is not silencing: relative error {error:.2e} > {tolerance:.0e}; group {worst!r} alone differs by "
             f"{_alone(model, graph, worst, exact, example):.2e}. Exclude it (exclude=[{worst!r}]) and report the model"
         )
-    return Proof(True, max(error, turned), n_exact, len(mixed), tolerance)
+    return Verdict(max(error, turned), n_exact, len(mixed), tolerance)
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:
