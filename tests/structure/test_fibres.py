@@ -20,7 +20,7 @@ from sartor.structure.axes import find
 from sartor.structure.example import call
 from sartor.structure.unfibre import reordered, straight
 from sartor.surgery import Edits, apply_edits, carry_optimizer, cut, edits_for, probe, prove, silence
-from sartor.surgery.prove import difference
+from sartor.surgery.proof import difference
 from sartor.testing.plans import halves, plans, rowed
 from sartor.testing.zoo import ZOO
 from sartor.types import Plan

@@ -19,7 +19,7 @@ from sartor.borrow import device_of
 from sartor.errors import BadInput, CannotTrace
 from sartor.structure import Graph
 from sartor.structure.calls import Op
-from sartor.structure.recording import watching
+from sartor.structure.operator_watch import watching
 
 Args = tuple[Any, ...]
 PRECISIONS = ("float32", "bfloat16")

@@ -12,7 +12,7 @@ from sartor.errors import CannotTrace
 from sartor.structure.calls import Op
 from sartor.structure.example import Example, call
 from sartor.structure.graph import Graph
-from sartor.structure.recording import watching
+from sartor.structure.operator_watch import watching
 
 Visit = Callable[[Op, tuple[Any, ...], dict[str, Any], Any], None]
 

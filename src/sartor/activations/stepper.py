@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from sartor.borrow import borrowed, device_of
 from sartor.errors import CannotTrace
-from sartor.structure.answers import QUESTIONS
 from sartor.structure.calls import Op, Value, values
 from sartor.structure.example import Example, as_args, tensors
-from sartor.structure.recording import Recording, named_tensors, record, watching
+from sartor.structure.model_copy import named_tensors
+from sartor.structure.operator_watch import watching
+from sartor.structure.recorder import record
+from sartor.structure.recording import Recording
+from sartor.structure.value_reads import QUESTIONS
 
 _LOOKS_AT_VALUES = {"nonzero"}  # as many results as the values say
 

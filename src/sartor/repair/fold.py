@@ -20,7 +20,7 @@ from sartor.structure.axes import keep_mask
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, batch_of
 from sartor.structure.graph import Graph
-from sartor.structure.recording import named_tensors
+from sartor.structure.model_copy import named_tensors
 from sartor.structure.unfibre import straight
 from sartor.types import Plan
 

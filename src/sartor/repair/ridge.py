@@ -28,7 +28,7 @@ from sartor.structure import Graph
 from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Value
 from sartor.structure.example import Example, batch_of
-from sartor.structure.recording import named_tensors
+from sartor.structure.model_copy import named_tensors
 from sartor.structure.unfibre import straight
 from sartor.types import Plan
 

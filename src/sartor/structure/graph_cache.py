@@ -1,4 +1,4 @@
-"""Values that are computed once for each graph. They are kept beside the graph: a frozen value holds its fields only."""
+"""Values that are computed once for each graph and kept beside it: a frozen value holds its fields only."""
 
 from __future__ import annotations
 

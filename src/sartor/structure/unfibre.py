@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sartor.structure.fibres import reorder
 from sartor.structure.graph import Graph
-from sartor.structure.recording import clone, named_tensors
+from sartor.structure.model_copy import clone, named_tensors
 from sartor.types import Plan
 
 

@@ -13,7 +13,7 @@ from sartor.structure.axes import Axis, find, keep_mask, new_size
 from sartor.structure.calls import Op, short_name
 from sartor.structure.example import Example, call
 from sartor.structure.graph import Graph
-from sartor.structure.recording import watching
+from sartor.structure.operator_watch import watching
 
 _NORMS = {"layer_norm", "rms_norm", "group_norm"}
 

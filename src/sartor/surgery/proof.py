@@ -17,7 +17,7 @@ from sartor.errors import BadInput, NothingToDo, ProofFailed
 from sartor.structure.axes import find, keep_mask
 from sartor.structure.example import Example, call, map_tensors, tensors
 from sartor.structure.graph import Graph
-from sartor.structure.recording import clone, named_tensors
+from sartor.structure.model_copy import clone, named_tensors
 from sartor.structure.unfibre import reordered, straight
 from sartor.surgery.cut import cut
 from sartor.surgery.survivors import reference_output, reproducible
