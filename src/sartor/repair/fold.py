@@ -8,7 +8,7 @@ original network.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from sartor.activations.replay import replay
 from sartor.errors import BadInput
-from sartor.structure.axes import keep_mask
+from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, batch_of
-from sartor.structure.graph import Graph
+from sartor.structure.graph import Graph, Resolved
 from sartor.structure.model_copy import named_tensors
 from sartor.structure.unfibre import straight
 from sartor.types import Plan
@@ -37,7 +37,13 @@ class _Consumer:
 
 
 def fold_means_(
-    smaller: nn.Module, model: nn.Module, graph: Graph, plan: Plan, batches: Iterable[Example], *, samples: int
+    smaller: nn.Module,
+    model: nn.Module,
+    graph: Graph,
+    plan: Plan | Resolved,
+    batches: Iterable[Example],
+    *,
+    samples: int,
 ) -> int:
     """Fold in place; returns how many consumers were folded.
 
@@ -51,8 +57,8 @@ def fold_means_(
     Raises:
         BadInput: no calibration inputs.
     """
-    model, plan = straight(model, graph, plan)
-    consumers = _consumers(graph, plan)
+    model, resolved = straight(model, graph, plan)
+    consumers = _consumers(graph, resolved.masks)
     if not consumers:
         return 0
     means = _means(graph, model, {c.op: c for c in consumers}, batches, samples)
@@ -66,8 +72,7 @@ def fold_means_(
     return len(consumers)
 
 
-def _consumers(graph: Graph, plan: Plan) -> list[_Consumer]:
-    masks = graph.masks(plan)
+def _consumers(graph: Graph, masks: Mapping[Axis, Tensor]) -> list[_Consumer]:
     uses: dict[int, int] = {}
     for op in graph.ops:
         for v in op.inputs:

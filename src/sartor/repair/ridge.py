@@ -28,6 +28,7 @@ from sartor.structure import Graph
 from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Value
 from sartor.structure.example import Example, batch_of
+from sartor.structure.graph import Resolved
 from sartor.structure.model_copy import named_tensors
 from sartor.structure.unfibre import straight
 from sartor.types import Plan
@@ -55,7 +56,7 @@ def refit_consumers_(
     smaller: nn.Module,
     model: nn.Module,
     graph: Graph,
-    plan: Plan,
+    plan: Plan | Resolved,
     batches: Sequence[Example],
     *,
     options: Ridge = Ridge(),
@@ -85,8 +86,7 @@ def refit_consumers_(
     if not batches:
         raise BadInput("ridge repair: expected calibration inputs; got none")
     same = [b for b in batches if batch_of(b) == batch_of(batches[0])]
-    model, plan = straight(model, graph, plan)
-    masks = graph.masks(plan)
+    model, resolved = straight(model, graph, plan)
     generator = torch.Generator().manual_seed(seed)
     by_stage: dict[int, list[Refit]] = {}
     for fit in refits(graph, compensate=options.compensate):
@@ -104,7 +104,7 @@ def refit_consumers_(
             after.advance(stage)
             for fit in by_stage[stage]:
                 tell(stage / len(graph.ops), graph.ops[fit.op].where)
-                done += _Solve(fit, before, after, masks, tensors, options, generator).apply()
+                done += _Solve(fit, before, after, dict(resolved.masks), tensors, options, generator).apply()
                 before.free(fit.seen(before))
                 after.free(fit.seen(after))
     return done

@@ -139,13 +139,14 @@ class _Run:
             )
             facts.update(kept=plan.counts(), trail=decision.trail, fibres=list(plan.fibres))
         with record.step("cut") as facts:
-            edits = edits_for(self.model, graph, plan)
+            resolved = graph.resolve(plan)
+            edits = edits_for(self.model, graph, resolved)
             smaller = apply_edits(self.model, edits)
             facts["rewritten"] = list(edits.programs)
         if edits.programs:
             record.note(_rewritten(list(edits.programs)))
         with record.step("prove") as facts:
-            proof = prove(self.model, graph, plan, self._proof_inputs(samples), smaller=smaller)
+            proof = prove(self.model, graph, resolved, self._proof_inputs(samples), smaller=smaller)
             facts.update(max_relative_error=proof.max_relative_error, groups=proof.groups)
         if proof.mixing_groups:
             record.note(f"{proof.mixing_groups} cut groups are mixed by an operator and stand outside the exact proof")
