@@ -201,7 +201,7 @@ def measured(target: str, plan: str, file: str, seed: int) -> dict[str, Any]:
 
 def kept(file: Path, make: Callable[[], dict[str, Any]], seconds: float) -> dict[str, Any]:
     """What a file of JSON holds, else made by a new process and written there; {"why"} where nothing came of it."""
-    from sartor.testing.isolate import isolated
+    from sartor.testing.isolation import isolated
 
     if not file.is_file():
         print(file.stem, file=sys.stderr, flush=True)

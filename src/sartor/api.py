@@ -18,7 +18,7 @@ from sartor.run import Options, Outcome, run
 from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.record import Record
 from sartor.structure import Example
-from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Proof, Recipe
+from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Recipe, Verdict
 
 
 class Fitted:
@@ -38,7 +38,7 @@ class Fitted:
         return self._outcome.plan
 
     @property
-    def proof(self) -> Proof:
+    def proof(self) -> Verdict:
         """Cut network against silenced original, before any repair."""
         return self._outcome.verdict
 

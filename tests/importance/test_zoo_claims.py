@@ -9,7 +9,7 @@ import torch
 from sartor.importance import CRITERIA, scores
 from sartor.structure import trace
 from sartor.structure.example import first_tensor, map_tensors, with_batch
-from sartor.structure.recording import named_tensors
+from sartor.structure.model_copy import named_tensors
 from sartor.testing.zoo import ZOO
 from sartor.types import SILENT, Calibration, Scaling
 

@@ -20,7 +20,7 @@ from sartor.structure.axes import find
 from sartor.structure.example import call
 from sartor.structure.unfibre import reordered, straight
 from sartor.surgery import Edits, apply_edits, carry_optimizer, cut, edits_for, probe, prove, silence
-from sartor.surgery.prove import difference
+from sartor.surgery.proof import difference
 from sartor.testing.plans import halves, plans, rowed
 from sartor.testing.zoo import ZOO
 from sartor.types import Plan
@@ -290,7 +290,7 @@ def test_the_proof_sees_fibres_that_change_the_function(monkeypatch):
     heads = next(a for a in graph.leaves.values() if find(a).size == 3)
     monkeypatch.setattr(Graph, "fibres", {inner: find(heads)})  # it may not
     plan = Plan({inner: (0, 1)}, "test", graph.fingerprint, {inner: ((0, 1), (0, 2), (1, 3))})
-    with pytest.raises(ProofFailed, match="other units for every row change the function"):
+    with pytest.raises(ProofFailed, match="renumbering the units row by row changes the function"):
         prove(model, graph, plan, example)
 
 

@@ -24,7 +24,7 @@ from sartor.errors import CannotTrace
 from sartor.structure.calls import Op
 from sartor.structure.example import Example, call
 from sartor.structure.graph import Graph
-from sartor.structure.recording import watching
+from sartor.structure.operator_watch import watching
 from sartor.types import Precision, check_precision
 
 Args = tuple[Any, ...]

@@ -19,7 +19,7 @@ from sartor.borrow import borrowed
 from sartor.structure import Graph, Site
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, batch_of, call, first_tensor, with_batch
-from sartor.structure.recording import named_tensors
+from sartor.structure.model_copy import named_tensors
 
 _EXACT_OUTPUTS = 16
 _MOST_INPUTS = 8192  # of a layer whose Gram matrix is gathered

@@ -20,7 +20,7 @@ from sartor.errors import BadInput
 from sartor.structure import Graph
 from sartor.structure.axes import find, keep_mask
 from sartor.structure.example import as_args, batch_of, first_tensor, to_device
-from sartor.structure.recording import named_tensors
+from sartor.structure.model_copy import named_tensors
 from sartor.types import Loss, Precision
 
 _EXACT_OUTPUTS = 16  # a sample with more outputs is differentiated along this many random mixtures of them instead

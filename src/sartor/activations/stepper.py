@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from sartor.activations.follow import follow
 from sartor.borrow import borrowed, device_of
 from sartor.errors import CannotTrace
-from sartor.structure.answers import QUESTIONS
 from sartor.structure.calls import Op, Value, values
 from sartor.structure.example import Example, call, tensors
-from sartor.structure.recording import Recording, named_tensors, record
+from sartor.structure.model_copy import named_tensors
+from sartor.structure.recorder import record
+from sartor.structure.recording import Recording
+from sartor.structure.value_reads import QUESTIONS
 
 _SIZED_BY_VALUES = {"nonzero"}  # operators whose number of results depends on tensor values
 

@@ -43,7 +43,7 @@ def discovery(
     from sartor.measure import environment
     from sartor.report.discovery import discovery_markdown, discovery_table
     from sartor.testing.families import family_sets
-    from sartor.testing.isolate import isolated
+    from sartor.testing.isolation import isolated
 
     known = family_sets()
     wanted: list[tuple[str, str, Callable[[], Any]]] = []

@@ -52,7 +52,7 @@ def latency(
     """Fit networks to shares of their latency; a fresh process measures each against its original once more."""
     from sartor.measure import environment, parse_target
     from sartor.report.latency_study import promise_markdown, promise_table
-    from sartor.testing.isolate import isolated
+    from sartor.testing.isolation import isolated
 
     targets, limits, networks = read_cases(file)
     targets = target or targets

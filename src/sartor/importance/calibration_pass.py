@@ -24,7 +24,7 @@ from sartor.importance.reduce import Means
 from sartor.importance.registry import ScoreFunction
 from sartor.structure import Graph
 from sartor.structure.example import to_device, with_batch
-from sartor.structure.recording import named_tensors
+from sartor.structure.model_copy import named_tensors
 from sartor.types import Calibration, Group, Listener, Member, Reduce, Role
 
 DATA = {"grad", "activation", "contribution", "gap", "reads"}  # what calibration samples are needed for

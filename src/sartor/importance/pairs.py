@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -45,16 +46,13 @@ class Pairs(Graph):
         places = self._lines(group, value)
         return joint(places[-1], self.over[group], tensor) if places else None
 
-    @property
+    @cached_property
     def _sites(self) -> dict[Axis, tuple[list[Site], list[Site]]]:
-        cached = self.__dict__.get("_pair_sites")
-        if cached is None:
-            plain = self._sites_of(self.leaves.values())
-            cached = self.__dict__["_pair_sites"] = {
-                find(leaf): (self._together(n, plain[find(leaf)][0]), self._together(n, plain[find(leaf)][1]))
-                for n, leaf in self.leaves.items()
-            }
-        return cached  # type: ignore[no-any-return]
+        plain = self._sites_of(self.leaves.values())
+        return {
+            find(leaf): (self._together(n, plain[find(leaf)][0]), self._together(n, plain[find(leaf)][1]))
+            for n, leaf in self.leaves.items()
+        }
 
     def _together(self, group: str, sites: Iterable[Site]) -> list[Site]:
         joined = []

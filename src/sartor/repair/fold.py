@@ -8,7 +8,7 @@ original network.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +18,11 @@ from sartor.activations.follow import replay
 from sartor.borrow import borrowed
 from sartor.errors import BadInput
 from sartor.repair.original import Original
-from sartor.structure.axes import keep_mask
+from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, batch_of
 from sartor.structure.graph import Graph
-from sartor.structure.recording import named_tensors
-from sartor.types import Plan
+from sartor.structure.model_copy import named_tensors
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def fold_means_(smaller: nn.Module, original: Original, batches: Iterable[Exampl
     """
     original = original.renumbered()
     model, graph = original.model, original.graph
-    consumers = _consumers(graph, original.plan)
+    consumers = _consumers(graph, original.masks)
     if not consumers:
         return 0
     means = _means(graph, model, {c.op: c for c in consumers}, batches, samples)
@@ -65,8 +64,7 @@ def fold_means_(smaller: nn.Module, original: Original, batches: Iterable[Exampl
     return len(consumers)
 
 
-def _consumers(graph: Graph, plan: Plan) -> list[_Consumer]:
-    masks = graph.masks(plan)
+def _consumers(graph: Graph, masks: Mapping[Axis, Tensor]) -> list[_Consumer]:
     uses: dict[int, int] = {}
     for op in graph.ops:
         for v in op.inputs:

@@ -28,7 +28,7 @@ from sartor.repair.original import Original
 from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Value
 from sartor.structure.example import Example, batch_of
-from sartor.structure.recording import named_tensors
+from sartor.structure.model_copy import named_tensors
 from sartor.types import SILENT, Listener
 
 _UNCHANGED = 1e-6  # relative: no refit where the network computes what it did
@@ -94,7 +94,7 @@ def refit_consumers_(
                 before.hold(fit.seen(before))
                 after.hold(fit.seen(after))
         tensors = {name: t.detach() for *_, name, t in named_tensors(smaller)}
-        networks = _Networks(before, after, graph.masks(original.plan), tensors)
+        networks = _Networks(before, after, dict(original.masks), tensors)
         for stage in sorted(by_stage):
             before.advance(stage)
             after.advance(stage)

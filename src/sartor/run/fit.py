@@ -47,8 +47,8 @@ from sartor.types import (
     Judge,
     Listener,
     Plan,
-    Proof,
     Recipe,
+    Verdict,
     to_plain,
 )
 
@@ -77,7 +77,7 @@ class Outcome:
     example: Example
     plan: Plan
     edits: Edits
-    verdict: Proof
+    verdict: Verdict
     record: Record
     best_state: Mapping[str, Any] | None = None  # of the epoch validation would choose; the model holds the last
 
@@ -267,7 +267,7 @@ class _Fitting:
             budget=rows,
             quality=JudgedQuality(metric=self.context.judge.metric, **val),
             test=QualityRow(**{stage: q.test for stage, q in quality.items()}),
-            proof=VerdictRow(**to_plain(cut.verdict)),
+            proof=VerdictRow(**cut.verdict.to_plain()),
             counted=counted_rows(subject.original, fitted),
             latency=[latency_row(target, c) for target, c in comparisons.items()],
             asked=AskedRow(budget=show_budget(self.budget), recipe=to_plain(self.recipe)),

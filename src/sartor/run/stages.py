@@ -47,13 +47,13 @@ from sartor.types import (
     Gates,
     Judge,
     Plan,
-    Proof,
     Recipe,
     Scaling,
     Scores,
     Search,
     Sensitivity,
     Target,
+    Verdict,
 )
 
 _HELD_OUT = 0.2  # of all calibration samples of a study: they judge plans, and nothing else
@@ -74,7 +74,7 @@ class Cut:
     network: nn.Module
     plan: Plan
     edits: Edits
-    verdict: Proof
+    verdict: Verdict
 
 
 class Quality(NamedTuple):
@@ -253,7 +253,7 @@ def apply(subject: Subject, plan: Plan) -> Cut:
 
 def verify(
     subject: Subject, plan: Plan, network: nn.Module, *, inputs: Example | None = None, tolerance: float = 1e-4
-) -> Proof:
+) -> Verdict:
     """The proof of a cut network, before anything is repaired.
 
     Args:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 
 from sartor.activations.follow import Interventions, Match, Numerics, OffPath, Walk, follow
-from sartor.structure.answers import repeated
 from sartor.structure.axes import Axis, find, new_size
 from sartor.structure.calls import Op, Value, short_name
 from sartor.structure.example import as_args, tensors
 from sartor.structure.graph import Graph
-from sartor.structure.recording import clone, empty_like_on_meta, named_tensors
+from sartor.structure.model_copy import clone, empty_like_on_meta, named_tensors
+from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
 from sartor.surgery.program import SPLITS, Program, rewrite_
