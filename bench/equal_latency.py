@@ -40,7 +40,7 @@ from sartor.run.subject import Subject, understand
 from sartor.run.table_latency import on_timed_widths, predictor_for
 from sartor.sources import load_data
 from sartor.surgery import cut
-from sartor.types import Comparison, Plan, Scores
+from sartor.types import Comparison, Effort, Plan, Scores
 
 TARGET = "onnxruntime-cpu:threads=1"
 TOLERANCE = 0.04  # how far below a limit a network may be, as a share of it
@@ -128,7 +128,7 @@ class Bench:
         smaller = cut(model, self.subject.graph, plan)
         return compare_afresh(
             lambda: prepare(model, example, self.target), lambda: prepare(smaller, example, self.target),
-            sessions=sessions, samples=20, precision=0.01, min_seconds=seconds / 2, max_seconds=seconds,
+            Effort(sessions=sessions, samples=20, precision=0.01, min_seconds=seconds / 2, max_seconds=seconds),
             clock=time.thread_time,
         )  # fmt: skip
 

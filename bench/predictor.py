@@ -30,8 +30,9 @@ from sartor.run.table_latency import predictor_for
 from sartor.sources import load_model
 from sartor.structure import trace
 from sartor.surgery import cut, probe
-from sartor.types import Plan, to_plain
+from sartor.types import Effort, Plan, to_plain
 
+EFFORT = Effort(samples=10, min_seconds=0.3, max_seconds=1.5, precision=0.02)
 SEED = 77  # of the plans that are predicted; the correction learns from those of seed 0
 
 
@@ -53,7 +54,7 @@ def judged(name: str, target: str, plans: int, file: Path | None) -> dict[str, A
         keep = {n: tuple(range(k)) for n, k in counts.items()}
         smaller = cut(model, graph, Plan(keep, "random", graph.fingerprint))
         with prepare(model, example, place) as a, prepare(smaller, example, place) as b:
-            return compare(a, b, samples=10, min_seconds=0.3, max_seconds=1.5, clock=time.thread_time).ratio
+            return compare(a, b, EFFORT, clock=time.thread_time).ratio
 
     store = Store(file)
     before, start = sum(r["timings"] for r in store.wheres()), time.perf_counter()

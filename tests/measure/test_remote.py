@@ -17,6 +17,9 @@ from sartor.measure.tables import points, segments, where_of
 from sartor.measure.tables.timing import in_turns
 from sartor.measure.targets import parse_target, why_not_here
 from sartor.structure import trace
+from sartor.types import Effort
+
+SHORT = Effort(samples=5, min_seconds=0.0, max_seconds=1.0, precision=0.02)
 
 
 @pytest.fixture
@@ -50,12 +53,12 @@ def test_it_computes_there_and_is_timed_there_and_leaves_nothing(network, machin
         out = model.eval()(**example) if isinstance(example, dict) else model.eval()(example)
     with prepare(model, example, f"{path}:threads=1,batch={len(next(iter(_tensors(out))))}") as runnable:
         assert relative_error(out, runnable.run()) < 1e-5
-        times = latency(runnable, samples=5, min_seconds=0.0, max_seconds=1.0)
+        times = latency(runnable, SHORT)
         assert times.environment["host"] == "pi" and times.environment["usable_cores"] >= 1
-        assert compare(runnable, runnable, samples=4, min_seconds=0.0, max_seconds=1.0).ratio > 0
+        assert compare(runnable, runnable, SHORT).ratio > 0
         asked = []
         runnable.seconds = lambda n: asked.append(n) or 0.25 * n
-        assert set(latency(runnable, samples=4, min_seconds=0.0, max_seconds=1.0).seconds) == {0.25}
+        assert set(latency(runnable, SHORT).seconds) == {0.25}
         assert asked
     assert list((tmp_path / "away").iterdir()) == []
 

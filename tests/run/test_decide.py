@@ -21,7 +21,7 @@ from sartor.run import decide as module
 from sartor.run.decide import Decision, decide
 from sartor.run.table_latency import slowest_words
 from sartor.structure import trace
-from sartor.types import Recipe
+from sartor.types import Effort, Recipe
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
@@ -49,9 +49,9 @@ class Machine:
     def prepare(self, model: nn.Module, example: Any, target: str) -> Any:
         return nullcontext(count(trace(model, example)).macs / self.whole)
 
-    def compare_afresh(self, original: Any, fitted: Any, *, sessions: int = 3, **effort: Any) -> Any:
+    def compare_afresh(self, original: Any, fitted: Any, effort: Effort) -> Any:
         ratios: list[float] = []
-        for _ in range(sessions):
+        for _ in range(effort.sessions):
             self.sessions += 1
             with original() as a, fitted() as b:
                 ratio = self.true_ratio(b) / self.true_ratio(a) * (1 + self.spread * self.rng.uniform(-1, 1))
@@ -124,15 +124,15 @@ def by_table(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, budget: str, floor: float = 0.02
 ) -> Decision:
     """A table whose segments cost their MACs; the machine has an overhead beside them, which the correction learns."""
-    from sartor.run import predicted
+    from sartor.run import table_latency
 
     monkeypatch.setattr(module, "prepare", machine.prepare)
     monkeypatch.setattr(module, "compare_afresh", machine.compare_afresh)
-    monkeypatch.setattr(predicted, "prepare", machine.prepare)
-    monkeypatch.setattr(predicted, "compare_afresh", machine.compare_afresh)
+    monkeypatch.setattr(table_latency, "prepare", machine.prepare)
+    monkeypatch.setattr(table_latency, "compare_afresh", machine.compare_afresh)
     store = Store(tmp_path / "tables.sqlite")
 
-    real = predicted.predictor_for
+    real = table_latency.predictor_for
     monkeypatch.setattr(module, "predictor_for", lambda *a, **k: real(*a, **k, store=store, timer=by_macs))
     model = net()
     graph = trace(model, EXAMPLE)

@@ -10,7 +10,7 @@ import sartor
 from sartor.errors import BadInput, BudgetNotMet, CorruptFile, NothingToDo, SartorError, TrainingDiverged, UnknownName
 from sartor.seed import seeded
 from sartor.structure import trace
-from sartor.types import Recipe, Training
+from sartor.types import Effort, Recipe, Training
 
 
 class Net(nn.Module):
@@ -179,7 +179,8 @@ def test_damaged_files_and_other_networks_are_refused(net, tmp_path):
 
 def test_a_measured_budget_is_met_on_the_target(monkeypatch):
     monkeypatch.setattr("sartor.run.decide._ROUND_S", 0.6)
-    monkeypatch.setattr("sartor.run.fit._TO_HOLD", {"sessions": 2, "min_seconds": 0.3, "max_seconds": 0.5})
+    effort = Effort(sessions=2, precision=0.02, min_seconds=0.3, max_seconds=0.5)
+    monkeypatch.setattr("sartor.run.fit._TO_HOLD", effort)
     with seeded(0):
         wide = nn.Sequential(
             nn.Conv2d(3, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 48, 3, padding=1), nn.ReLU(),

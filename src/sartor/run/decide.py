@@ -19,7 +19,7 @@ from sartor.run.table_latency import floor_words, on_timed_widths, predictor_for
 from sartor.structure import Graph
 from sartor.structure.example import Example
 from sartor.surgery import cut
-from sartor.types import Budget, Comparison, Counted, Counts, Limit, Plan, Recipe, Scores
+from sartor.types import Budget, Comparison, Counted, Counts, Effort, Limit, Plan, Recipe, Scores
 
 _AIM = 0.985  # of a latency limit: room for the noise of the next measurement
 _ROUND_S = 1.2  # of a session of the search: sessions differ by more than one can tell by staying
@@ -193,7 +193,7 @@ class _Stopwatch:
                 compare_afresh(
                     lambda: prepare(self.model, self.example, str(limit.target)),
                     lambda: prepare(smaller, self.example, str(limit.target)),
-                    sessions=sessions, precision=0.01, min_seconds=0.5, max_seconds=self.longest,
+                    Effort(sessions=sessions, precision=0.01, min_seconds=0.5, max_seconds=self.longest),
                 )
             )  # fmt: skip
             return statistics.median(r for c in found for r in c.ratios)

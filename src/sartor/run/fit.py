@@ -32,13 +32,13 @@ from sartor.structure.example import batch_of, map_tensors, to_device, with_batc
 from sartor.surgery import apply_edits, edits_for, probe, prove
 from sartor.train import History, accuracy, fine_tune
 from sartor.train.batch import first_samples, split
-from sartor.types import Budget, Plan, Recipe, to_plain
+from sartor.types import Budget, Effort, Plan, Recipe, to_plain
 
 Batches = Iterable[Any]
 Evaluate = Callable[[nn.Module], float]
 _PROOF_SAMPLES = 8
-_TO_HOLD: dict[str, Any] = {"sessions": 6, "precision": 0.01, "min_seconds": 0.5, "max_seconds": 1.5}  # a limit
-_TO_KNOW: dict[str, Any] = {"sessions": 2, "precision": 0.02, "min_seconds": 0.5, "max_seconds": 1.5}
+_TO_HOLD = Effort(sessions=6, precision=0.01, min_seconds=0.5, max_seconds=1.5)  # on the target of a limit
+_TO_KNOW = Effort(sessions=2, precision=0.02, min_seconds=0.5, max_seconds=1.5)  # where the budget limits no latency
 
 
 def run(
@@ -273,7 +273,7 @@ class _Run:
                 found[target] = compare_afresh(
                     lambda target=target: prepare(self.model, self.example, target),  # type: ignore[misc]
                     lambda target=target: prepare(smaller, self.example, target),  # type: ignore[misc]
-                    **(_TO_HOLD if target in limits else _TO_KNOW),
+                    _TO_HOLD if target in limits else _TO_KNOW,
                 )  # fmt: skip
                 facts.update(ratio=found[target].ratio, interval=found[target].interval)
                 if found[target].noisy:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -14,10 +13,10 @@ from sartor.measure.tables import Predictor, Store, Table, Timer, random_plans
 from sartor.structure import Graph, trace
 from sartor.structure.example import Example, with_batch
 from sartor.surgery import cut
-from sartor.types import Counts, Plan, Target
+from sartor.types import Counts, Effort, Plan, Target
 
 PLANNED = 4
-_EFFORT: dict[str, Any] = {"sessions": 1, "precision": 0.015, "min_seconds": 0.4, "max_seconds": 1.5}
+_EFFORT = Effort(sessions=1, precision=0.015, min_seconds=0.4, max_seconds=1.5)
 
 
 def predictor_for(
@@ -66,7 +65,7 @@ def measured_ratio(model: nn.Module, graph: Graph, example: Example, target: Tar
         keep = {n: tuple(range(k)) for n, k in counts.items()}
         smaller = cut(model, graph, Plan(keep, "a random plan", graph.fingerprint))
         found = compare_afresh(
-            lambda: prepare(model, example, target), lambda: prepare(smaller, example, target), **_EFFORT
+            lambda: prepare(model, example, target), lambda: prepare(smaller, example, target), _EFFORT
         )
         return statistics.median(found.ratios)
 

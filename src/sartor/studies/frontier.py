@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -24,10 +24,10 @@ from sartor.studies.score_recipes import plan_at, scored
 from sartor.surgery import cut, prove
 from sartor.train import accuracy
 from sartor.train.batch import first_samples
-from sartor.types import Comparison, Plan, Recipe, Target
+from sartor.types import Comparison, Effort, Plan, Recipe, Target
 
 Batches = Iterable[Any]
-_EFFORT: dict[str, Any] = {"sessions": 3, "precision": 0.02, "min_seconds": 0.5, "max_seconds": 2.0}
+_EFFORT = Effort(sessions=3, precision=0.02, min_seconds=0.5, max_seconds=2.0)
 MET, MISSED = "met", "not reached"
 
 
@@ -47,7 +47,7 @@ def frontier(
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: Progress | None = None,
-    effort: Mapping[str, Any] | None = None,
+    effort: Effort | None = None,
 ) -> dict[str, Any]:
     """Cut, repair and judge a network at every share of its MACs by every recipe. Nothing is trained.
 
@@ -104,7 +104,7 @@ def frontier(
         found, spent = scored(
             subject, chosen, loss=loss, seed=seed, note=note, tell=lambda text: tell("score", None, text)
         )
-        sweep = _Sweep(subject, judged, timed, {**_EFFORT, **(effort or {})}, loss, seed, note)
+        sweep = _Sweep(subject, judged, timed, effort or _EFFORT, loss, seed, note)
         points = []
         every = [(r, s) for r in chosen for s in asked]
         for i, (recipe, share) in enumerate(every):
@@ -151,7 +151,7 @@ class _Sweep:
         subject: Subject,
         judge: _Judge,
         target: Target | None,
-        effort: Mapping[str, Any],
+        effort: Effort,
         loss: Any,
         seed: int,
         note: Callable[[str], None],
@@ -198,7 +198,7 @@ class _Sweep:
         return compare_afresh(
             lambda: prepare(subject.model, subject.example, target),
             lambda: prepare(smaller, subject.example, target),
-            **self.effort,
+            self.effort,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -17,9 +18,9 @@ from sartor.run.rank import ranked
 from sartor.structure import trace
 from sartor.structure.example import Example
 from sartor.surgery import cut, probe
-from sartor.types import Budget, Comparison, Limit, Plan, Recipe
+from sartor.types import Budget, Comparison, Effort, Limit, Plan, Recipe
 
-_EFFORT: dict[str, Any] = {"precision": 0.01, "min_seconds": 1.0, "max_seconds": 3.0}
+_EFFORT = Effort(sessions=5, precision=0.01, min_seconds=1.0, max_seconds=3.0)
 
 
 def fit_to_latency(
@@ -66,9 +67,10 @@ def fit_to_latency(
 
 
 def measured_again(model: nn.Module, example: Example, target: str, plan: Plan, *, sessions: int = 5) -> Comparison:
-    """The cut network against the original, several sessions in turns."""
+    """The cut network against the original, in turns, in several sessions."""
     graph = probe(model, trace(model, example))
     smaller = cut(model, graph, plan)
     return compare_afresh(
-        lambda: prepare(model, example, target), lambda: prepare(smaller, example, target), sessions=sessions, **_EFFORT
-    )
+        lambda: prepare(model, example, target), lambda: prepare(smaller, example, target),
+        replace(_EFFORT, sessions=sessions),
+    )  # fmt: skip
