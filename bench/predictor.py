@@ -25,8 +25,8 @@ from sartor.allocate import Cap
 from sartor.allocate.knapsack import knapsack
 from sartor.cli.markdown_block import Page
 from sartor.measure import compare, environment, parse_target, prepare
-from sartor.measure.tables import Store, random_plans
-from sartor.run.table_latency import predictor_for
+from sartor.measure.tables import Store, Table, random_plans
+from sartor.run.table_latency import predictor_for, uncorrected_predictor
 from sartor.sources import load_model
 from sartor.structure import trace
 from sartor.surgery import cut, probe
@@ -58,9 +58,9 @@ def judged(name: str, target: str, plans: int, file: Path | None) -> dict[str, A
 
     store = Store(file)
     before, start = sum(r["timings"] for r in store.wheres()), time.perf_counter()
-    predictor = predictor_for(model, graph, example, place, store=store, correct=False)
+    predictor = uncorrected_predictor(model, example, Table(place, store=store))
     gathered, timings = time.perf_counter() - start, sum(r["timings"] for r in store.wheres()) - before
-    predictor = predictor_for(model, graph, example, place, store=store, ratio=ratio)
+    predictor = predictor_for(model, graph, example, Table(place, store=store), ratio=ratio)
     planned = _planned_again(model, graph, example, place, file)
     every = random_plans(graph, plans, seed=SEED)
     true = [ratio(c) for c in every]
@@ -88,7 +88,7 @@ def _planned_again(model: torch.nn.Module, graph: Any, example: torch.Tensor, pl
         raise AssertionError("a second run timed something")
 
     start = time.perf_counter()
-    predictor = predictor_for(model, graph, example, place, store=Store(file), timer=never, ratio=never)
+    predictor = predictor_for(model, graph, example, Table(place, store=Store(file), timer=never), ratio=never)
     units = {n: g.units for n, g in graph.groups.items()}
     scores = {n: torch.rand(k, generator=torch.Generator().manual_seed(0)) for n, k in units.items()}
     knapsack(scores, [Cap(predictor.cost(), 0.6 * predictor.original, "latency")], units, ties=graph.ties)

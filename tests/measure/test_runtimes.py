@@ -150,11 +150,11 @@ def test_a_file_is_quantised_once(mlp, tmp_path):
 
 
 def test_int8_operators_are_timed_as_int8(tmp_path):
-    from sartor.measure.tables.ort_profile import Profiled
+    from sartor.measure.tables.ort_profile import ProfileTimer
     from sartor.measure.tables.timing import in_turns
 
     assert Table("onnxruntime-cpu:dtype=int8").timer is in_turns
-    assert isinstance(Table("onnxruntime-cpu").timer, Profiled)
+    assert isinstance(Table("onnxruntime-cpu").timer, ProfileTimer)
 
 
 def test_tensorrt_is_asked_first_and_cuda_takes_the_rest():

@@ -121,7 +121,7 @@ class _Subject:
 
     def runnable(self, target: Target) -> Runnable:
         from sartor.measure import prepare, prepare_file
-        from sartor.measure.prepare import runs_files
+        from sartor.measure.targets import runs_files
 
         if is_onnx(self.words):
             return prepare_file(self.words, target)

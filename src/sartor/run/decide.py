@@ -13,13 +13,13 @@ from torch import nn
 from sartor.allocate import ALLOCATORS, Cap, Step, fit_latency, floor_counts
 from sartor.cost import Cost, counted_cost, macs, peak_memory
 from sartor.errors import BadInput, BudgetNotMet, NothingToDo
-from sartor.measure import compare_afresh, latency, parse_target, prepare, show_target
+from sartor.measure import compare_afresh, latency, parse_target, prepare, rehearsal_target, show_target
 from sartor.measure.tables import Predictor
 from sartor.run.table_latency import floor_words, on_timed_widths, predictor_for, slowest_words
 from sartor.structure import Graph
 from sartor.structure.example import Example
 from sartor.surgery import cut
-from sartor.types import Budget, Comparison, Counted, Counts, Effort, Limit, Plan, Recipe, Scores
+from sartor.types import Budget, Comparison, Counted, Counts, Effort, Limit, Listener, Plan, Recipe, Scores
 
 _AIM = 0.985  # of a latency limit: room for the noise of the next measurement
 _ROUND_S = 1.2  # of a session of the search: sessions differ by more than one can tell by staying
@@ -30,7 +30,6 @@ _SURE = 0.02  # half the interval of a noisy session that is trusted all the sam
 _CORRECTIONS = 2
 _SLACK = 0.04  # a plan may be this much faster than what is aimed at
 _BY_TABLE = "knapsack"  # the allocation that reads latency from tables
-_REHEARSED = {"compile": "eager"}  # it takes long to prepare; the other runs like kernels and is ready at once
 _STEPS = (1, 4, 8, 16)  # multiples of units to try on the target: kernels like whole vectors
 
 
@@ -132,7 +131,7 @@ class _Stopwatch:
     def rehearsal(self) -> _Stopwatch | None:
         """The same limits where networks are ready at once and much the same kernels run; None: these are as quick."""
         targets = [parse_target(str(x.target)) for x in self.limits]
-        quick = [show_target(replace(t, backend=_REHEARSED.get(t.backend, t.backend))) for t in targets]
+        quick = [show_target(rehearsal_target(t) or t) for t in targets]
         if quick == [show_target(t) for t in targets]:
             return None
         other = copy.copy(self)
@@ -281,8 +280,9 @@ def _fit_by_table(graph: Graph, scores: Scores, recipe: Recipe, watch: _Stopwatc
     """Plan on what tables say, measure the plan, and move the limit of the plan by what the tables were wrong."""
     if watch.goal >= 1:
         raise NothingToDo("the original already meets every latency limit")
+    listener = Listener(lambda step, done, text: watch.tell(text))
     watch.predictors = [
-        predictor_for(watch.model, graph, watch.example, str(x.target), tell=watch.tell) for x in watch.limits
+        predictor_for(watch.model, graph, watch.example, str(x.target), listener=listener) for x in watch.limits
     ]
 
     def plan_at(share: float) -> Plan:
@@ -293,7 +293,7 @@ def _fit_by_table(graph: Graph, scores: Scores, recipe: Recipe, watch: _Stopwatc
             ]
             return _allocate(graph, scores, recipe, [*counted, *timed])
 
-        return on_timed_widths(plan, watch.predictors, watch.tell)
+        return on_timed_widths(plan, watch.predictors, listener)
 
     least = floor_counts(_units(graph), graph.ties, recipe.floor, recipe.round_to)
     floor = watch.predicted(least) or 0.0

@@ -15,7 +15,7 @@ from sartor.borrow import device_of
 from sartor.budget import parse_budget, show_budget
 from sartor.cost import count
 from sartor.errors import BadInput, SartorError
-from sartor.measure import available, compare_afresh, environment, parse_target, prepare
+from sartor.measure import compare_afresh, default_target, environment, parse_target, prepare
 from sartor.recipes import find_recipe
 from sartor.repair.repair_step import heal
 from sartor.run.cuttable import cuttable
@@ -265,8 +265,7 @@ class _Run:
         limits = [str(x.target) for x in self.budget.limits if x.metric == "latency"]
         targets = limits
         if not targets:
-            works = {name for name, ok, _ in available() if ok}
-            targets = ["onnxruntime-cpu" if "onnxruntime-cpu" in works else "eager-cpu"]
+            targets = [default_target()]
         found: dict[str, Any] = {}
         for target in targets:
             with self.record.step(f"measure on {target}") as facts:

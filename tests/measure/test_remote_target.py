@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sartor.errors import BadInput, SartorError, TargetLost, UnknownName
-from sartor.measure import agent, compare, latency, prepare, prepare_file, remote
+from sartor.measure import agent, compare, latency, prepare, prepare_file, remote_target
 from sartor.measure.agreement import relative_error
 from sartor.measure.onnx_graph import to_onnx_fast
 from sartor.measure.tables import points, segments, where_of
@@ -42,8 +42,8 @@ def machine(tmp_path):
 
     yield make
     for path in made:
-        if path in remote._links:
-            remote._links.pop(path)[1].close()
+        if path in remote_target._links:
+            remote_target._links.pop(path)[1].close()
 
 
 def test_it_computes_there_and_is_timed_there_and_leaves_nothing(network, machine, tmp_path):
@@ -91,7 +91,7 @@ def test_half_precision_goes_there_too(mlp, machine):
             "",
             r"pi cannot be reached; it says: pi: Permission",
         ),
-        ("", "python = '/no/python'", r"pi has no '/no/python'.*say python ="),
+        ("", "python = '/no/python'", r"pi has no '/no/python'.*set python ="),
         ("sleep 30", "timeout_s = 0.3", r"pi did not answer within 0.3 s.*timeout_s"),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_provider_that_is_not_there_is_named(mlp, machine):
 def test_a_connection_that_breaks_is_told_and_made_again(mlp, machine):
     path = machine()
     with prepare(*mlp, str(path)) as runnable:
-        remote._links[path.resolve()][1]._kill()
+        remote_target._links[path.resolve()][1]._kill()
         with pytest.raises(TargetLost, match="pi went away"):
             latency(runnable)
         with pytest.raises(TargetLost, match="pi went away"):
@@ -140,7 +140,7 @@ def test_a_lost_machine_is_not_an_operator_that_does_not_run(mlp, machine):
     works = [(s.kind, p) for s, p in zip(segments(graph), points(graph, {}))]
     assert all(t.seconds > 0 for t in in_turns(works[:1], parse_target(str(machine()))))
     path = machine("exit 255")
-    remote._links[path.resolve()][1]._kill()
+    remote_target._links[path.resolve()][1]._kill()
     with pytest.raises(TargetLost):
         in_turns(works[:1], parse_target(str(path)))
 
@@ -148,7 +148,7 @@ def test_a_lost_machine_is_not_an_operator_that_does_not_run(mlp, machine):
 @pytest.mark.parametrize(
     ("text", "error", "says"),
     [
-        ("host = ", BadInput, "is no TOML"),
+        ("host = ", BadInput, "is not a TOML file"),
         ("python = 'python3'", BadInput, "names no machine"),
         ("host = 'pi'\nhots = 1", UnknownName, "Did you mean 'host'"),
         ("host = 3", BadInput, "host: expected a word; got 3"),
