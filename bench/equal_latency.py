@@ -40,7 +40,18 @@ from sartor.run.subject import Subject, understand
 from sartor.run.table_latency import on_timed_widths, predictor_for
 from sartor.sources import load_data
 from sartor.surgery import cut
-from sartor.types import Calibration, Comparison, FoldMeans, Listener, Plan, RefreshNorms, Ridge, Scaling, Scores
+from sartor.types import (
+    Calibration,
+    Comparison,
+    Effort,
+    FoldMeans,
+    Listener,
+    Plan,
+    RefreshNorms,
+    Ridge,
+    Scaling,
+    Scores,
+)
 
 TARGET = "onnxruntime-cpu:threads=1"
 TOLERANCE = 0.04  # how far below a limit a network may be, as a share of it
@@ -90,7 +101,7 @@ class Bench:
         self.seed, self.target = seed, parse_target(TARGET)
         self.subject: Subject = understand(trained(56), data.calibration, example=data.example, calibration=CALIBRATION)
         self.predictor: Predictor = predictor_for(
-            self.subject.model, self.subject.graph, self.subject.example, self.target, tell=say
+            self.subject.model, self.subject.graph, self.subject.example, self.target, listener=LISTENER
         )
         images, labels = zip(*data.test or ())
         self.images, self.labels = torch.cat(images)[:test], torch.cat(labels)[:test]
@@ -121,7 +132,7 @@ class Bench:
             )
             return Plan(keep, method.name, graph.fingerprint)
 
-        return on_timed_widths(plan, [self.predictor], say) if method.metric == "latency" else plan()
+        return on_timed_widths(plan, [self.predictor], LISTENER) if method.metric == "latency" else plan()
 
     def compared(self, plan: Plan, sessions: int, seconds: float) -> Comparison:
         """The cut network against the original, on the target."""
@@ -129,7 +140,7 @@ class Bench:
         smaller = cut(model, self.subject.graph, plan)
         return compare_afresh(
             lambda: prepare(model, example, self.target), lambda: prepare(smaller, example, self.target),
-            sessions=sessions, samples=20, precision=0.01, min_seconds=seconds / 2, max_seconds=seconds,
+            Effort(sessions=sessions, samples=20, precision=0.01, min_seconds=seconds / 2, max_seconds=seconds),
             clock=time.thread_time,
         )  # fmt: skip
 
@@ -191,6 +202,9 @@ def row_of(bench: Bench, recipe: str, scores: Scores, limit: float, method: Meth
 def say(text: str) -> None:
     """Progress."""
     print(text, file=sys.stderr, flush=True)
+
+
+LISTENER = Listener(lambda step, done, text: say(text))
 
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:

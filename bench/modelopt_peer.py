@@ -171,7 +171,7 @@ def measured(target: str, plan: str, file: str, seed: int) -> dict[str, Any]:
     from sartor.measure import compare_afresh, prepare
     from sartor.structure import trace
     from sartor.surgery import cut, probe
-    from sartor.types import Plan, wide_interval
+    from sartor.types import Effort, Plan, wide_interval
 
     model, example = network(seed)
     graph = probe(model, trace(model, example))
@@ -183,7 +183,7 @@ def measured(target: str, plan: str, file: str, seed: int) -> dict[str, Any]:
             found = compare_afresh(
                 lambda: prepare(model, example, target),
                 lambda tool=tool: prepare(nets[tool], example, target),  # type: ignore[misc]
-                sessions=1, precision=0.01, min_seconds=1.0, max_seconds=3.0,
+                Effort(sessions=1, precision=0.01, min_seconds=1.0, max_seconds=3.0),
             )  # fmt: skip
             ratios[tool].append(found.ratios)
     least = min(len(r) for one in ratios.values() for r in one)

@@ -51,12 +51,16 @@ def measure(
     """Count MACs, parameters, bytes and peak memory, and time a network on its targets (eager-cpu unless told)."""
     from sartor.measure import compare_afresh, environment, latency, parse_target, show_target
     from sartor.measure.energy import meter_for
+    from sartor.types import Effort
 
     targets = [parse_target(t) for t in target or ["eager-cpu"]]
     subject = _Subject(model, dict(weights=weights, option=option, shape=shape, data=data))
     other = None if against is None else _Subject(against, dict(shape=shape, data=data, beside=model))
-    longest = 20.0 if against is None else 3.0  # of two, sessions differ by more than one tells by staying
-    effort: dict[str, Any] = {"samples": samples, "min_seconds": seconds, "max_seconds": max(longest, 4 * seconds)}
+    # of two: run-to-run variance exceeds within-run variance, so sessions are short and several
+    longest = max(20.0 if against is None else 3.0, 4 * seconds)
+    effort = Effort(
+        sessions=sessions, precision=0.02, min_seconds=seconds, max_seconds=longest, samples=samples
+    )  # fmt: skip
     meters = {place: meter_for(place) for place in targets} if energy else {}
     rows: list[dict[str, Any]] = []
     metered: list[dict[str, Any]] = []
@@ -69,13 +73,13 @@ def measure(
             if other is None:
                 with subject.runnable(place) as fitted:
                     progress(f"time on {name}", None, "timing")
-                    rows.append(_alone(name, latency(fitted, **effort)))
+                    rows.append(_alone(name, latency(fitted, effort)))
             else:
                 progress(f"time on {name}", None, "timing both in turns")
                 measured = compare_afresh(
                     lambda place=place: other.runnable(place),  # type: ignore[misc]
                     lambda place=place: subject.runnable(place),  # type: ignore[misc]
-                    sessions=sessions, **effort,
+                    effort,
                 )  # fmt: skip
                 rows.append(_together(name, measured))
             if energy:
@@ -117,7 +121,7 @@ class _Subject:
 
     def runnable(self, target: Target) -> Runnable:
         from sartor.measure import prepare, prepare_file
-        from sartor.measure.prepare import runs_files
+        from sartor.measure.targets import runs_files
 
         if is_onnx(self.words):
             return prepare_file(self.words, target)

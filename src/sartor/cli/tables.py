@@ -53,7 +53,7 @@ def show(
         return _operators(target, known)
     kind = _find(operator, known)
     table.load([kind])
-    stairs = table.stairs.get(kind.key)
+    stairs = table.staircases.get(kind.key)
     if stairs is None:
         raise BadInput(f"operator {operator!r}: it has single timings only; `sartor tables build` makes its staircase")
     letters = "abcdefghijklmnopqrstuvwxyz"[: kind.letters]
@@ -99,10 +99,12 @@ def build(
     """Time the operators of a network at the widths they may take; what is known already is not timed again."""
     from rich.text import Text
 
-    from sartor.run.table_latency import predictor_for
+    from sartor.measure.tables import Table
+    from sartor.run.table_latency import predictor_for, uncorrected_predictor
     from sartor.sources import load_model
     from sartor.structure import trace
     from sartor.surgery import probe
+    from sartor.types import Listener
 
     network = load_model(model, weights, parse_pairs(option, "--option")).eval()
     example = example_for(model, network, shape=shape, data=data)
@@ -110,10 +112,13 @@ def build(
     store = _store(file)
     start, before = time.perf_counter(), sum(int(r["timings"]) for r in store.wheres())
     with steps(quiet=quiet) as progress:
-        predictor = predictor_for(
-            network, graph, example, target, store=store, correct=correct,
-            tell=lambda text: progress("tables", None, text),
-        )  # fmt: skip
+        listener = Listener(lambda step, done, text: progress("tables", done, text))
+        table = Table(target, store=store)
+        predictor = (
+            predictor_for(network, graph, example, table, listener=listener)
+            if correct
+            else uncorrected_predictor(network, example, table, listener)
+        )
     taken = sum(int(r["timings"]) for r in store.wheres()) - before
     answer: dict[str, Any] = {
         "model": model, "target": target, "file": store.path, "operators": len(predictor.kinds), "timings": taken,

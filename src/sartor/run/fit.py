@@ -16,7 +16,7 @@ from sartor.budget import show_budget
 from sartor.cost import count
 from sartor.errors import BadInput, BudgetNotMet, SartorError
 from sartor.export.files import atomic_write
-from sartor.measure import available, environment, parse_target
+from sartor.measure import default_target, environment, parse_target
 from sartor.run import stages
 from sartor.run.context import Context
 from sartor.run.folder import RECORD, write_model, write_result
@@ -233,7 +233,7 @@ class _Fitting:
         """
         limits = [str(x.target) for x in self.budget.limits if x.metric == "latency"]
         comparisons: dict[str, Comparison] = {}
-        for target in limits or [_default_target()]:
+        for target in limits or [default_target()]:
             with self.recorder.timed(f"measure on {target}") as facts:
                 try:
                     measured = stages.observe(subject, network, target, TO_HOLD if limits else TO_KNOW)
@@ -286,11 +286,6 @@ def _score_name(recipe: Recipe) -> str:
     if how.kind != "criterion":
         return how.kind
     return str(getattr(how.criterion, "__name__", how.criterion))
-
-
-def _default_target() -> str:
-    works = {name for name, ok, _ in available() if ok}
-    return "onnxruntime-cpu" if "onnxruntime-cpu" in works else "eager-cpu"
 
 
 def _new_folder(out: str | Path | None) -> Path | None:

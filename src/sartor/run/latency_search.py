@@ -114,8 +114,9 @@ def _not_met(watch: Stopwatch, last: BudgetNotMet) -> BudgetNotMet:
 def _planned_by_table(watch: Stopwatch, allocation: Allocation, plan_under: Planner) -> Plan:
     """Plan on what tables predict, measure the plan, and move the limit of the plan by the error of the tables."""
     subject = watch.subject
+    listener = Listener(lambda step, done, text: watch.tell(text))
     watch.predictors = [
-        predictor_for(subject.model, subject.graph, subject.example, str(x.target), tell=watch.tell)
+        predictor_for(subject.model, subject.graph, subject.example, str(x.target), listener=listener)
         for x in watch.limits
     ]
 
@@ -128,7 +129,7 @@ def _planned_by_table(watch: Stopwatch, allocation: Allocation, plan_under: Plan
                 ]
             )
 
-        return on_timed_widths(plan, watch.predictors, watch.tell)
+        return on_timed_widths(plan, watch.predictors, listener)
 
     least = floor_counts(_units(watch), subject.graph.ties, allocation.floor, allocation.round_to)
     floor = watch.predicted(least) or 0.0

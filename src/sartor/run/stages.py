@@ -325,7 +325,7 @@ def observe(subject: Subject, network: nn.Module, target: Target | str, effort: 
     return compare_afresh(
         lambda: prepare(subject.model, subject.example, target),
         lambda: prepare(network, subject.example, target),
-        **vars(effort),
+        effort,
     )
 
 

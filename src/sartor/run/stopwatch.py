@@ -11,19 +11,18 @@ from torch import nn
 
 from sartor.allocate import Step
 from sartor.cost import macs
-from sartor.measure import compare_afresh, latency, parse_target, prepare, show_target
+from sartor.measure import compare_afresh, latency, parse_target, prepare, rehearsal_target, show_target
 from sartor.measure.tables import Predictor
 from sartor.run.subject import Subject
 from sartor.run.table_latency import slowest_words
 from sartor.surgery import cut
-from sartor.types import Bounds, Comparison, Counts, Limit, Listener, Plan
+from sartor.types import Bounds, Comparison, Counts, Effort, Limit, Listener, Plan
 
 NEAR = 0.1  # of a limit: within this share of it, one session of the runtime does not tell on which side a plan lies
 _ROUND_S = 1.2  # of one session while searching: run-to-run variance is larger than what a longer session resolves
 _CONFIRM_S = 4.0  # of one session that confirms the plan that was found
 _SESSIONS = 3  # near a limit
 _SURE = 0.02  # a noisy session is trusted if half its interval is at most this share of the ratio
-_REHEARSED = {"compile": "eager"}
 
 
 class Timing(NamedTuple):
@@ -60,7 +59,7 @@ class Stopwatch:
     def rehearsal(self) -> Stopwatch | None:
         """The same limits on targets that are ready at once and run much the same kernels; None: these are as quick."""
         targets = [parse_target(str(x.target)) for x in self.limits]
-        quick = [show_target(replace(t, backend=_REHEARSED.get(t.backend, t.backend))) for t in targets]
+        quick = [show_target(rehearsal_target(t) or t) for t in targets]
         if quick == [show_target(t) for t in targets]:
             return None
         other = copy.copy(self)
@@ -140,7 +139,7 @@ class Stopwatch:
                 compare_afresh(
                     lambda: prepare(self.subject.model, self.subject.example, str(limit.target)),
                     lambda: prepare(smaller, self.subject.example, str(limit.target)),
-                    sessions=sessions, precision=0.01, min_seconds=0.5, max_seconds=self._longest_s,
+                    Effort(sessions=sessions, precision=0.01, min_seconds=0.5, max_seconds=self._longest_s),
                 )
             )  # fmt: skip
             return statistics.median(r for c in measured for r in c.ratios)

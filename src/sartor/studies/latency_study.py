@@ -60,6 +60,4 @@ def measured_again(
 ) -> Comparison:
     """The cut network against the original, several sessions in turns."""
     smaller = cut(model, probe(model, trace(model, example)), plan)
-    return compare_afresh(
-        lambda: prepare(model, example, target), lambda: prepare(smaller, example, target), **vars(effort)
-    )
+    return compare_afresh(lambda: prepare(model, example, target), lambda: prepare(smaller, example, target), effort)
