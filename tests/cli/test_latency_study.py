@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sartor.cli import promise
+from sartor.cli import latency_study
 from sartor.report.latency_study import kept_promises, promise_markdown
 
 NET = """
@@ -81,7 +81,7 @@ def test_the_sum_counts_every_case() -> None:
 
 
 def test_the_repositorys_file_reads() -> None:
-    targets, limits, networks = promise.read_cases(Path(__file__).parents[2] / "bench" / "latency.toml")
+    targets, limits, networks = latency_study.read_cases(Path(__file__).parents[2] / "bench" / "latency.toml")
     assert len(targets) * len(limits) * len(networks) == 30
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from sartor.allocate import ALLOCATORS, Cap, Step, fit_latency, floor_counts
+from sartor.allocate import ALLOCATORS, Cap, SearchOptions, Step, fit_latency, floor_counts
 from sartor.cost import Cost, counted_cost, macs, peak_memory
 from sartor.errors import BadInput, BudgetNotMet, NothingToDo
 from sartor.measure import compare_afresh, latency, parse_target, prepare, show_target
@@ -307,7 +307,7 @@ def _rehearsed_share(scout: _Stopwatch, plan_at: Callable[[float], Plan], floor:
     """Where to begin; None: the rehearsal cannot meet the limit, which does not yet say that the target cannot."""
     try:
         plan, _ = fit_latency(
-            plan_at, scout.ratio, scout.goal * _AIM, tolerance=_NEAR, rounds=4, lowest=min(floor, 0.999)
+            plan_at, scout.ratio, scout.goal * _AIM, SearchOptions(tolerance=_NEAR, rounds=4, lowest=min(floor, 0.999))
         )
     except BudgetNotMet:
         return None
@@ -320,10 +320,9 @@ def _closed_loop(watch: _Stopwatch, plan_at: Callable[[float], Plan], floor: flo
 
     What a search picks is the plan whose measurement came out best, so measured again it tends to be a little slower.
     """
+    options = SearchOptions(tolerance=_SLACK, rounds=8, lowest=min(floor, 0.999), first=first)
     for left in reversed(range(_CORRECTIONS + 1)):
-        plan, _ = fit_latency(
-            plan_at, watch.ratio, watch.goal * _AIM, tolerance=_SLACK, rounds=8, lowest=min(floor, 0.999), first=first
-        )
+        plan, _ = fit_latency(plan_at, watch.ratio, watch.goal * _AIM, options)
         if not left or watch.goal * _AIM * (1 - _SLACK) <= watch.again(plan) <= watch.goal:
             break
     return plan

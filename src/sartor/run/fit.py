@@ -30,9 +30,9 @@ from sartor.seed import seeded
 from sartor.structure import Example, Graph, trace
 from sartor.structure.example import batch_of, map_tensors, to_device, with_batch
 from sartor.surgery import apply_edits, edits_for, probe, prove
-from sartor.train import History, accuracy, fine_tune
+from sartor.train import History, TrainingSetup, accuracy, fine_tune
 from sartor.train.batch import first_samples, split
-from sartor.types import Budget, Plan, Recipe, to_plain
+from sartor.types import Budget, Data, Judge, Listener, Plan, Recipe, to_plain
 
 Batches = Iterable[Any]
 Evaluate = Callable[[nn.Module], float]
@@ -253,8 +253,9 @@ class _Run:
         assert train is not None
         with self.record.step("train", f"{self.recipe.training.epochs} epochs") as facts:
             history = fine_tune(
-                smaller, train, options=self.recipe.training, val=val, evaluate=judge, teacher=self.model, loss=loss,
-                seed=self.seed, device=self.device, progress=self.record.tell,
+                smaller.to(self.device), Data(train=train, val=val),
+                TrainingSetup(self.recipe.training, self.model, self.seed), judge=Judge(loss, judge),
+                listener=Listener(lambda step, done, text: self.record.tell("train", done, text)),
                 on_epoch=lambda row: self.record.add("epoch", **row),
             )  # fmt: skip
             facts.update(last=history.last, chosen=history.best)
