@@ -7,6 +7,6 @@ from sartor.allocate.registry import ALLOCATORS, Allocator, Cap, Keep
 from sartor.allocate.select import narrowed, select
 
 __all__ = [
-    "ALLOCATORS", "Allocator", "Cap", "Keep", "SearchOptions", "Step", "fit_latency", "floor_counts", "global_", "knapsack",
-    "ladder", "narrowed", "select", "tied_classes", "uniform",
+    "ALLOCATORS", "Allocator", "Cap", "Keep", "SearchOptions", "Step", "fit_latency", "floor_counts", "global_",
+    "knapsack", "ladder", "narrowed", "select", "tied_classes", "uniform",
 ]  # fmt: skip

@@ -69,7 +69,7 @@ def patterns(text: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def narrowed(recipe: Recipe, cut: str | Sequence[str] | None = None, keep: str | Sequence[str] | None = None) -> Recipe:
-    """The recipe that cuts only groups matching `cut` (None: as the recipe says) and also keeps those matching `keep`."""
+    """The recipe with the patterns of `cut` in place of its own (None: its own), and with those of `keep` excluded."""
     only, whole = patterns(cut), patterns(keep)
     return replace(recipe, only=only or recipe.only, exclude=(*recipe.exclude, *whole)) if only or whole else recipe
 

@@ -51,7 +51,7 @@ def latency(
 ) -> CommandResult:
     """Fit networks to shares of their latency; a fresh process measures each against its original once more."""
     from sartor.measure import environment, parse_target
-    from sartor.report.latency_study import promise_markdown, promise_table
+    from sartor.report.latency_study import latency_markdown, latency_table
     from sartor.testing.isolate import isolated
 
     targets, limits, networks = read_cases(file)
@@ -86,8 +86,8 @@ def latency(
     found = [{k: v for k, v in rows[_key(n.name, t, x, name, seed)].items() if k != "plan"} for n, t, x in cases]
     answer = {"recipe": name, "rows": found, "environment": environment()}
     if page is not None:
-        page.fill(promise_markdown(answer))
-    return CommandResult(answer, promise_table(answer))
+        page.fill(latency_markdown(answer))
+    return CommandResult(answer, latency_table(answer))
 
 
 def read_cases(path: Path) -> tuple[list[str], list[float], list[Network]]:

@@ -17,7 +17,7 @@ from sartor.sources.spec import Spec, choice, numbers, whole
 from sartor.sources.tensors import TensorSamples
 
 NPZ_OPTIONS = ("mean", "std", "augment", "classes")
-_EXPECTED = "x_train and y_train, and optionally x_val and y_val, x_test and y_test"
+_EXPECTED = "x_train and y_train; x_val and y_val, x_test and y_test are optional"
 
 
 def read_npz(spec: Spec) -> Parts:
