@@ -230,7 +230,7 @@ def latency_rows(result: Result) -> list[LatencyRow]:
 
 
 def quality_rows(result: Result, part: str = "quality") -> list[QualityRow]:
-    """Quality after each step of the run, on validation data or on the "test" part; steps without a value are absent."""
+    """Quality after each step of the run, on validation data or the "test" part; steps without a value are left out."""
     quality = mapping(result, part)
     before = number(quality.get("original"))
     rows = []

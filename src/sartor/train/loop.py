@@ -300,10 +300,7 @@ def _cross_entropy(options: Training) -> Loss:
     )
 
 
-def _optimizer(parameters: list[nn.Parameter], options: Training) -> torch.optim.Optimizer:
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    if options.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
+def _sgd(parameters: list[nn.Parameter], options: Training, fused: bool) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         parameters,
         lr=options.lr,
@@ -312,6 +309,18 @@ def _optimizer(parameters: list[nn.Parameter], options: Training) -> torch.optim
         nesterov=options.momentum > 0,
         fused=fused,
     )
+
+
+def _adamw(parameters: list[nn.Parameter], options: Training, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
+
+
+_OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}  # by `Training.optimizer`
+
+
+def _optimizer(parameters: list[nn.Parameter], options: Training) -> torch.optim.Optimizer:
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return _OPTIMIZERS[options.optimizer](parameters, options, fused)
 
 
 def _teacher_on(teacher: nn.Module, device: torch.device, options: Training) -> nn.Module:
