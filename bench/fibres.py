@@ -28,7 +28,7 @@ from sartor.seed import seeded
 from sartor.sources import load_data, load_model
 from sartor.surgery import cut, prove
 from sartor.train import TrainingSetup, accuracy, fine_tune
-from sartor.types import Data, Plan, Training
+from sartor.types import Data, FineTune, Plan
 
 HERE = Path(__file__).parent
 
@@ -74,7 +74,7 @@ def trained(network: dict[str, Any], data: Any) -> nn.Module:
         if path.is_file():
             model.load_state_dict(load_file(path))
         else:
-            fine_tune(model, Data(train=data.train), TrainingSetup(Training(**network["train"])))
+            fine_tune(model, Data(train=data.train), TrainingSetup(FineTune(**network["train"])))
             path.parent.mkdir(exist_ok=True)
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
     return model.eval()

@@ -9,7 +9,7 @@ from sartor.sources.loader import Loader
 from sartor.sources.tensors import TensorSamples
 from sartor.train import TrainingSetup, accuracy
 from sartor.train import fine_tune as fine_tune_with
-from sartor.types import Data, Judge, Listener, Training
+from sartor.types import Data, FineTune, Judge, Listener
 
 
 def network(seed=0):
@@ -43,7 +43,7 @@ def equal(a, b):
 
 
 def options(**changes):
-    return Training(**{"epochs": 2, "lr": 0.1, "distill": 0.5, **changes})
+    return FineTune(**{"epochs": 2, "lr": 0.1, "distill": 0.5, **changes})
 
 
 def fine_tune(model, train, *, options, val=None, teacher=None, seed=0, loss=None, evaluate=None, **told):
@@ -273,7 +273,7 @@ def test_weights_that_break_in_the_last_step_are_noticed():
 
 def test_nothing_to_do():
     with pytest.raises(NothingToDo, match="epoch"):
-        fine_tune(network(), loader(), options=Training())
+        fine_tune(network(), loader(), options=FineTune())
     with pytest.raises(NothingToDo, match="gradient"):
         fine_tune(network().requires_grad_(False), loader(), options=options())
 

@@ -83,7 +83,9 @@ class _Program:
         return x
 
 
-@ALLOCATORS.register("knapsack", source="Shen et al. 2022, arXiv:2110.10811 (multiple-choice knapsack)")
+@ALLOCATORS.register(
+    "knapsack", source="Shen et al. 2022, arXiv:2110.10811 (multiple-choice knapsack)", reads_tables=True
+)
 def knapsack(
     scores: Scores,
     limits: Sequence[Cap | tuple[Callable[[Counts], float], float]],

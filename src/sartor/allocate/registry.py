@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from sartor.registry import Registry
-from sartor.types import Counts, Scores
+from sartor.registry import Entry, Registry
+from sartor.types import Counts, Custom, Scores
+from sartor.types.recipe import Allocation
 
 
 class Cap(NamedTuple):
@@ -55,3 +56,15 @@ class Allocator(Protocol):
 
 
 ALLOCATORS: Registry[Allocator] = Registry("allocator")
+
+
+def allocator_of(allocation: Allocation) -> Entry[Allocator]:
+    """The registered allocator that a recipe names, or a function of one's own as an entry without traits.
+
+    Raises:
+        UnknownName: no allocator is called so.
+    """
+    if not isinstance(allocation, Custom):
+        return ALLOCATORS[allocation.kind]
+    named = allocation.allocator
+    return ALLOCATORS[named] if isinstance(named, str) else Entry(getattr(named, "__name__", "custom"), named, "", "")

@@ -71,7 +71,10 @@ def patterns(text: str | Sequence[str] | None) -> tuple[str, ...]:
 def narrowed(recipe: Recipe, cut: str | Sequence[str] | None = None, keep: str | Sequence[str] | None = None) -> Recipe:
     """The recipe with the patterns of `cut` in place of its own (None: its own), and with those of `keep` excluded."""
     only, whole = patterns(cut), patterns(keep)
-    return replace(recipe, only=only or recipe.only, exclude=(*recipe.exclude, *whole)) if only or whole else recipe
+    if not (only or whole):
+        return recipe
+    axes = replace(recipe.cut, only=only or recipe.cut.only, exclude=(*recipe.cut.exclude, *whole))
+    return replace(recipe, cut=axes)
 
 
 def _as_kind(pattern: str) -> str:

@@ -64,19 +64,22 @@ def perform(folder: Path, seed: int, listener: Steps, *, epochs: int = 8, recove
     from sartor.seed import seeded
     from sartor.sources import load_data
     from sartor.train import TrainingSetup, fine_tune
-    from sartor.types import Training
+    from sartor.types import FineTune
 
     listener.begin("data", "handwritten digits of scikit-learn")
     data = load_data(DATA, batch=BATCH, seed=seed, val=VAL)
     with seeded(seed):
         network = net()
-    setup = TrainingSetup(Training(epochs=epochs, lr=0.05, distill=0.0, warmup=0.1), seed=seed)
+    setup = TrainingSetup(FineTune(epochs=epochs, lr=0.05, distill=0.0, warmup=0.1), seed=seed)
     listener.begin("train the original")
     fine_tune(network, data, setup, listener=listener)
     network.eval()
     request = Request(
         model="sartor.cli.demo_net:net", data=DATA, val=VAL, batch=BATCH, budget=BUDGET, out=str(folder), seed=seed,
-        recipe={"base": "taylor", "round_to": ROUND_TO, "training": {"epochs": recovery, "lr": 0.02, "distill": 0.7}},
+        recipe={
+            "base": "taylor", "allocate.round_to": ROUND_TO,
+            "heal": {"fine-tune": {"epochs": recovery, "lr": 0.02, "distill": 0.7}},
+        },
     )  # fmt: skip
     write_request(request, folder)
     fitted = sartor.fit(

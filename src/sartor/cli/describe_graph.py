@@ -21,10 +21,10 @@ def describe(graph: Graph) -> dict[str, Any]:
         group's axis; shares of groups overlap, because a weight has an input axis and an output axis.
     """
     from sartor.cost import macs
-    from sartor.run import group_rows
+    from sartor.run.record_rows import group_rows, plain_rows
     from sartor.studies.discovery import coverage
 
-    rows = [{k: v for k, v in row.items() if k != "kept"} for row in group_rows(graph)]
+    rows = [{k: v for k, v in row.items() if k != "kept"} for row in plain_rows(group_rows(graph))]
     for row in rows:
         members = graph.groups[row["name"]].members
         for verb, roles in (("writes", ("out",)), ("reads", ("in",))):

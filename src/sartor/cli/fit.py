@@ -15,7 +15,7 @@ from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Force, Input, Quiet, Weights
 from sartor.cli.output_folder import must_be_replaced
 from sartor.cli.progress import Steps, steps
-from sartor.cli.recipe import choose_recipe, part_of
+from sartor.cli.recipe import choose_recipe
 from sartor.cli.request import REQUEST_FILE, Request, read_run_file, request_from, write_request
 from sartor.cli.write_artefacts import write_artefacts
 from sartor.errors import BadInput
@@ -52,10 +52,10 @@ def fit(
     ] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", help="FIELD=VALUE changes the recipe, such as training.lr=0.01; repeatable."),
+        typer.Option("--set", help="FIELD=VALUE changes the recipe, such as allocate.floor=0.05; repeatable."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=0, help="Epochs of fine-tuning; short for --set training.epochs=N.")
+        int | None, typer.Option(min=0, help="Epochs of fine-tuning; short for --set heal.fine-tune.epochs=N.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random choice (0).")] = None,
@@ -76,7 +76,7 @@ def fit(
     values |= {name: value for name, value in flags.items() if value is not None}
     changes = parse_pairs(change, "--set")
     if epochs is not None:
-        changes["training.epochs"] = epochs
+        changes["heal.fine-tune.epochs"] = epochs
     request = request_from(values, "the run")
     chosen = choose_recipe(request.recipe, changes)
     request = replace(request, recipe=_with_changes(request.recipe, changes))
@@ -88,17 +88,9 @@ def fit(
 
 
 def _with_changes(recipe: str | dict[str, Any], changes: dict[str, Any]) -> str | dict[str, Any]:
-    """The recipe field of a request with the changes of --set in it: a table, unless there are none."""
-    if not changes:
-        return recipe
+    """The recipe field of a request with the changes of --set in it: a table, unless there are no changes."""
     table: dict[str, Any] = {"base": recipe} if isinstance(recipe, str) else dict(recipe)
-    for name, value in changes.items():
-        part = part_of(name)
-        if part is None:
-            table[name] = value
-        else:
-            table[part] = {**table.get(part, {}), name.removeprefix(f"{part}."): value}
-    return table
+    return {**table, **changes} if changes else recipe
 
 
 def check_request(request: Request, recipe: Recipe) -> Path:

@@ -44,9 +44,12 @@ def frontier(
     as_json: AsJson = False,
 ) -> CommandResult:
     """Show what a network keeps at several sizes, cut and repaired without training, as table and picture."""
-    import sartor.studies.frontier as sweep
     from sartor.report.frontier import frontier_table, write_frontier
+    from sartor.run.context import Context
     from sartor.sources import load_data, load_model
+    from sartor.studies.frontier import Sweep
+    from sartor.studies.frontier import frontier as study
+    from sartor.types import Data, Listener
 
     shares = parse_shares(share)
     names = [n.strip() for n in recipe.split(",") if n.strip()]
@@ -58,12 +61,14 @@ def frontier(
         parts = load_data(data, batch=batch, seed=seed, val=val)
         if test and parts.test is None:
             raise BadInput(f"--test: {parts.describe} has no test part")
-        found: dict[str, Any] = sweep.frontier(
-            network, parts.calibration or parts.train, recipes=names, shares=shares,
+        found: dict[str, Any] = study(
+            network,
+            Data(parts.train, parts.val, parts.test if test else None, parts.calibration),
+            Sweep(names, shares, judge, target, calibration),
             example=parts.example if shape is None else example_for(model, network, shape=shape),
-            val=parts.val, test=parts.test if test else None, judge=judge, target=target, calibration=calibration,
-            seed=seed, device=device, progress=progress,
-        )  # fmt: skip
+            context=Context(seed=seed, listener=Listener(progress)),
+            device=device,
+        )
         found = {"model": model, **found}
         if out is not None:
             progress("write", None, str(out))

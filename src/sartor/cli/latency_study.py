@@ -147,15 +147,16 @@ def _fitted(
     network: Network, target: str, limit: float, recipe: str, allocation: str | None, seed: int
 ) -> dict[str, Any]:
     """In a process of its own."""
-    from dataclasses import replace
-
-    from sartor.recipes import find_recipe
+    from sartor.recipes import changed, find_recipe
+    from sartor.run.context import Context
     from sartor.studies.latency_study import fit_to_latency
+    from sartor.types import Limit
 
     chosen = find_recipe(recipe)
     if allocation is not None:
-        chosen = replace(chosen, allocation=allocation, per_cost=0.0)
-    row = fit_to_latency(*_built(network, seed), target, limit, chosen, seed=seed)
+        chosen = changed(chosen, {"allocate.kind": allocation, "score.per_cost": 0.0})
+    bound = Limit("latency", limit, True, target)
+    row = fit_to_latency(*_built(network, seed), bound, chosen, Context(seed=seed))
     floor = row.pop("floor")
     return {**row, "plan": row["plan"] and row["plan"].to_json(), **({"why": floor} if floor else {})}
 

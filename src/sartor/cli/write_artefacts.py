@@ -29,8 +29,7 @@ def write_artefacts(fitted: Fitted, folder: Path, listener: Listener) -> dict[st
     from sartor.report import write_report
     from sartor.run.folder import write_result
 
-    result = dict(fitted.result)
-    files, notes = dict(result.get("files") or {}), list(result.get("notes") or ())
+    files, notes = dict(fitted.record.files), list(fitted.record.notes)
     listener.begin("export")
     for kind in ("onnx", "pt2"):
         name = f"model.{kind}"
@@ -40,8 +39,9 @@ def write_artefacts(fitted: Fitted, folder: Path, listener: Listener) -> dict[st
             files[kind] = name
         except SartorError as e:
             notes.append(f"{name} was not written: {e}")
-    result |= {"files": {**files, "report": "report.html"}, "notes": notes}
+    files["report"] = "report.html"
+    record = fitted.record.model_copy(update={"files": files, "notes": notes, "run": str(folder)})
     listener.begin("report")
-    write_report({"record": [], **result, "run": str(folder)}, folder / "report.html")
-    write_result(folder, result)
-    return result
+    write_report(record.with_steps(), folder / "report.html")
+    write_result(folder, record)
+    return record.result()

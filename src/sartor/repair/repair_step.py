@@ -13,7 +13,7 @@ from sartor.repair import fold_means_, refit_consumers_, refresh_norm, refresh_n
 from sartor.repair.gap import output_gap, outputs
 from sartor.structure import Graph
 from sartor.structure.example import Example
-from sartor.types import Plan, Recipe
+from sartor.types import FoldMeans, Plan, Recipe, RefreshNorms, Ridge
 
 _HELD_OUT = 0.25  # of the calibration batches: judges whether refreshed statistics help
 _HELD_OUT_OF_REFIT = 0.1  # fewer, because layers are not refitted again with them
@@ -40,11 +40,11 @@ def heal(
         tell: progress.
     """
     facts: dict[str, Any] = {}
-    if recipe.refit:
+    if _asks(recipe, Ridge):
         smaller, facts["refit"] = _refitted(smaller, model, graph, plan, inputs, seed, note, tell)
-    if recipe.fold_mean and not facts.get("refit", {}).get("kept"):
+    if _asks(recipe, FoldMeans) and not facts.get("refit", {}).get("kept"):
         facts["folded"] = fold_means_(smaller, model, graph, plan, inputs, samples=recipe.calibration)
-    if recipe.refresh_norm:
+    if _asks(recipe, RefreshNorms):
         fit, held = _apart(inputs, _HELD_OUT)
         wanted = outputs(model, held)
         better, report = refresh_norm_if_better(
@@ -86,3 +86,7 @@ def _apart(inputs: Sequence[Example], share: float) -> tuple[list[Example], list
         return list(inputs), list(inputs)
     held = max(1, round(share * len(inputs)))
     return list(inputs[:-held]), list(inputs[-held:])
+
+
+def _asks(recipe: Recipe, step: type) -> bool:
+    return any(isinstance(s, step) for s in recipe.heal)

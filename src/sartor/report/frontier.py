@@ -186,8 +186,8 @@ def render_frontier(result: Mapping[str, Any]) -> str:
         "date": sentences.run_date(result),
         "headline": headline(result),
         "lead": f"The original has {show_count(original['macs'])} MACs and {show_count(original['params'])} "
-        f"parameters. Networks were cut and repaired with {calibration.get('samples')} calibration samples, and their output error "
-        f"was measured on {calibration.get('held_out')} others; nothing was trained.",
+        f"parameters. Networks were cut and repaired with {calibration.get('samples')} calibration samples, and their "
+        f"output error was measured on {calibration.get('held_out')} others; nothing was trained.",
         "pictures": drawn,
         "key": [(str(name), look_of(i)) for i, name in enumerate(result.get("recipes") or ())],
         "headings": headings(result),

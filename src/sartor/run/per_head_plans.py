@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from sartor.errors import BadInput
 from sartor.importance import find_criterion, parse_mixture, score
 from sartor.importance.pairs import UNSEEN, paired
+from sartor.run.context import Context
+from sartor.run.subject import Subject
 from sartor.structure import Graph
-from sartor.types import Plan, Recipe
+from sartor.types import Criterion, Gates, Plan, Recipe
 
 
 def fibred(
@@ -68,27 +70,21 @@ def fibred(
     return replace(plan, fibres={n: _rows(found[n], graph.fibres[n].size, len(plan.keep[n])) for n in names})
 
 
-def with_fibres(
-    graph: Graph,
-    model: nn.Module,
-    plan: Plan,
-    recipe: Recipe,
-    samples: Sequence[Any],
-    *,
-    loss: Callable[..., Any] | None,
-    seed: int,
-    note: Callable[[str], None],
-) -> Plan:
-    """The plan as it is, or fibred by the recipe's criterion if the recipe says so; where gates decide, by l2."""
-    if not recipe.fibres:
-        return plan
+def with_fibres(subject: Subject, plan: Plan, recipe: Recipe, context: Context) -> Plan:
+    """The plan with other inner units for every head or group, by the recipe's criterion; where gates decide, by l2.
+
+    Where no group that was cut may keep other units, the plan stays as it is and the listener is told.
+    """
+    how = recipe.score if not isinstance(recipe.score, Gates) else Criterion("l2")
     fine = fibred(
-        graph, model, plan, "l2" if recipe.learn == "gates" else recipe.criterion, reduce=recipe.reduce,
-        normalise=recipe.normalise, batches=samples or None, loss=loss, samples=recipe.calibration, seed=seed,
-        note=note,
+        subject.graph, subject.model, plan, how.criterion, reduce=how.reduce, normalise=how.normalise,
+        batches=subject.samples or None, loss=context.judge.loss, samples=recipe.calibration, seed=context.seed,
+        note=context.listener.note,
     )  # fmt: skip
     if not fine.fibres:
-        note("the recipe asks for fibres, and no group that was cut may keep other units in every head or group")
+        context.listener.note(
+            "the recipe asks for fibres, and no group that was cut may keep other units in every head or group"
+        )
     return fine
 
 

@@ -23,7 +23,7 @@ from sartor.train.average import Average
 from sartor.train.batch import move, split
 from sartor.train.distill import distillation
 from sartor.train.evaluate import accuracy
-from sartor.types import SILENT, Data, Judge, Listener, Training
+from sartor.types import SILENT, Data, FineTune, Judge, Listener
 
 Loss = Callable[[Any, Any], Tensor]
 _DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,7 +35,7 @@ _TELL_EVERY_S = 0.2
 class TrainingSetup:
     """How a network is trained: options, the network it imitates, the seed."""
 
-    options: Training
+    options: FineTune
     teacher: nn.Module | None = None  # loss = (1 - distill) * loss + distill * T^2 KL; None: no distillation
     seed: int = 0
 
@@ -93,7 +93,7 @@ def fine_tune(
             training modes of modules are restored.
         data: `train` is iterated once an epoch, with batches as `sartor.train.split` reads them. `val` is read after
             every epoch, unless `judge.evaluate` replaces top-1 accuracy on it; None: quality is not evaluated.
-        setup: the options (see `Training`), the teacher and the seed. Learning rate: linear warm-up, then a cosine to
+        setup: the options (see `FineTune`), the teacher and the seed. Learning rate: linear warm-up, then a cosine to
             0, evaluated in the middle of each step; if `train` has no length, once an epoch. SGD uses Nesterov's
             momentum. Weight decay applies to every parameter. The teacher is not changed: it is copied if it has to
             move to another device or memory format.
@@ -171,7 +171,7 @@ class _Step:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        options: Training,
+        options: FineTune,
         loss: Loss,
         teacher: nn.Module | None,
         average: Average | None,
@@ -247,7 +247,7 @@ def _one_epoch(step: _Step, train: Iterable[Any], epoch: int, listener: Listener
 class _LossWatch:
     """Sums losses and raises at the first one that is not finite; losses are read from the device every few steps."""
 
-    def __init__(self, epoch: int, options: Training, every: int):
+    def __init__(self, epoch: int, options: FineTune, every: int):
         self.epoch, self.options, self.every = epoch, options, every
         self.unread: list[tuple[Tensor, int, float]] = []  # loss on its device, samples, learning rate
         self.total, self.samples, self.steps, self.last = 0.0, 0, 0, math.nan
@@ -285,7 +285,7 @@ class _LossWatch:
         self.unread = []
 
 
-def _advice(options: Training) -> str:
+def _advice(options: FineTune) -> str:
     precision = ", train in bfloat16 or float32" if options.precision == "float16" else ""
     return f"Lower lr (now {options.lr:g}), set clip=1.0, lengthen the warm-up{precision}, or look for NaN in the data"
 
@@ -294,13 +294,13 @@ def _accuracy_on(val: Iterable[Any] | None, device: torch.device) -> Callable[[n
     return None if val is None else lambda model: accuracy(model, val, device)
 
 
-def _cross_entropy(options: Training) -> Loss:
+def _cross_entropy(options: FineTune) -> Loss:
     return lambda output, targets: F.cross_entropy(
         first_tensor(output).float(), targets, label_smoothing=options.label_smoothing
     )
 
 
-def _sgd(parameters: list[nn.Parameter], options: Training, fused: bool) -> torch.optim.Optimizer:
+def _sgd(parameters: list[nn.Parameter], options: FineTune, fused: bool) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         parameters,
         lr=options.lr,
@@ -311,19 +311,19 @@ def _sgd(parameters: list[nn.Parameter], options: Training, fused: bool) -> torc
     )
 
 
-def _adamw(parameters: list[nn.Parameter], options: Training, fused: bool) -> torch.optim.Optimizer:
+def _adamw(parameters: list[nn.Parameter], options: FineTune, fused: bool) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
 
 
-_OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}  # by `Training.optimizer`
+_OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}  # by `FineTune.optimizer`
 
 
-def _optimizer(parameters: list[nn.Parameter], options: Training) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[nn.Parameter], options: FineTune) -> torch.optim.Optimizer:
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     return _OPTIMIZERS[options.optimizer](parameters, options, fused)
 
 
-def _teacher_on(teacher: nn.Module, device: torch.device, options: Training) -> nn.Module:
+def _teacher_on(teacher: nn.Module, device: torch.device, options: FineTune) -> nn.Module:
     """The teacher itself if it is on the device in the right memory format, else a copy that is."""
     if device_of(teacher) == device and not options.channels_last:
         return teacher
