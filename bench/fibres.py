@@ -27,8 +27,8 @@ from sartor.run.subject import Subject, understand
 from sartor.seed import seeded
 from sartor.sources import load_data, load_model
 from sartor.surgery import cut, prove
-from sartor.train import accuracy, fine_tune
-from sartor.types import SILENT, Calibration, FineTune, Plan
+from sartor.train import TrainingSetup, accuracy, fine_tune
+from sartor.types import SILENT, Calibration, Data, FineTune, Plan
 
 HERE = Path(__file__).parent
 
@@ -74,7 +74,7 @@ def trained(network: dict[str, Any], data: Any) -> nn.Module:
         if path.is_file():
             model.load_state_dict(load_file(path))
         else:
-            fine_tune(model, data.train, options=FineTune(**network["train"]), seed=0)
+            fine_tune(model, Data(train=data.train), TrainingSetup(FineTune(**network["train"])))
             path.parent.mkdir(exist_ok=True)
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
     return model.eval()
