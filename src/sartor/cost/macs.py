@@ -32,7 +32,8 @@ def terms(graph: Graph, convention: Convention = "macs") -> list[Term]:
             for cost in (rule.macs, rule.extra if convention == "thop" else None):
                 found += [term(axes) for axes in cost(op)] if cost else []
         graph.__dict__[key] = found
-    return graph.__dict__[key]
+    products: list[Term] = graph.__dict__[key]
+    return products
 
 
 def term(axes: Axes) -> Term:

@@ -44,7 +44,8 @@ def lives(graph: Graph) -> list[Life]:
         for storage in list(open_):
             close(storage)
         graph.__dict__["_lives"] = done
-    return graph.__dict__["_lives"]
+    spans: list[tuple[int, int, Value]] = graph.__dict__["_lives"]
+    return spans
 
 
 def peak_memory(graph: Graph, counts: Counts | None = None) -> int:
@@ -73,4 +74,5 @@ def _scratch(graph: Graph) -> dict[int, list[Term]]:
             if needs:
                 found[op.index] = [term(axes) for axes in needs]
         graph.__dict__["_scratch"] = found
-    return graph.__dict__["_scratch"]
+    scratch: dict[int, list[Term]] = graph.__dict__["_scratch"]
+    return scratch

@@ -62,7 +62,7 @@ class Outcome:
     @property
     def met(self) -> bool:
         """Whether every limit and the quality floor hold."""
-        return self.result["status"] == "met"
+        return bool(self.result["status"] == "met")
 
 
 def result_of(facts: Facts, run: Path | None) -> dict[str, Any]:
