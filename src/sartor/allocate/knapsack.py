@@ -171,7 +171,8 @@ def _share(cap: Cap, together: Sequence[str], k: int, units: Mapping[str, int]) 
         return float(k)  # the cost grows with the width; nothing else is known
     mine = [p for p in parts if any(g in together for g in p.groups)]
     whole = {**getattr(cap.cost, "whole", {}), **units}
-    return sum(p.cost(*(k if g in together else whole[g] for g in p.groups)) for p in mine) / max(cap.at_most, 1e-30)
+    cost: float = sum(p.cost(*(k if g in together else whole[g] for g in p.groups)) for p in mine)
+    return cost / max(cap.at_most, 1e-30)
 
 
 def _menu(widths: Sequence[int], costs: Callable[[int], list[float]]) -> list[int]:
@@ -270,7 +271,7 @@ def _solution(problem: _Problem, here: Counts, tight: Sequence[float]) -> list[i
             whole = {**getattr(cap.cost, "whole", {}), **units}
 
             def cost(given: Counts, part: Any = part, whole: Counts = whole, at_most: float = at_most) -> float:
-                return part.cost(*(given.get(g, whole[g]) for g in part.groups)) / at_most
+                return float(part.cost(*(given.get(g, whole[g]) for g in part.groups))) / at_most
 
             inside = _involved(part.groups, of)
             if not inside:
