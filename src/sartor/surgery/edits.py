@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.errors import BadInput, CorruptFile
+from sartor.errors import BadInput
 from sartor.structure.fibres import Rows
 from sartor.structure.model_copy import clone, named_tensors
+from sartor.surgery.edits_file import EditsFile, KeptRows
 from sartor.surgery.program import Program, rewrite_
+from sartor.types.rows import FORMAT
+from sartor.version import version
 
 
 @dataclass(frozen=True)
@@ -38,28 +41,30 @@ class Edits:
         attributes = ",\n".join(f"    {json.dumps(row)}" for row in self.attributes)
         forwards = ",\n".join(f"    {json.dumps(path)}: {json.dumps(p.raw)}" for path, p in self.programs.items())
         rewritten = f',\n  "forwards": {{\n{forwards}\n  }}' if forwards else ""
-        return f'{{\n  "tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]{rewritten}\n}}\n'
+        head = f'"format": {FORMAT},\n  "sartor": {json.dumps(version())}'
+        parts = f'"tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]{rewritten}'
+        return f"{{\n  {head},\n  {parts}\n}}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Edits:
-        """The inverse of `to_json`."""
-        try:
-            raw = json.loads(text)
-            slices = {n: {int(d): _kept(i) for d, i in t["keep"].items()} for n, t in raw["tensors"].items()}
-            shapes = {n: tuple(t["shape"]) for n, t in raw["tensors"].items()}
-            attributes = tuple(
-                (str(p), str(a), tuple(v) if isinstance(v, list) else v) for p, a, v in raw["attributes"]
-            )
-            programs = {str(path): Program(p) for path, p in raw.get("forwards", {}).items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise CorruptFile(f"edits: expected JSON with tensors and attributes; {type(e).__name__}: {e}") from e
-        return cls(slices, attributes, shapes, programs)
+        """The inverse of `to_json`; reads formats 1 and 2.
+
+        Raises:
+            CorruptFile: not the JSON of edits; names the field.
+        """
+        file = EditsFile.read(text)
+        return cls(
+            {name: {d: _kept(indices) for d, indices in t.keep.items()} for name, t in file.tensors.items()},
+            tuple((path, name, tuple(v) if isinstance(v, list) else v) for path, name, v in file.attributes),
+            {name: tuple(t.shape) for name, t in file.tensors.items()},
+            {path: Program(program) for path, program in file.forwards.items()},
+        )
 
 
-def _kept(raw: Any) -> tuple[int, ...] | Rows:
-    if isinstance(raw, dict):
-        return Rows(int(raw["along"]), tuple(raw["which"]), tuple(map(tuple, raw["rows"])))
-    return tuple(raw)
+def _kept(indices: list[int] | KeptRows) -> tuple[int, ...] | Rows:
+    if isinstance(indices, KeptRows):
+        return Rows(indices.along, tuple(indices.which), tuple(map(tuple, indices.rows)))
+    return tuple(indices)
 
 
 def sliced(t: Tensor, keep: Mapping[int, tuple[int, ...] | Rows]) -> Tensor:

@@ -13,11 +13,15 @@ from functools import partial
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
+from torch._ops import OpOverload
 
 from sartor.errors import BadInput, CorruptFile
 from sartor.structure.example import tensors
 from sartor.structure.op_json import operator
+from sartor.surgery.edits_file import ProgramFile
+from sartor.types.checked import refusal
 
 FORMAT = 1
 SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
@@ -32,21 +36,18 @@ class Program:
     "memory_format": name}, {"device": true} (that of the first input), {"float": text} (for infinities).
     """
 
-    def __init__(self, raw: Mapping[str, Any]):
+    def __init__(self, raw: Mapping[str, Any] | ProgramFile):
         try:
-            if raw["format"] != FORMAT:
-                raise ValueError(f"format {raw['format']!r}")
-            self.raw = dict(raw)
-            self.inputs: list[list[Any]] = raw["inputs"]  # shape of each tensor given; {"batch": k} where it may vary
-            self.same: list[int] = raw["same"]  # of each input, the first that is the same tensor
-            self.plain: list[Any] = raw["plain"]  # what is given besides tensors
-            self.output: Any = raw["output"]
-            self.steps = [
-                (operator(name), args, kwargs, tuple(outs), tuple(drop))
-                for name, args, kwargs, outs, drop in raw["steps"]
-            ]
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise CorruptFile(f"rewritten forward: {type(e).__name__}: {e}") from e
+            file = raw if isinstance(raw, ProgramFile) else ProgramFile.model_validate(raw)
+        except ValidationError as e:
+            raise CorruptFile(str(refusal(e, "rewritten forward"))) from e
+        self.raw = file.model_dump(mode="json")
+        self.inputs: list[list[Any]] = self.raw["inputs"]  # shape of each tensor; {"batch": k} where it may vary
+        self.same, self.plain, self.output = file.same, file.plain, file.output
+        self.steps = [
+            (_operator(i, name), args, kwargs, tuple(outs), tuple(drop))
+            for i, (name, args, kwargs, outs, drop) in enumerate(file.steps)
+        ]
         self.batch = next(
             ((i, d, x["batch"]) for i, shape in enumerate(self.inputs) for d, x in enumerate(shape) if _is(x, "batch")),
             None,
@@ -102,6 +103,15 @@ class Program:
             if len(t.shape) != len(shape) or any(not _is(s, "batch") and s != n for n, s in zip(t.shape, shape)):
                 said = [f"{s['batch']} * n" if _is(s, "batch") else s for s in shape]
                 raise BadInput(f"rewritten forward, input {i}: expected shape {said}; got {list(t.shape)}")
+
+
+def _operator(step: int, name: str) -> OpOverload:
+    try:
+        return operator(name)
+    except (AttributeError, TypeError, ValueError) as e:
+        raise CorruptFile(
+            f"rewritten forward, step {step}: expected an operator such as 'aten::add.Tensor'; got {name!r}"
+        ) from e
 
 
 class Rewritten(nn.Module):
