@@ -49,6 +49,7 @@ def frontier(
     from sartor.sources import load_data, load_model
     from sartor.studies.frontier import Sweep
     from sartor.studies.frontier import frontier as study
+    from sartor.studies.frontier_rows import FrontierTable
     from sartor.types import Data
 
     shares = parse_shares(share)
@@ -69,10 +70,11 @@ def frontier(
             context=Context(seed=seed, listener=progress),
             device=device,
         )
-        found = {"model": model, **found}
+        table = FrontierTable(**{**found, "model": model})
         if out is not None:
             progress("write", None, str(out))
-            found["files"] = write_frontier(found, out)
+            table = table.model_copy(update={"files": write_frontier(table.to_plain(), out)})
+        found = table.to_plain()
     from rich.console import Group as Stack
     from rich.text import Text
 

@@ -55,8 +55,9 @@ def measure(
 ) -> CommandResult:
     """Count MACs, parameters, bytes and peak memory of a network, and time it on its targets."""
     from sartor.measure import compare_afresh, environment, latency, parse_target, show_target
+    from sartor.cli.measurement_rows import Measurement, PairMeasurement
     from sartor.measure.energy import meter_for
-    from sartor.types import Effort
+    from sartor.types import Effort, to_plain
 
     targets = [parse_target(t) for t in target or ["eager-cpu"]]
     subject = _Subject(model, ModelOptions(weights=weights, option=option, shape=shape, data=data))
@@ -90,9 +91,11 @@ def measure(
             if energy:
                 listener.begin(f"meter on {name}", "joules")
                 metered.append(_metered(name, subject, other, place, meters[place]))
-    answer = {"model": model, "against": against, "counted": counted, "latency": rows, "environment": environment()}
-    if energy:
-        answer["energy"] = metered
+    kind = Measurement if against is None else PairMeasurement
+    answer = kind(
+        model=model, against=against, counted=counted, latency=rows, environment=to_plain(environment()),
+        energy=metered if energy else None,
+    ).to_plain()  # fmt: skip
     return CommandResult(answer, _view(answer))
 
 

@@ -57,7 +57,7 @@ class EditsFile(Row):
     sartor: str = ""
     tensors: dict[str, TensorEdit]
     attributes: list[tuple[str, str, JsonValue]]  # module path, attribute, new value
-    forwards: dict[str, ProgramFile] = {}  # by module path
+    forwards: dict[str, ProgramFile] = Field(default_factory=dict)  # by module path
 
     @classmethod
     def read(cls, text: str) -> EditsFile:

@@ -25,7 +25,7 @@ Number = Annotated[float | None, AfterValidator(_finite)]  # None: unknown, or n
 class Row(BaseModel):
     """A JSON object with these fields and no others; frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_serialization_defaults_required=True)
 
 
 class Answer(Row):
@@ -57,7 +57,10 @@ def _optional(kind: type[Answer]) -> set[str]:
 def stamped(answer: Mapping[str, Any]) -> dict[str, Any]:
     """An object with its format and the version of Sartor in front, unless it says them already.
 
+    A JSON schema stays as it is: it says its format under "$schema", and "format" means something else there.
+
     >>> stamped({"format": 3, "sartor": "9", "a": 1})
     {'format': 3, 'sartor': '9', 'a': 1}
     """
-    return {"format": FORMAT, "sartor": version(), **answer}
+    head = {} if "$schema" in answer else {"format": FORMAT, "sartor": version()}
+    return {**head, **answer}
