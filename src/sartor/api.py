@@ -84,7 +84,7 @@ class Fitted:
 
     def report(self, path: str | Path) -> Path:
         """Write the report: one HTML file that opens without a network."""
-        return Path(write_report(self._outcome.record.with_steps(), path) or path)
+        return Path(write_report(self._outcome.record, path) or path)
 
 
 def fit(

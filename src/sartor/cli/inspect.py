@@ -78,7 +78,7 @@ def inspect(
     parts: list[Any] = [
         Text(f"{model}: {head}", style="bold"),
         group_tree(answer, model),
-        frozen_table(description),
+        frozen_table((f.axis, f.reason) for f in graph.frozen),
         Text(coverage),
     ]
     return CommandResult(answer, Stack(*parts, *wrote))

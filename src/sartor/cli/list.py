@@ -37,7 +37,7 @@ def list_(
     for row in rows:
         last = Text(last_cell(row), style="dim")
         table.add_row(Text(row["name"], style="bold"), Text(row["summary"].rstrip(".")), last)
-    return CommandResult(Listing(**{kind.value: rows}).to_plain(), table)
+    return CommandResult(Listing.model_validate({kind.value: rows}).to_plain(), table)
 
 
 def _availability(row: dict[str, Any]) -> str:

@@ -150,17 +150,17 @@ class Record(Row):
     test: QualityRow = QualityRow()  # top-1 accuracy on the test part, in percent
     proof: VerdictRow
     counted: dict[str, Pair]
-    latency: list[LatencyRow] = []
-    seconds: dict[str, float] = {}  # by step
-    files: dict[str, str] = {}
+    latency: list[LatencyRow] = Field(default_factory=list)
+    seconds: dict[str, float] = Field(default_factory=dict)  # by step
+    files: dict[str, str] = Field(default_factory=dict)
     asked: AskedRow
-    groups: list[GroupRow] = []
-    frozen: list[FrozenRow] = []
-    training: list[dict[str, Any]] = []  # one row an epoch
+    groups: list[GroupRow] = Field(default_factory=list)
+    frozen: list[FrozenRow] = Field(default_factory=list)
+    training: list[dict[str, Any]] = Field(default_factory=list)  # one row an epoch
     chosen_epoch: int | None = None
-    trail: list[TrailRow] = []
-    environment: dict[str, Any] = {}
-    notes: list[str] = []
+    trail: list[TrailRow] = Field(default_factory=list)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
     record: list[StepRow] = Field(default_factory=list)  # the steps; not part of result.json
 
     def result(self) -> dict[str, Any]:

@@ -68,8 +68,8 @@ def frontier(
 
     Returns:
         The object of a `FrontierTable`:
-        {"format", "sartor", "recipes", "shares", "target", "calibration": {"samples", "held_out"}, "metric", "original": {"macs",
-        "params", "val", "test"}, "points", "seconds": {"understand", "score", "total"}, "notes", "environment"}.
+        {"format", "sartor", "recipes", "shares", "target", "calibration": {"samples", "held_out"}, "metric",
+        "original": {"macs", "params", "val", "test"}, "points", "seconds": {"understand", "score", "total"}, "notes", "environment"}.
         A point is {"recipe", "asked", "status": "met" | "not reached", "why", "macs" and "params" (shares of the
         original's), "val" and "test" (percent), "gap" (see `sartor.repair.gap.output_gap`), "latency": {"ratio",
         "interval", "original_ms", "fitted_ms", "noisy"}, "seconds"}; what was not judged is None.
@@ -117,7 +117,7 @@ def frontier(
             samples=sum(batch_of(x) for x in subject.inputs), held_out=sum(batch_of(x) for x in subject.held_out)
         ),
         metric="accuracy",
-        original=OriginalRow(**original),
+        original=OriginalRow.model_validate(original),
         points=[FrontierPoint(**point) for point in points],
         seconds=Durations(understand=understood, score=spent, total=time.perf_counter() - start),
         notes=notes,

@@ -12,7 +12,9 @@ from pydantic_core import CoreSchema
 
 from sartor.version import version
 
-FORMAT = 2  # of answers and of edits.json and command.json; format 1 had the same fields and did not say its number
+FORMAT: Literal[2] = (
+    2  # of answers and of edits.json and command.json; format 1 had the same fields and did not say its number
+)
 
 
 def _finite(value: float | None) -> float | None:
