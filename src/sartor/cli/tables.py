@@ -14,6 +14,7 @@ from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Input, Quiet, Subject, Weights
 from sartor.cli.progress import steps
 from sartor.errors import BadInput, UnknownName
+from sartor.types.rows import stamped
 
 if TYPE_CHECKING:
     from sartor.measure.tables import Kind, Store
@@ -162,7 +163,7 @@ def export(
     from sartor.export.files import atomic_write
 
     rows = list(_store(file).rows())
-    atomic_write(out, "".join(json.dumps(r) + "\n" for r in rows))
+    atomic_write(out, "".join(json.dumps(stamped(r)) + "\n" for r in rows))
     return CommandResult({"out": out, "timings": len(rows)}, Text(f"{len(rows)} timings in {out}"))
 
 

@@ -77,7 +77,8 @@ def point_rows(result: Mapping[str, Any]) -> list[PointRow]:
                 str(p["recipe"]), f"{100 * p['asked']:g} %", show_percent(p["macs"]) if met else "not reached",
                 show_percent(p["params"]) if met else "",
                 tuple(f"{p[q]:.2f}" if p[q] is not None else "" for q in judged),
-                show_percent(p["gap"]) if p["gap"] is not None else "", latency, f"{p['seconds']:.1f} s", "" if met else str(p["why"]),
+                "" if p["gap"] is None else show_percent(p["gap"]), latency, f"{p['seconds']:.1f} s",
+                "" if met else str(p["why"]),
             )
         )  # fmt: skip
     return rows

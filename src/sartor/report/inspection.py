@@ -215,11 +215,12 @@ def page(description: Mapping[str, Any], why: Mapping[str, Sequence[str]], head:
         MissingExtra: jinja2 is not installed.
     """
     markup_type("the HTML page of inspect")
+    frozen = frozen_rows((f["axis"], f["reason"]) for f in description["frozen"])
     return filled(
         "inspection.html.j2",
         {
             "model": str(description.get("model") or "a network"), "head": head, "coverage": coverage,
-            "root": tree_of(description), "why": why, "frozen": alike(frozen_rows((f["axis"], f["reason"]) for f in description["frozen"])),
+            "root": tree_of(description), "why": why, "frozen": alike(frozen),
             "kinds": list(description["kinds"].items()),
             "ties": description["ties"],
         },

@@ -35,7 +35,11 @@ text.strong { font-weight: 600; } text.head { font-size: 20px; font-weight: 600;
 
 
 def picture(run: Record | Mapping[str, Any]) -> str:
-    """One self-contained SVG of a record or the object of `fit --json`, in the colours that the reader's system prefers."""
+    """One self-contained SVG, in light or dark colours as the reader's system prefers.
+
+    Args:
+        run: a record, or the object of `fit --json`.
+    """
     result = as_record(run)
     panels = [
         ("Units kept of every group", svg.kept_bars(rows.kept_rows(result))),

@@ -69,7 +69,8 @@ def frontier(
     Returns:
         The object of a `FrontierTable`:
         {"format", "sartor", "recipes", "shares", "target", "calibration": {"samples", "held_out"}, "metric",
-        "original": {"macs", "params", "val", "test"}, "points", "seconds": {"understand", "score", "total"}, "notes", "environment"}.
+        "original": {"macs", "params", "val", "test"}, "points",
+        "seconds": {"understand", "score", "total"}, "notes", "environment"}.
         A point is {"recipe", "asked", "status": "met" | "not reached", "why", "macs" and "params" (shares of the
         original's), "val" and "test" (percent), "gap" (see `sartor.repair.gap.output_gap`), "latency": {"ratio",
         "interval", "original_ms", "fitted_ms", "noisy"}, "seconds"}; what was not judged is None.
