@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._ops import OpOverload
 
 from sartor.borrow import device_of
 from sartor.errors import BadInput, CannotTrace
 from sartor.structure import Graph
 from sartor.structure.calls import Op
 from sartor.structure.operator_watch import watching
+from sartor.torch_internals import OpOverload, dispatch_keys, is_excluded, set_excluded
 
 Args = tuple[Any, ...]
 PRECISIONS = ("float32", "bfloat16")
@@ -59,17 +59,13 @@ def lockstep(
         CannotTrace: the model takes another path than when it was traced.
     """
     place = 0
-    keys = [getattr(torch._C.DispatchKey, k) for k in _OUTSIDE if hasattr(torch._C.DispatchKey, k)]
-    excluded, exclude = (
-        torch._C._dispatch_tls_is_dispatch_key_excluded,
-        torch._C._dispatch_tls_set_dispatch_key_excluded,
-    )
+    keys = dispatch_keys(_OUTSIDE)
 
     def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
         op = graph.ops[place] if place < len(graph.ops) and graph.ops[place].func is func else None
-        inside = [excluded(k) for k in keys]
+        inside = [is_excluded(k) for k in keys]
         for k, was in zip(keys, usual):
-            exclude(k, was)
+            set_excluded(k, was)
         try:
             with torch.inference_mode(not gradients), torch.set_grad_enabled(gradients):
                 if op is not None and before is not None:
@@ -78,7 +74,7 @@ def lockstep(
                 return behind(op, out) if op is not None and behind is not None else out
         finally:
             for k, was in zip(keys, inside):
-                exclude(k, was)
+                set_excluded(k, was)
 
     def step(func: OpOverload, args: Any, kwargs: Any, out: Any, path: str) -> None:
         nonlocal place
@@ -89,13 +85,13 @@ def lockstep(
         place += 1
 
     with autocast(model, precision):
-        usual = [excluded(k) for k in keys]
+        usual = [is_excluded(k) for k in keys]
         special = gradients or precision != "float32"
         with watching(model, step, meta=False, instead=instead if special else None):
             try:
                 for k in keys if special else ():
-                    exclude(k, True)
+                    set_excluded(k, True)
                 yield
             finally:
                 for k, was in zip(keys, usual):
-                    exclude(k, was)
+                    set_excluded(k, was)

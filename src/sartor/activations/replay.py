@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch._ops import OpOverload
 
 from sartor.errors import CannotTrace
 from sartor.structure.calls import Op
 from sartor.structure.example import Example, call
 from sartor.structure.graph import Graph
 from sartor.structure.operator_watch import watching
+from sartor.torch_internals import OpOverload
 
 Visit = Callable[[Op, tuple[Any, ...], dict[str, Any], Any], None]
 

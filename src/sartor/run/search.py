@@ -22,6 +22,7 @@ from sartor.repair.gap import output_gap, outputs
 from sartor.structure import Graph
 from sartor.structure.example import Example, batch_of
 from sartor.surgery import cut
+from sartor.torch_internals import BatchNorm
 from sartor.types import Plan, Scores
 
 _SPREAD = 0.7  # of the logarithm of a factor, at the first try; half of it at the last
@@ -57,7 +58,7 @@ def improved_scores(
 
     def gap(plan: Plan) -> float:
         smaller = cut(model, graph, plan)
-        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in smaller.modules()):
+        if any(isinstance(m, BatchNorm) for m in smaller.modules()):
             smaller = refresh_norm(smaller, fit, samples=_SAMPLES)
         return output_gap(smaller, held, wanted)
 

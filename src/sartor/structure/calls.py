@@ -9,9 +9,9 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import torch
-from torch._ops import OpOverload
 
 from sartor.structure.axes import UNIT, Axes, Axis, find, fixed, new_size
+from sartor.torch_internals import OpOverload, schema
 from sartor.types import Reason, Role
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class Op:
     @property
     def mutates(self) -> bool:
         """Whether it writes to an argument."""
-        return self.func._schema.is_mutable
+        return schema(self.func).is_mutable
 
 
 def values(x: Any) -> Iterator[Value]:
@@ -135,14 +135,14 @@ def once_each(f: Callable[[OpOverload], T]) -> Callable[[OpOverload], T]:
 @once_each
 def short_name(func: OpOverload) -> str:
     """ "aten::relu_" -> "relu"."""
-    name = func._schema.name.split("::")[-1]
+    name = schema(func).name.split("::")[-1]
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
 @once_each
 def _argument_places(func: OpOverload) -> dict[str, tuple[int, Any]]:
     return {
-        a.name: (i, a.default_value if a.has_default_value() else None) for i, a in enumerate(func._schema.arguments)
+        a.name: (i, a.default_value if a.has_default_value() else None) for i, a in enumerate(schema(func).arguments)
     }
 
 

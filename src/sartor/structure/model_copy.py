@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sartor.errors import CannotTrace
 from sartor.structure.rules.shapes import META
+from sartor.torch_internals import children_table, own_buffers, own_parameters
 
 ATOMS = {  # cannot change, so a copy may hold the same
     *(type(None), bool, int, float, complex, str, bytes, type, range, slice, torch.dtype, torch.device, torch.Size),
@@ -30,7 +31,7 @@ _OWN = ("train", "eval", "__setattr__")
 def named_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
     """(owner, key, full name, tensor) of every parameter and buffer, a tied one under each of its names."""
     for module, path in modules_of(model).items():
-        for store in (module._parameters, module._buffers):
+        for store in (own_parameters(module), own_buffers(module)):
             for key, t in store.items():
                 if t is not None:
                     yield module, key, f"{path}.{key}" if path else key, t
@@ -42,7 +43,7 @@ def modules_of(model: nn.Module) -> dict[nn.Module, str]:
 
     def walk(module: nn.Module, path: str) -> None:
         found[module] = path
-        for name, child in module._modules.items():
+        for name, child in children_table(module).items():
             if child is not None and child not in found:
                 walk(child, f"{path}.{name}" if path else name)
 
@@ -60,7 +61,7 @@ def clone(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
     for owner, key, _, t in named_tensors(model):
         if id(t) not in memo:
             new = convert(t)
-            if key in owner._parameters and not isinstance(new, nn.Parameter):
+            if key in own_parameters(owner) and not isinstance(new, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=t.requires_grad)
             memo[id(t)] = new
     try:

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
+
+from sartor.torch_internals import OpOverload, overload_name, schema
 
 KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 
 
 def operator_name(func: OpOverload) -> str:
     """ "aten::view.default"."""
-    return f"{func._schema.name}.{func._overloadname}"
+    return f"{schema(func).name}.{overload_name(func)}"
 
 
 def operator(name: str) -> OpOverload:

@@ -14,18 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from sartor.structure.functions import FunctionOp, seen_whole
 from sartor.structure.model_copy import ATOMS, modules_of
 from sartor.structure.rules.registry import facts
 from sartor.structure.rules.shapes import META
+from sartor.torch_internals import MODULE_CALL, TENSOR_BASE, OpOverload, TorchDispatchMode, outside_modes
 
-_BASE: Any = torch._C.TensorBase
 _SILENT = {"aten::detach", "aten::_assert_tensor_metadata"}  # come and go with what holds a tensor alive
 _MOVES = {"aten::to", "aten::_to_copy"}
-_CALL = nn.Module._wrapped_call_impl.__code__  # what `module(...)` runs
 
 
 class Watch(TorchDispatchMode):
@@ -84,7 +81,7 @@ class Watch(TorchDispatchMode):
         known = facts(op)  # type: ignore[arg-type]
         if self.meta:
             args = self._to_meta(args)
-        with _disable_current_modes():
+        with outside_modes():
             out = known.meta(*args) if self.meta and known.meta is not None else apply(*args)
         self.see(op, args, {}, out, caller(self.paths))
         return out
@@ -111,7 +108,7 @@ def caller(paths: Mapping[int, str]) -> str:
     """
     frame = sys._getframe(2)
     while frame is not None:
-        if frame.f_code is _CALL:
+        if frame.f_code is MODULE_CALL:
             path = paths.get(id(frame.f_locals["self"]))
             if path is not None:
                 return path
@@ -144,7 +141,7 @@ def _every_contiguous() -> Iterator[None]:
 
 def _contiguous(x: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
     if torch.overrides.has_torch_function_unary(x):
-        return _BASE.contiguous(x, memory_format=memory_format)
+        return TENSOR_BASE.contiguous(x, memory_format=memory_format)
     return torch.ops.aten.contiguous.default(x, memory_format=memory_format)
 
 

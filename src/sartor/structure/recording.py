@@ -6,11 +6,11 @@ import weakref
 from typing import Any
 
 from torch import Tensor, nn
-from torch._ops import OpOverload
 
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, map_tensors, tensors
 from sartor.structure.model_copy import ATOMS, named_tensors
+from sartor.torch_internals import OpOverload, own_parameters, storage_address
 
 
 class Recording:
@@ -32,7 +32,7 @@ class Recording:
         rec = cls()
         rec.example = example
         for owner, key, name, t in named_tensors(model):
-            origin = "parameter" if key in owner._parameters else "buffer"
+            origin = "parameter" if key in own_parameters(owner) else "buffer"
             rec.tensors[name] = rec.value(t, origin, name)
         rec.inputs = [rec.value(t, "input") for t in tensors(example)]
         return rec
@@ -50,7 +50,7 @@ class Recording:
             self._enter(t, self.value(known))
 
     def _enter(self, t: Tensor, v: Value | None, name: str | None = None, origin: str = "") -> Value:
-        address = t.untyped_storage()._cdata
+        address = storage_address(t)
         memory = self._memory.get(address)
         if memory is None:
             memory = self._memory[address] = _Memory(self._storages, address)

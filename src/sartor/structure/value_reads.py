@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from sartor.errors import CannotTrace
 from sartor.structure.calls import Op, Value, short_name, values
 from sartor.structure.example import map_tensors, tensors
 from sartor.structure.recording import Recording
+from sartor.torch_internals import OpOverload
 
 QUESTIONS = {"item", "_local_scalar_dense", "is_nonzero", "equal"}  # operators that give Python a value
 _LARGEST = 1_000_000  # elements of a tensor that is computed to answer

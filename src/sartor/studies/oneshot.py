@@ -22,13 +22,14 @@ from sartor.structure import trace
 from sartor.structure.example import batch_of
 from sartor.studies.score_recipes import plan_at, scored
 from sartor.surgery import cut, prove
+from sartor.torch_internals import BatchNorm
 from sartor.train import accuracy
 from sartor.types import Plan, Recipe
 
 Batches = Iterable[Any]
 Peer = Callable[[nn.Module, Any, Sequence[Any], float], Mapping[str, Callable[[], nn.Module]]]
 STATES = ("cut", "norm", "repaired")
-_NORMS = nn.modules.batchnorm._BatchNorm
+_NORMS = BatchNorm
 
 
 def oneshot(

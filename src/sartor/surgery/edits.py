@@ -17,6 +17,7 @@ from sartor.errors import BadInput, CorruptFile
 from sartor.structure.fibres import Rows
 from sartor.structure.model_copy import clone, named_tensors
 from sartor.surgery.program import Program, rewrite_
+from sartor.torch_internals import is_view
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def sliced(t: Tensor, keep: Mapping[int, tuple[int, ...] | Rows]) -> Tensor:
     for d, i in keep.items():
         if not isinstance(i, Rows):
             out = out.index_select(d, torch.as_tensor(i, device=t.device))
-    return out.clone(memory_format=torch.contiguous_format) if out is t or out._base is not None else out
+    return out.clone(memory_format=torch.contiguous_format) if out is t or is_view(out) else out
 
 
 def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:

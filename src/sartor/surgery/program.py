@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sartor.errors import BadInput, CorruptFile
 from sartor.structure.example import tensors
 from sartor.structure.op_json import operator
+from sartor.torch_internals import children_table
 
 FORMAT = 1
 SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
@@ -136,7 +137,7 @@ def rewrite_(model: nn.Module, path: str, program: Program) -> nn.Module:
     if not path:
         return new
     parent, _, name = path.rpartition(".")
-    model.get_submodule(parent)._modules[name] = new
+    children_table(model.get_submodule(parent))[name] = new
     return model
 
 

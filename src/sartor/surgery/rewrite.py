@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch._ops import OpOverload
 
 from sartor.errors import SartorError
 from sartor.structure.axes import Axis, keep_mask, new_size
@@ -22,6 +21,7 @@ from sartor.structure.operator_watch import watching
 from sartor.structure.recording import Recording
 from sartor.structure.value_reads import QUESTIONS, repeated
 from sartor.surgery.program import FORMAT, SPLITS, Program, plain_of
+from sartor.torch_internals import OpOverload, schema
 
 _NOT_SIZES = {"repeat", "tile", "repeat_interleave", "as_strided"}  # their lists are counts of copies, or strides
 _FLAGS = {"batch_norm": "training", "dropout": "train", "instance_norm": "use_input_stats"}
@@ -225,7 +225,7 @@ class _Writer:
         flag = _FLAGS.get(a.name)
         said_args = [self._encode(x, y) for x, y in zip(args, twice_args, strict=True)]
         said_kwargs = {k: self._encode(x, twice_kwargs[k]) for k, x in kwargs.items()}
-        for i, spec in enumerate(a.func._schema.arguments):
+        for i, spec in enumerate(schema(a.func).arguments):
             if flag == spec.name and i < len(said_args):
                 said_args[i] = {"modes": [said_args[i], True]}
         if a.name == "scaled_dot_product_attention" and said_kwargs.get("scale") is None:
@@ -283,7 +283,7 @@ class _Writer:
 
     def _place(self, op: Op, name: str) -> int | str | None:
         """Where an argument stands that was given."""
-        for i, spec in enumerate(op.func._schema.arguments):
+        for i, spec in enumerate(schema(op.func).arguments):
             if spec.name == name:
                 return i if i < len(op.args) else name if name in op.kwargs else None
         return None

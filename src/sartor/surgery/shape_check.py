@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch._ops import OpOverload
 
 from sartor.structure.axes import Axis, find, new_size
 from sartor.structure.calls import Value, short_name
@@ -19,6 +18,7 @@ from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
 from sartor.surgery.program import SPLITS, Program, rewrite_
+from sartor.torch_internals import OpOverload
 
 _BY_VALUE = {"nonzero", "nms", "unique", "_unique2", "masked_select", "item", "_local_scalar_dense", "where", "index"}
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 
 from sartor.structure.axes import Axis, find, keep_mask, new_size
 from sartor.structure.calls import Op, short_name
 from sartor.structure.example import Example, call
 from sartor.structure.graph import Graph
 from sartor.structure.operator_watch import watching
+from sartor.torch_internals import OpOverload
 
 _NORMS = {"layer_norm", "rms_norm", "group_norm"}
 

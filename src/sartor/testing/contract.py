@@ -23,6 +23,7 @@ from sartor.structure.functions import FUNCTIONS
 from sartor.structure.rules import lookup
 from sartor.surgery import cut, probe, prove
 from sartor.testing.plans import tie_of
+from sartor.torch_internals import schema
 from sartor.types import Counts, Plan
 
 
@@ -70,7 +71,7 @@ def check_rule(
     model = model.eval()
     name = _name(operator)
     found = trace(model, example)
-    ops = [op for op in found.ops if op.func._schema.name.removesuffix("_") == name.removesuffix("_")]
+    ops = [op for op in found.ops if schema(op.func).name.removesuffix("_") == name.removesuffix("_")]
     if not ops:
         raise RuleBroken(
             f"{name}: the forward never calls it; it calls {', '.join(sorted({o.name for o in found.ops}))}"
@@ -135,7 +136,7 @@ def _name(operator: str | type[torch.autograd.Function]) -> str:
         return operator if "::" in operator else f"aten::{operator}"
     if operator not in FUNCTIONS:
         raise RuleBroken(f"{operator.__name__}: no rule is entered; import the file that holds it")
-    return str(FUNCTIONS[operator]._schema.name)
+    return str(schema(FUNCTIONS[operator]).name)
 
 
 def _through(graph: Graph, ops: list[Op]) -> list[str]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from sartor.errors import MissingExtra
 from sartor.structure.example import Example
+from sartor.torch_internals import BatchNorm
 
 Build = Callable[[], tuple[nn.Module, Example]]
 
@@ -197,7 +198,7 @@ def settled_(model: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
+            if isinstance(module, BatchNorm) and module.running_var is not None:
                 module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
                 assert module.running_mean is not None
                 module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=generator))

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
 
 from sartor.errors import BadInput
 from sartor.structure.axes import Axes, freeze
 from sartor.structure.calls import Op, frozen_axes
 from sartor.structure.functions import FUNCTIONS, FunctionOp
+from sartor.torch_internals import OpOverload, schema
 from sartor.types import Reason
 
 AxesRule = Callable[[Op], Any]  # -> Axes | list[Axes | None]
@@ -83,7 +83,7 @@ def _full(names: str | type[torch.autograd.Function]) -> list[str]:
     if isinstance(names, str):
         return [name if "::" in name else f"aten::{name}" for name in names.split()]
     op = FUNCTIONS.setdefault(names, FunctionOp(names))
-    return [op._schema.name]
+    return [schema(op).name]
 
 
 def lookup(func: OpOverload) -> Rule | None:
@@ -95,21 +95,21 @@ def facts(func: OpOverload) -> Facts:
     """What is known of one overload."""
     found = _FACTS.get(id(func))
     if found is None:
-        schema, rule = func._schema, _lookup(func)
+        spec, rule = schema(func), _lookup(func)
         found = _FACTS[id(func)] = Facts(
             func,
-            schema.name,
+            spec.name,
             rule,
             rule.meta if rule is not None and rule.meta is not None and _takes(rule.meta, func) else None,
-            schema.is_mutable,
-            any(a.name == "device" and a.kwarg_only for a in schema.arguments),
+            spec.is_mutable,
+            any(a.name == "device" and a.kwarg_only for a in spec.arguments),
         )
     return found
 
 
 def _takes(meta: MetaRule, func: OpOverload) -> bool:
     """Whether a meta rule takes every argument of this overload, and only its first is written to."""
-    spec = func._schema.arguments
+    spec = schema(func).arguments
     if any(a.alias_info is not None and a.alias_info.is_write for a in spec[1:]):
         return False
     try:
@@ -122,7 +122,7 @@ def _takes(meta: MetaRule, func: OpOverload) -> bool:
 
 
 def _lookup(func: OpOverload) -> Rule | None:
-    name = func._schema.name
+    name = schema(func).name
     plain = name[:-1] if name.endswith("_") and not name.endswith("__") else name
     for n in (name, plain):
         if n in RULES:
@@ -138,7 +138,7 @@ def _lookup(func: OpOverload) -> Rule | None:
 
 def opaque(op: Op) -> Any:
     """Nobody described this operator: everything it touches stays whole."""
-    return freeze_all(op, Reason("no rule", op.func._schema.name, op.path))
+    return freeze_all(op, Reason("no rule", schema(op.func).name, op.path))
 
 
 def freeze_all(op: Op, why: Reason | str) -> Any:
