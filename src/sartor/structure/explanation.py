@@ -109,7 +109,7 @@ def explain(graph: Graph, what: str, other: str | None = None) -> Explanation:
     for name, leaf in graph.leaves.items():
         ends = [[p for p in side if _holds(graph, p, leaf)] for side in (here, there)]
         if all(ends):
-            chains.append(_chain(graph, name, _Web(graph, leaf), ends[0], ends[1], what, other))
+            chains.append(_chain(graph, name, (what, ends[0]), (other, ends[1])))
     if chains:
         return Explanation(tuple(chains))
     return Explanation((), (f"{what} and {other} share no group of units.", *_equal(graph, what, other)))
@@ -190,15 +190,10 @@ def _links(op: Op) -> Iterator[list[tuple[Value, int]]]:
     yield from (places for places in together.values() if len(places) > 1)
 
 
-def _chain(
-    graph: Graph,
-    group: str,
-    web: _Web,
-    here: list[_Named],
-    there: list[_Named],
-    what: str,
-    other: str,
-) -> Chain:
+def _chain(graph: Graph, group: str, start: tuple[str, list[_Named]], end: tuple[str, list[_Named]]) -> Chain:
+    """The shortest chain of operators between two named sets of places that carry one group."""
+    web = _Web(graph, graph.leaves[group])
+    (what, here), (other, there) = start, end
     starts, ends = {_place(graph, p) for p in here}, {_place(graph, p) for p in there}
     starts, ends = starts - ends or starts, ends - starts or ends  # a module and one inside it
     found = web.search(starts)

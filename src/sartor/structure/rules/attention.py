@@ -19,18 +19,19 @@ def _sdpa_macs(op: Op) -> Terms:
 
 
 def _sdpa_meta(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None = None,
-    dropout: float = 0.0,
-    causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *flags: Any, **options: Any
 ) -> Any:
+    """`flags` are dropout and is_causal, `options` scale and enable_gqa, each left out where it has its default."""
+    causal = len(flags) > 1 and flags[1]
     q, k, v = query.shape, key.shape, value.shape
-    if enable_gqa or len(q) != 4 or q[:2] != k[:2] or k[:3] != v[:3] or q[3] != k[3] or not alike(query, key, value):
+    if (
+        options.get("enable_gqa")
+        or len(q) != 4
+        or q[:2] != k[:2]
+        or k[:3] != v[:3]
+        or q[3] != k[3]
+        or not alike(query, key, value)
+    ):
         return NotImplemented
     if mask is not None:
         full = (*q[:3], k[2])

@@ -28,15 +28,15 @@ def macs(op: Op) -> Terms:
     return [[*(x if is_transposed(op) else op.out).axes, *w.axes[1:]]]
 
 
-def _meta(
-    x: Tensor, w: Tensor, b: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> Any:
+def _meta(x: Tensor, w: Tensor, b: Tensor | None = None, *window: Any) -> Any:
+    """`window` is stride, padding, dilation and groups; those at the end may be left out where they have defaults."""
+    stride, padding, dilation, groups = (*window, *(1, 0, 1, 1)[len(window) :])
     out = w.shape[0]
     if x.ndim != w.ndim or groups < 1 or x.shape[1] != w.shape[1] * groups or out % groups:
         return NotImplemented
     if not (alike(x, w, b) and x.is_contiguous()) or (b is not None and b.shape != (out,)):
         return NotImplemented
-    return swept(x, out, w.shape[2:], stride, padding, dilation, 2)
+    return swept(x, out, w.shape[2:], stride, padding, dilation)
 
 
 @rule("conv", "conv1d conv2d conv3d", macs=macs, meta=_meta)

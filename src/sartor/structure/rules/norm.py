@@ -21,18 +21,10 @@ def _thop_macs(op: Op) -> Terms:
     return [list(op.outputs[0].axes)] * 2
 
 
-def _batch_norm_meta(
-    x: Tensor,
-    w: Tensor | None,
-    b: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn: bool,
-) -> Any:
-    given = (w, b, mean, var)
+def _batch_norm_meta(x: Tensor, *rest: Any) -> Any:
+    """`rest` is weight, bias, running mean, running variance, training, momentum, eps and cudnn_enabled."""
+    *given, training, _momentum, _eps, _cudnn = rest
+    mean, var = given[2:]
     if training or mean is None or var is None or x.ndim < 2 or not alike(x, *given) or not x.is_contiguous():
         return NotImplemented
     fits = all(t is None or t.shape == x.shape[1:2] for t in given)

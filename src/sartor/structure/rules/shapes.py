@@ -97,14 +97,14 @@ def spread(numbers: Any, n: int) -> list[int] | None:
     return [numbers] * n if type(numbers) is int else None
 
 
-def swept(x: Tensor, channels: int, kernel: Iterable[int], stride: Any, padding: Any, dilation: Any, lead: int) -> Any:
-    """[..., channels, space...] after a window of `kernel` ran over the space of x, behind `lead` dimensions."""
+def swept(x: Tensor, channels: int, kernel: Iterable[int], stride: Any, padding: Any, dilation: Any) -> Any:
+    """[batch, channels, space...] after a window of `kernel` ran over the space of x [batch, any, space...]."""
     kernel = list(kernel)
     n = len(kernel)
     stride, padding, dilation = spread(stride, n), spread(padding, n), spread(dilation, n)
     if stride is None or padding is None or dilation is None or min(stride) < 1 or min(dilation) < 1 or 0 in x.shape:
         return NotImplemented
-    space = list(map(windows, x.shape[lead:], kernel, stride, padding, dilation))
+    space = list(map(windows, x.shape[2:], kernel, stride, padding, dilation))
     if min(space) < 1 or min(padding) < 0 or min(kernel) < 1:
         return NotImplemented
-    return new(x, [*x.shape[: lead - 1], channels, *space])
+    return new(x, [x.shape[0], channels, *space])

@@ -54,7 +54,7 @@ def _pooled(x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation
         return NotImplemented
     if any(2 * p > k for p, k in zip(pad, kernel)):
         return NotImplemented
-    return swept(x, x.shape[1], kernel, stride or kernel, pad, dilation, 2)
+    return swept(x, x.shape[1], kernel, stride or kernel, pad, dilation)
 
 
 def _adapted(x: Tensor, size: Any) -> Any:
