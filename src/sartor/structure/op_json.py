@@ -1,4 +1,4 @@
-"""Operators and their arguments as JSON says them, and back."""
+"""Operators and their arguments as JSON, and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def operator_name(func: OpOverload) -> str:
 
 
 def operator(name: str) -> OpOverload:
-    """The inverse of `operator_name`; AttributeError where there is none of that name."""
+    """The inverse of `operator_name`; AttributeError if there is no such operator."""
     packet, _, overload = name.rpartition(".")
     space, _, short = packet.partition("::")
     found: OpOverload = getattr(getattr(getattr(torch.ops, space), short), overload)
@@ -26,10 +26,10 @@ def operator(name: str) -> OpOverload:
 
 
 def encoded(x: Any, *, value: Callable[[Any], Any]) -> Any:
-    """One argument as JSON says it; `value` says Values and other things it knows.
+    """One argument as JSON holds it; `value` encodes Values and any other type that is not known here.
 
     Raises:
-        TypeError: something JSON cannot say.
+        TypeError: `value` cannot encode it.
     """
     if isinstance(x, bool | int | str) or x is None:
         return x

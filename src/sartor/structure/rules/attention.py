@@ -1,4 +1,4 @@
-"""Attention and recurrent layers, each seen whole."""
+"""Attention and recurrent layers, each recorded as one operator."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def sdpa(op: Op) -> Axes:
 
 @rule("rnn", "lstm gru rnn_tanh rnn_relu", macs=lambda op: _rnn_macs(op))
 def recurrent(op: Op) -> Any:
-    """Weights hold 4, 3 or 1 gates times the hidden units; a state stacked over layers makes all layers share them."""
+    """Weights hold 4, 3 or 1 gates times the hidden units; all layers share them, since their states are stacked."""
     spec = _recurrent_spec(op)
     if spec is None:
         return freeze_all(op, op.reason("form", "projections and packed sequences"))
@@ -103,7 +103,7 @@ def recurrent(op: Op) -> Any:
 
 
 def _recurrent_spec(op: Op) -> tuple[Value, list[Value], list[list[list[Value]]], int] | None:
-    """(input, initial states, weights [layer][direction][tensor], gates); None for forms not described."""
+    """(input, initial states, weights [layer][direction][tensor], gates); None for forms that the rule does not cover."""
     if not isinstance(op.args[2], list | tuple) or len(op.args) < 9:
         return None
     gates = {"lstm": 4, "gru": 3}.get(op.name, 1)

@@ -13,7 +13,7 @@ from sartor.structure.rules.shapes import alike, swept
 
 
 def groups_of(op: Op) -> int:
-    """How many groups the call says."""
+    """Number of groups of the call."""
     return int(op.arg("groups", 1))
 
 
@@ -89,7 +89,7 @@ def conv(op: Op) -> Axes:
 
 @rule("conv", "torchvision::deform_conv2d")
 def deform(op: Op) -> Any:
-    """Deformable convolution; offsets and masks stay whole."""
+    """Deformable convolution; offsets and masks are frozen."""
     x, w, offset, mask, bias = op.args[:5]
     freeze_values((offset, mask), op.reason("offsets"))
     if x.shape[1] != w.shape[1]:

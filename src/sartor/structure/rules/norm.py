@@ -1,4 +1,4 @@
-"""Normalisations: parameters unify with the channels; a statistic taken over units mixes them."""
+"""Normalisations: parameters unify with the channels; a statistic over units mixes them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _batch_norm_meta(x: Tensor, *rest: Any) -> Any:
     extra=_thop_macs,
 )
 def batch_norm(op: Op) -> Any:
-    """Channels in dimension 1; batch statistics mix what they are taken over."""
+    """Channels in dimension 1; statistics of the batch mix the dimensions they are taken over."""
     x = op.args[0]
     axes: Axes = list(x.axes)
     for v in _channel_tensors(op, "weight", "bias", "running_mean", "running_var"):
