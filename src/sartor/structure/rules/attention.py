@@ -103,7 +103,7 @@ def recurrent(op: Op) -> Any:
 
 
 def _recurrent_spec(op: Op) -> tuple[Value, list[Value], list[list[list[Value]]], int] | None:
-    """(input, initial states, weights [layer][direction][tensor], gates); None for forms that the rule does not cover."""
+    """(input, initial states, weights [layer][direction][tensor], gates); None for forms not covered."""
     if not isinstance(op.args[2], list | tuple) or len(op.args) < 9:
         return None
     gates = {"lstm": 4, "gru": 3}.get(op.name, 1)

@@ -31,7 +31,7 @@ def labels_of(op: Op) -> tuple[list[list[str]], list[str]]:
 
 
 def _macs(op: Op) -> Terms:
-    """Operands are contracted from the left; a step that sums over a shared label multiplies all labels it has."""
+    """Operands are contracted from the left; a step with a summed label multiplies all its labels."""
     inputs, out = labels_of(op)
     axis = {
         label: v.axes[d] for labels, v in zip(inputs, op.args[1]) for d, label in enumerate(labels) if v.shape[d] != 1

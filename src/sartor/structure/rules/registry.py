@@ -65,7 +65,8 @@ def rule(
 ) -> Callable[[AxesRule], AxesRule]:
     """Register a rule for operators, named as in their schema ("aten::conv2d"; without a namespace: aten).
 
-    The in-place form ("aten::relu_") uses the rule of the plain form. An `autograd.Function` may stand in place of the names.
+    The in-place form ("aten::relu_") uses the rule of the plain form. An `autograd.Function` may be given instead of
+    names.
     """
 
     def enter(f: AxesRule) -> AxesRule:
