@@ -179,10 +179,8 @@ def search(
     caps = share_caps(subject.graph, bounds)
     if not caps:
         raise BadInput("search over allocations: expected a counted or a relative limit; got absolute latencies only")
-    return improved_scores(
-        subject.model, subject.graph, scores, lambda s: allocate(subject.graph, s, recipe, caps), subject.inputs,
-        tries=recipe.allocate.tries, seed=context.seed, tell=context.listener.tell,
-    )  # fmt: skip
+    plan_of = lambda varied: allocate(subject.graph, varied, recipe, caps)
+    return improved_scores(subject, scores, plan_of, recipe.allocate.tries, context)
 
 
 def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], round_to: int | None = None) -> Plan:
