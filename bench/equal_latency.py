@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from cifar_resnet import data_folder, trained
-from sartor.allocate import ALLOCATORS, Cap, fit_latency
+from sartor.allocate import ALLOCATORS, Cap, SearchOptions, fit_latency
 from sartor.cost import count, counted_cost
 from sartor.errors import BudgetNotMet
 from sartor.measure import compare_afresh, environment, parse_target, prepare
@@ -157,7 +157,10 @@ class Bench:
             return statistics.median(found)
 
         plan, trail = fit_latency(
-            lambda share: self.plan(method, scores, share), ratio, limit, tolerance=TOLERANCE, rounds=ROUNDS
+            lambda share: self.plan(method, scores, share),
+            ratio,
+            limit,
+            SearchOptions(tolerance=TOLERANCE, rounds=ROUNDS),
         )
         return plan, len(trail)
 
@@ -290,7 +293,7 @@ def chosen(names: str, known: Sequence[str], what: str, parser: argparse.Argumen
 
 def main() -> None:
     """Measure, print, and put the table where it was asked for."""
-    from sartor.cli.markdown_block import Page
+    from sartor.cli.markdown_block import MarkdownBlock
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, help="page with <!-- equal --> and <!-- /equal -->")
@@ -303,7 +306,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    page = None if asked.write is None else Page(asked.write, "equal")
+    page = None if asked.write is None else MarkdownBlock(asked.write, "equal")
     recipes = chosen(asked.recipes, list(RECIPES), "recipes", parser)
     methods = chosen(asked.methods, [m.name for m in METHODS], "methods", parser)
     limits = [float(x) / 100 for x in asked.limits.split(",")]

@@ -296,7 +296,7 @@ def version() -> str:
 def main() -> None:
     """Search, fit, measure, print, and put the table where it was asked for."""
     from sartor.cli.frontier import parse_shares
-    from sartor.cli.markdown_block import Page
+    from sartor.cli.markdown_block import MarkdownBlock
     from sartor.measure import environment, parse_target
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -312,7 +312,7 @@ def main() -> None:
     targets, limits = asked.target or TARGETS, parse_shares(asked.limits)
     for target in targets:
         parse_target(target)
-    page, theirs = None if asked.write is None else Page(asked.write, "modelopt"), version()
+    page, theirs = None if asked.write is None else MarkdownBlock(asked.write, "modelopt"), version()
     with tempfile.TemporaryDirectory() as made:
         folder = asked.keep or Path(made)
         folder.mkdir(parents=True, exist_ok=True)

@@ -157,7 +157,7 @@ def test_any_text_is_a_budget_or_a_sentence(text: str) -> None:
         ("macs<=120%", "at most 100 %"),
         ("macs<=0", "positive number"),
         ("macs<=few", "200k"),
-        ("latency<=4", "say where"),
+        ("latency<=4", "add the target"),
         ("latency<=4 @ eager-cpu", "4ms"),
         ("macs<=50% @ eager-cpu", "only latency"),
         ("macs<=50%, macs<=40%", "twice"),

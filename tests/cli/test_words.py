@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sartor.cli.fit import _with_changes, make_room
 from sartor.cli.inputs import DTYPES, example_for, parse_input, parse_pairs
 from sartor.cli.recipe import choose_recipe
-from sartor.cli.request import Asked, read_asked, read_run_file, write_asked
+from sartor.cli.request import Request, read_request, read_run_file, write_request
 from sartor.errors import BadInput, CorruptFile, SartorError, UnknownName
 from sartor.types import FineTune, Recipe
 
@@ -91,7 +91,7 @@ def test_a_run_file_says_what_flags_say(tmp_path: Path) -> None:
         'model = "a:b"\nbudget = "macs<=50%"\nval = 0.2\nkeep = ["heads"]\n'
         '[recipe]\nbase = "l1"\n[recipe.cut]\nexclude = ["layer4*"]\n[recipe.heal.fine-tune]\nepochs = 2\n'
     )
-    asked = Asked(**read_run_file(file))
+    asked = Request(**read_run_file(file))
     assert (asked.cut, asked.keep, choose_recipe(asked.recipe).cut.exclude) == ([], ["heads"], ("layer4*",))
     assert (asked.model, asked.val, choose_recipe(asked.recipe).training.epochs) == ("a:b", 0.2, 2)
 
@@ -109,7 +109,7 @@ def test_a_wrong_run_file_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_what_was_asked_comes_back_from_the_run_folder(tmp_path: Path) -> None:
-    asked = Asked(
+    asked = Request(
         model="a:b",
         model_options={"depth": 3},
         recipe={"base": "l1", "allocate": {"floor": 0.2}},
@@ -117,16 +117,16 @@ def test_what_was_asked_comes_back_from_the_run_folder(tmp_path: Path) -> None:
         seed=7,
         keep=["heads"],
     )
-    assert read_asked(tmp_path) is None
-    write_asked(asked, tmp_path)
-    assert read_asked(tmp_path) == asked
+    assert read_request(tmp_path) is None
+    write_request(asked, tmp_path)
+    assert read_request(tmp_path) == asked
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"modle": "a"}', '{"seed": "x"}', "3"])
 def test_a_damaged_command_file_is_a_sentence(tmp_path: Path, damage: str) -> None:
     (tmp_path / "command.json").write_text(damage)
     with pytest.raises(CorruptFile, match=r"command\.json"):
-        read_asked(tmp_path)
+        read_request(tmp_path)
 
 
 def test_force_removes_earlier_runs_and_nothing_else(tmp_path: Path) -> None:

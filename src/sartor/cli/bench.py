@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sartor.cli.command_result import Reply
+from sartor.cli.command_result import CommandResult
 from sartor.cli.frontier import parse_shares
-from sartor.cli.markdown_block import Page
+from sartor.cli.markdown_block import MarkdownBlock
 from sartor.cli.options import AsJson, Quiet, Seed
 from sartor.cli.progress import Steps, steps
 from sartor.cli.request import known_fields, read_toml
@@ -61,7 +61,7 @@ def oneshot(
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
-) -> Reply:
+) -> CommandResult:
     """Every criterion at several shares of the MACs: cut only, batch norms refreshed, repaired; seconds to decide."""
     from rich.console import Group as Stack
     from rich.text import Text
@@ -74,7 +74,7 @@ def oneshot(
     networks = [n for n in networks if only is None or only.lower() in n.name.lower()]
     if not networks:
         raise BadInput(f"{file}: no network's name contains {only!r}")
-    page = None if write is None else Page(write, "oneshot")
+    page = None if write is None else MarkdownBlock(write, "oneshot")
     store = _Store(keep, seed)
     with steps(quiet=quiet) as progress:
         found = [_run(n, shares, recipe, judge, peers, store, seed, progress) for n in networks]
@@ -84,7 +84,7 @@ def oneshot(
     view: list[Any] = []
     for n in found:
         view += [Text(f"{n['name']}: {n['original']:.2f} % whole", style="bold"), oneshot_table(n)]
-    return Reply(answer, Stack(*view))
+    return CommandResult(answer, Stack(*view))
 
 
 def read_bench(path: Path) -> tuple[list[float], list[Network]]:
@@ -189,8 +189,8 @@ def _trained(network: Network, data: Any, seed: int, progress: Steps) -> nn.Modu
     from safetensors.torch import save
 
     from sartor.export.files import atomic_write
-    from sartor.train import fine_tune
-    from sartor.types import FineTune
+    from sartor.train import TrainingSetup, fine_tune
+    from sartor.types import Data, FineTune
 
     try:
         options = FineTune(**network.train)
@@ -198,7 +198,8 @@ def _trained(network: Network, data: Any, seed: int, progress: Steps) -> nn.Modu
         raise BadInput(f"network {network.name!r}, train: {e}") from e
     with seeded(seed), torch.random.fork_rng(devices=[]):
         model = load_model(expanded(network.model), None, network.options)
-        fine_tune(model, data.train, options=options, seed=seed, progress=progress)
+        progress.begin("train")
+        fine_tune(model, Data(train=data.train), TrainingSetup(options, seed=seed), listener=progress)
     atomic_write(path, save({k: v.contiguous() for k, v in model.state_dict().items()}))
     return model.eval()
 

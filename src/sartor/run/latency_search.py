@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sartor.allocate import Cap, Step, allocator_of, fit_latency, floor_counts
+from sartor.allocate import Cap, SearchOptions, Step, allocator_of, fit_latency, floor_counts
 from sartor.cost import macs
 from sartor.errors import BudgetNotMet, NothingToDo
 from sartor.run.caps import macs_cap
@@ -145,9 +145,8 @@ def _rehearsed_share(scout: Stopwatch, plan_at: Callable[[float], Plan], floor: 
     None: the rehearsal cannot meet the limit, which does not yet say that the target cannot.
     """
     try:
-        plan, _ = fit_latency(
-            plan_at, scout.ratio, scout.goal * _AIM, tolerance=NEAR, rounds=4, lowest=min(floor, 0.999)
-        )
+        options = SearchOptions(tolerance=NEAR, rounds=4, lowest=min(floor, 0.999))
+        plan, _ = fit_latency(plan_at, scout.ratio, scout.goal * _AIM, options)
     except BudgetNotMet:
         return None
     share = scout.macs_share(plan)
@@ -159,10 +158,9 @@ def _closed_loop(watch: Stopwatch, plan_at: Callable[[float], Plan], floor: floa
 
     A search picks the plan whose measurement came out best, so measured again it tends to be a little slower.
     """
+    options = SearchOptions(tolerance=_SLACK, rounds=8, lowest=min(floor, 0.999), first=first)
     for left in reversed(range(_CORRECTIONS + 1)):
-        plan, _ = fit_latency(
-            plan_at, watch.ratio, watch.goal * _AIM, tolerance=_SLACK, rounds=8, lowest=min(floor, 0.999), first=first
-        )
+        plan, _ = fit_latency(plan_at, watch.ratio, watch.goal * _AIM, options)
         if not left or watch.goal * _AIM * (1 - _SLACK) <= watch.confirmed(plan) <= watch.goal:
             break
     return plan

@@ -36,7 +36,7 @@ from sartor.run.subject import Subject, apart
 from sartor.structure import Graph, trace
 from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
-from sartor.train import History, accuracy, fine_tune
+from sartor.train import History, TrainingSetup, accuracy, fine_tune
 from sartor.train.batch import first_samples
 from sartor.types import (
     Bounds,
@@ -179,10 +179,8 @@ def search(
     caps = share_caps(subject.graph, bounds)
     if not caps:
         raise BadInput("search over allocations: expected a counted or a relative limit; got absolute latencies only")
-    return improved_scores(
-        subject.model, subject.graph, scores, lambda s: allocate(subject.graph, s, recipe, caps), subject.inputs,
-        tries=recipe.allocate.tries, seed=context.seed, tell=context.listener.tell,
-    )  # fmt: skip
+    plan_of = lambda varied: allocate(subject.graph, varied, recipe, caps)
+    return improved_scores(subject, scores, plan_of, recipe.allocate.tries, context)
 
 
 def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], round_to: int | None = None) -> Plan:
@@ -294,11 +292,10 @@ def train(
         return None
     if data.train is None:
         raise BadInput(f"recipe {recipe.name!r} trains for {options.epochs} epochs; pass train=...")
-    device = device_of(subject.model)
+    setup = TrainingSetup(options, subject.model, context.seed)
     return fine_tune(
-        network, data.train, options=options, val=data.val, evaluate=evaluator(data, context.judge, device),
-        teacher=subject.model, loss=context.judge.loss, seed=context.seed, device=device,
-        progress=lambda step, done, text: context.listener.tell(text, done), on_epoch=on_epoch,
+        network.to(device_of(subject.model)), data, setup, judge=context.judge, listener=context.listener,
+        on_epoch=on_epoch,
     )  # fmt: skip
 
 
