@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from cifar_resnet import CifarResNet
 from sartor.allocate import Cap
 from sartor.allocate.knapsack import knapsack
-from sartor.cli.markdown_block import Page
+from sartor.cli.markdown_block import MarkdownBlock
 from sartor.measure import compare, environment, parse_target, prepare
 from sartor.measure.tables import Store, Table, random_plans
 from sartor.run.table_latency import predictor_for, uncorrected_predictor
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="rows; those it holds are not measured again")
     parser.add_argument("--write", type=Path, help="page with <!-- predictor --> and <!-- /predictor -->")
     asked = parser.parse_args()
-    page = Page(asked.write, "predictor") if asked.write else None
+    page = MarkdownBlock(asked.write, "predictor") if asked.write else None
     torch.set_num_threads(1)
     kept = json.loads(asked.json.read_text())["rows"] if asked.json and asked.json.is_file() else []
     rows = {(r["network"], r["target"], r["plans"]): r for r in kept}

@@ -13,7 +13,7 @@ from sartor.measure.agreement import relative_error
 from sartor.measure.latency import LATENCY_EFFORT
 from sartor.measure.onnx_graph import to_onnx_fast
 from sartor.measure.tables import Store, Table, where_of
-from sartor.types import Target
+from sartor.types import Limit, Target
 
 RUNTIME = '''"""ONNX Runtime, by hand."""
 DTYPES = ("float32", "float16", "int8")
@@ -125,7 +125,7 @@ def test_a_limit_is_kept_on_it(board, tmp_path):
     budget = sartor.parse_budget(f"latency<=60% @ {board()}:threads=1,batch=2, params<=90%")
     target = budget.limits[0].target
     assert [x.metric for x in budget.limits] == ["latency", "params"] and target.endswith("batch=2")
-    found = fit_to_latency(net, torch.randn(2, 16), target, 0.6, RECIPES["l1"].value)
+    found = fit_to_latency(net, torch.randn(2, 16), Limit("latency", 0.6, True, target), RECIPES["l1"].value)
     assert 0.5 < found["ratio"] <= 0.6
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from sartor.errors import BadInput, CorruptFile
 from sartor.export.files import atomic_path
-from sartor.structure.recording import named_tensors
+from sartor.structure.model_copy import named_tensors
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:

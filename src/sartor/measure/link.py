@@ -94,9 +94,7 @@ class Link:
                 answer = self._exchanged(message, payload, before)
             except (OSError, ValueError):  # the pipe broke, or the answer was cut short
                 answer = None
-            except (
-                BaseException
-            ):  # interrupted by the user: the late answer would be taken for that to the next request
+            except BaseException:  # interrupted: the late answer would be taken for that to the next request
                 self._kill()
                 raise
             finally:

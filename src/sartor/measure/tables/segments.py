@@ -20,6 +20,7 @@ from typing import Any
 from sartor.structure.axes import Axis, find, leaves, new_size
 from sartor.structure.calls import Op, Value, dim, values
 from sartor.structure.graph import Graph
+from sartor.structure.graph_cache import per_graph
 from sartor.structure.op_json import encoded, operator_name
 from sartor.structure.rules import lookup
 from sartor.types import Counts
@@ -75,12 +76,10 @@ class Segment:
         return tuple(new_size(a, kept) for a in self.atoms)
 
 
+@per_graph
 def segments(graph: Graph) -> tuple[Segment, ...]:
     """The segments of a network in order; computed once a graph."""
-    if "_segments" not in graph.__dict__:
-        graph.__dict__["_segments"] = tuple(_divided(graph))
-    cached: tuple[Segment, ...] = graph.__dict__["_segments"]
-    return cached
+    return tuple(_divided(graph))
 
 
 def points(graph: Graph, counts: Counts) -> list[Point]:

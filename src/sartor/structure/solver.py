@@ -11,9 +11,10 @@ from sartor.structure.axes import Axes, Axis, Conflict, find, freeze, fresh, lea
 from sartor.structure.calls import Op, Value, frozen_axes
 from sartor.structure.graph import Graph
 from sartor.structure.kinds import kinds
+from sartor.structure.reasons import sentence
 from sartor.structure.recording import Recording
 from sartor.structure.rules.registry import facts, freeze_all, lookup, opaque
-from sartor.types import Frozen, Group, Member
+from sartor.types import Frozen, Group, Member, Reason
 
 
 def solve(rec: Recording, more: Callable[[], Recording | None] = lambda: None) -> Graph:
@@ -35,10 +36,10 @@ def solve(rec: Recording, more: Callable[[], Recording | None] = lambda: None) -
     for name, v in rec.tensors.items():
         if name not in touched:
             for a in v.axes:
-                freeze(a, "no operator of this forward uses it")
+                freeze(a, Reason("unused"))
     for v in (*rec.outputs, *(training.outputs if training else ())):
         for a in _axes(v):
-            freeze(a, "an output of the model")
+            freeze(a, Reason("output"))
     graph = read_off(rec)
     if training is None:
         return graph
@@ -49,7 +50,7 @@ def solve(rec: Recording, more: Callable[[], Recording | None] = lambda: None) -
 def _follow(rec: Recording) -> set[str]:
     """Apply the rules in order; gives the names of the tensors that were used."""
     for v in rec.inputs:
-        v.axes = frozen_axes(v.shape, "an input of the model")
+        v.axes = frozen_axes(v.shape, Reason("input"))
     _mark_live(rec)
     touched: set[int] = set()
     for op in rec.ops:  # a dead operator that holds parameters still runs: its sizes must go on fitting
@@ -72,7 +73,7 @@ def _mark_live(rec: Recording) -> None:
 def _axes(v: Value) -> Axes:
     """The axes of a value; of one that no rule spoke of, frozen ones."""
     if len(v.axes) != len(v.shape):
-        v.axes = frozen_axes(v.shape, v.origin)
+        v.axes = frozen_axes(v.shape, Reason("origin", detail=v.origin))
     return v.axes
 
 
@@ -85,7 +86,7 @@ def _apply(op: Op, inputs: list[Value]) -> None:
     try:
         result = apply(op)
     except Conflict as e:
-        result = freeze_all(op, f"{op.where}: {e}")
+        result = freeze_all(op, op.reason("conflict", str(e)))
     for out, axes in zip(_flat(op.out), result if _is_several(op) else [result]):
         if out is None or axes is None:
             continue
@@ -116,7 +117,7 @@ def read_off(rec: Recording) -> Graph:
             for leaf in dict.fromkeys(leaves(a)):
                 if leaf.frozen:
                     if leaf.size > 1 and v.origin == "parameter" and not tied:
-                        frozen.append(Frozen(f"{name}:{d}", leaf.size, leaf.frozen))
+                        frozen.append(Frozen(f"{name}:{d}", leaf.size, sentence(leaf.frozen)))
                 elif leaf.size > 1:
                     role = v.roles.get(d, "buffer" if v.origin == "buffer" else "other")
                     if not tied:
@@ -130,7 +131,8 @@ def read_off(rec: Recording) -> Graph:
         if leaf not in cuttable:
             continue
         name = _name(places, groups)
-        groups[name] = Group(name, kind_of.get(leaf, "features"), leaf.size, tuple(places), "; ".join(leaf.mix) or None)
+        mixes = "; ".join(dict.fromkeys(map(sentence, leaf.mix))) or None
+        groups[name] = Group(name, kind_of.get(leaf, "features"), leaf.size, tuple(places), mixes)
         named[name] = leaf
     ties = _ties(rec, {leaf: n for n, leaf in named.items()})
     return Graph(

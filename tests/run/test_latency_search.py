@@ -18,11 +18,14 @@ from sartor.cost import count
 from sartor.errors import BudgetNotMet
 from sartor.measure.tables import Store, Table, Timing
 from sartor.measure.tables.trees import multiplies
-from sartor.run import decide as module
-from sartor.run.decide import Decision, decide
+from sartor.run import stages
+from sartor.run import stopwatch as module
+from sartor.run.context import Context
+from sartor.run.stages import Decision
+from sartor.run.subject import Subject
 from sartor.run.table_latency import slowest_words
 from sartor.structure import trace
-from sartor.types import Effort, Recipe
+from sartor.types import Effort, Global, Knapsack, Recipe
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
@@ -75,11 +78,16 @@ def decided(machine: Machine, monkeypatch: pytest.MonkeyPatch, budget: str) -> D
     monkeypatch.setattr(module, "prepare", machine.prepare)
     monkeypatch.setattr(module, "compare_afresh", machine.compare_afresh)
     monkeypatch.setattr(module, "slowest_words", by_macs_slowest)
+    return decide(budget, Recipe(allocate=Global(floor=0.02)))
+
+
+def decide(budget: str, recipe: Recipe) -> Decision:
     model = net()
     graph = trace(model, EXAMPLE)
     generator = torch.Generator().manual_seed(1)
     scores = {n: torch.rand(g.units, generator=generator, dtype=torch.float64) for n, g in graph.groups.items()}
-    return decide(model, graph, scores, parse_budget(budget), Recipe(floor=0.02), count(graph), EXAMPLE)
+    subject = Subject(model, EXAMPLE, graph, count(graph))
+    return stages.decide(subject, recipe, scores, parse_budget(budget).against(subject.original), Context())
 
 
 def share_of(machine: Machine, decision: Decision) -> float:
@@ -129,7 +137,7 @@ def by_table(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, budget: str, floor: float = 0.02
 ) -> Decision:
     """A table whose segments cost their MACs; the machine has an overhead beside them, which the correction learns."""
-    from sartor.run import table_latency
+    from sartor.run import latency_search, table_latency
 
     monkeypatch.setattr(module, "prepare", machine.prepare)
     monkeypatch.setattr(module, "compare_afresh", machine.compare_afresh)
@@ -142,13 +150,8 @@ def by_table(
     def predictor_for(model: Any, graph: Any, example: Any, target: str, *, listener: Any) -> Any:
         return real(model, graph, example, Table(target, store=store, timer=by_macs), listener=listener)
 
-    monkeypatch.setattr(module, "predictor_for", predictor_for)
-    model = net()
-    graph = trace(model, EXAMPLE)
-    generator = torch.Generator().manual_seed(1)
-    scores = {n: torch.rand(g.units, generator=generator, dtype=torch.float64) for n, g in graph.groups.items()}
-    recipe = Recipe(floor=floor, allocation="knapsack")
-    return decide(model, graph, scores, parse_budget(budget), recipe, count(graph), EXAMPLE)
+    monkeypatch.setattr(latency_search, "predictor_for", predictor_for)
+    return decide(budget, Recipe(allocate=Knapsack(floor=floor)))
 
 
 @pytest.mark.parametrize("overhead", [0.0, 0.3])

@@ -6,10 +6,10 @@ from torch import nn
 
 import sartor
 from sartor.errors import BadInput
-from sartor.run.search import improved_scores, vary
+from sartor.run.allocation_search import improved_scores, vary
 from sartor.seed import seeded
 from sartor.structure import trace
-from sartor.types import Plan, Recipe
+from sartor.types import Criterion, Plan, Recipe, Search
 
 
 def net():
@@ -44,7 +44,7 @@ def test_tries_never_end_further_away_than_they_began():
 
 def test_a_recipe_with_search_meets_its_budget():
     data = [(x, torch.zeros(16, dtype=torch.int64)) for x in batches()]
-    fitted = sartor.fit(net(), data, budget="macs<=50%", recipe=Recipe(criterion="l2", search=5))
+    fitted = sartor.fit(net(), data, budget="macs<=50%", recipe=Recipe(score=Criterion("l2"), allocate=Search(tries=5)))
     assert fitted.met and "search" in fitted.result["seconds"]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,7 @@ from torch._ops import OpOverload
 from sartor.errors import CannotTrace
 from sartor.structure.calls import Op, Value, short_name, values
 from sartor.structure.example import map_tensors, tensors
-
-if TYPE_CHECKING:
-    from sartor.structure.recording import Recording
+from sartor.structure.recording import Recording
 
 QUESTIONS = {"item", "_local_scalar_dense", "is_nonzero", "equal"}  # operators that give Python a value
 _LARGEST = 1_000_000  # elements of a tensor that is computed to answer
