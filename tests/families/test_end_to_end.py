@@ -1,4 +1,4 @@
-"""Ten published families, from code or a configuration, fitted from end to end: cut, proved, trained a step, saved, loaded."""
+"""Ten published families from code or configuration, from end to end: fitted, proved, saved, loaded, trained a step."""
 
 from __future__ import annotations
 
