@@ -13,7 +13,7 @@ from torch import nn
 
 from sartor.studies.discovery import examine
 from sartor.testing import families
-from sartor.testing.isolate import isolated
+from sartor.testing.isolation import isolated
 
 PAGE = "# Sweep\n\n<!-- discovery -->\nold words\n<!-- /discovery -->\n"
 

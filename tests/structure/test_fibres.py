@@ -14,13 +14,13 @@ from sartor.cost import macs, params
 from sartor.errors import BadInput, ProofFailed
 from sartor.export.onnx import export_onnx
 from sartor.export.weights import load_weights_, save_weights
-from sartor.repair import fold_means_, refit_consumers_
+from sartor.repair import Original, fold_means_, refit_consumers_
 from sartor.structure import Graph, trace
 from sartor.structure.axes import find
 from sartor.structure.example import call
 from sartor.structure.unfibre import reordered, straight
 from sartor.surgery import Edits, apply_edits, carry_optimizer, cut, edits_for, probe, prove, silence
-from sartor.surgery.prove import difference
+from sartor.surgery.proof import difference
 from sartor.testing.plans import halves, plans, rowed
 from sartor.testing.zoo import ZOO
 from sartor.types import Plan
@@ -290,7 +290,7 @@ def test_the_proof_sees_fibres_that_change_the_function(monkeypatch):
     heads = next(a for a in graph.leaves.values() if find(a).size == 3)
     monkeypatch.setattr(Graph, "fibres", {inner: find(heads)})  # it may not
     plan = Plan({inner: (0, 1)}, "test", graph.fingerprint, {inner: ((0, 1), (0, 2), (1, 3))})
-    with pytest.raises(ProofFailed, match="other units for every row change the function"):
+    with pytest.raises(ProofFailed, match="renumbering the units row by row changes the function"):
         prove(model, graph, plan, example)
 
 
@@ -317,8 +317,8 @@ def test_repairs_work_on_fibred_plans(name):
 
     def repaired(network, to) -> list[Tensor]:
         folded, refitted = cut(network, graph, to), cut(network, graph, to)
-        assert fold_means_(folded, network, graph, to, [example], samples=8) > 0
-        assert refit_consumers_(refitted, network, graph, to, [example]) > 0
+        assert fold_means_(folded, Original(network, graph, to), [example], samples=8) > 0
+        assert refit_consumers_(refitted, Original(network, graph, to), [example]) > 0
         return [*folded.parameters(), *folded.buffers(), *refitted.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(repaired(model, plan), repaired(one, flat), strict=True))

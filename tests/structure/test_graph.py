@@ -5,7 +5,7 @@ import torch
 from tests.zoo_graphs import understood
 from torch import nn
 
-from sartor.activations.replay import replay
+from sartor.activations.follow import replay
 from sartor.errors import BadInput, CannotTrace, UnknownName
 from sartor.structure import trace
 from sartor.structure.rules import RULES
@@ -80,20 +80,20 @@ def test_unused_parameters_are_frozen():
 def test_plans_are_checked(keep, message):
     graph = trace(mlp(), torch.randn(2, 4))
     with pytest.raises((BadInput, UnknownName), match=message):
-        graph.masks(Plan(keep, "test", graph.fingerprint))
+        graph.resolve(Plan(keep, "test", graph.fingerprint))
 
 
 def test_a_plan_for_another_graph_is_refused():
     graph = trace(mlp(), torch.randn(2, 4))
     with pytest.raises(BadInput, match="made for"):
-        graph.masks(Plan({"0": (0,)}, "test", "another"))
+        graph.resolve(Plan({"0": (0,)}, "test", "another"))
 
 
 def test_tied_groups_must_keep_equal_counts():
     _, _, graph = understood("cifar-resnet-pad")
     a, b = graph.ties[0][:2]
     with pytest.raises(BadInput, match="equal counts"):
-        graph.masks(Plan({a: (0,), b: (0, 1)}, "test", graph.fingerprint))
+        graph.resolve(Plan({a: (0,), b: (0, 1)}, "test", graph.fingerprint))
 
 
 @pytest.mark.parametrize("name", [c.name for c in cases()])

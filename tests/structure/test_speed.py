@@ -122,7 +122,7 @@ def test_the_copy_is_whole_and_the_model_is_untouched():
 def test_a_copy_holds_what_deepcopy_would(name):
     import copy
 
-    from sartor.structure.recording import clone
+    from sartor.structure.model_copy import clone
 
     model = ZOO[name].value.build()
     mine, theirs = clone(model, torch.clone), copy.deepcopy(model)

@@ -13,7 +13,7 @@ from sartor.structure.example import call, tensors, with_batch
 from sartor.structure.rules import RULES, lookup
 from sartor.surgery import cut, probe, prove, silence
 from sartor.surgery.program import Rewritten
-from sartor.surgery.prove import difference
+from sartor.surgery.proof import difference
 from sartor.testing.plans import halves, plans
 from sartor.testing.zoo import ZOO, cases
 from sartor.types import Plan

@@ -6,7 +6,7 @@ from tests.zoo_graphs import understood
 
 from sartor.errors import BadInput, CorruptFile
 from sartor.export.weights import load_weights_, save_weights
-from sartor.structure.recording import named_tensors
+from sartor.structure.model_copy import named_tensors
 from sartor.surgery import Edits, apply_edits, cut, edits_for
 from sartor.testing.plans import halves
 from sartor.testing.zoo import ZOO, cases

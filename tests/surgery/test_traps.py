@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sartor.borrow import borrowed
 from sartor.errors import ProofFailed
 from sartor.structure import Graph, trace
-from sartor.structure.recording import record
+from sartor.structure.recorder import record
 from sartor.surgery import cut, probe, prove
 from sartor.testing.plans import halves
 from sartor.testing.zoo import randomise_

@@ -13,6 +13,7 @@ from typing import Literal
 
 from sartor.structure.axes import Axes, Axis, find, leaves, new_size
 from sartor.structure.graph import Graph
+from sartor.structure.graph_cache import per_graph
 from sartor.structure.rules import lookup
 from sartor.types import Counts
 
@@ -20,20 +21,17 @@ Convention = Literal["macs", "thop"]
 Term = tuple[int, tuple[Axis, ...]]  # a factor no cut changes, and the axes that a cut may change
 
 
+@per_graph
 def terms(graph: Graph, convention: Convention = "macs") -> list[Term]:
     """All products of one convention; computed once a graph."""
-    key = f"_terms_{convention}"
-    if key not in graph.__dict__:
-        found: list[Term] = []
-        for op in graph.ops:
-            rule = lookup(op.func) if op.kind else None  # those without a kind are dead and were not solved
-            if rule is None:
-                continue
-            for cost in (rule.macs, rule.extra if convention == "thop" else None):
-                found += [term(axes) for axes in cost(op)] if cost else []
-        graph.__dict__[key] = found
-    products: list[Term] = graph.__dict__[key]
-    return products
+    found: list[Term] = []
+    for op in graph.ops:
+        rule = lookup(op.func) if op.kind else None  # those without a kind are dead and were not solved
+        if rule is None:
+            continue
+        for cost in (rule.macs, rule.extra if convention == "thop" else None):
+            found += [term(axes) for axes in cost(op)] if cost else []
+    return found
 
 
 def term(axes: Axes) -> Term:

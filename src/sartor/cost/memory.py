@@ -10,42 +10,41 @@ from __future__ import annotations
 from sartor.cost.macs import Term, evaluate, term
 from sartor.structure.calls import Value
 from sartor.structure.graph import Graph
+from sartor.structure.graph_cache import per_graph
 from sartor.structure.rules import lookup
 from sartor.types import Counts
 
 Life = tuple[int, int, Value]  # (first operator, first operator after its end, its largest value)
 
 
+@per_graph
 def lives(graph: Graph) -> list[Life]:
     """Every memory an operator allocated; computed once a graph."""
-    if "_lives" not in graph.__dict__:
-        outside = {v.storage for v in (*graph.tensors.values(), *graph.inputs)}
-        open_: dict[int, list[Value]] = {}
-        born: dict[int, int] = {}
-        done: list[Life] = []
+    outside = {v.storage for v in (*graph.tensors.values(), *graph.inputs)}
+    open_: dict[int, list[Value]] = {}
+    born: dict[int, int] = {}
+    done: list[Life] = []
 
-        def close(storage: int) -> None:
-            views = open_.pop(storage)
-            ends = [v.died if v.died is not None else len(graph.ops) + 1 for v in views]
-            done.append((born.pop(storage), max(ends), max(views, key=lambda v: v.numel({}))))
+    def close(storage: int) -> None:
+        views = open_.pop(storage)
+        ends = [v.died if v.died is not None else len(graph.ops) + 1 for v in views]
+        done.append((born.pop(storage), max(ends), max(views, key=lambda v: v.numel({}))))
 
-        for op in graph.ops:
-            for v in op.outputs:
-                if v.storage in outside or v.origin != "op":
-                    continue
-                views = open_.get(v.storage)
-                if views and all(w.died is not None and w.died <= op.index for w in views):
-                    close(v.storage)  # the address was given out again
-                    views = None
-                if views is None:
-                    open_[v.storage], born[v.storage] = [v], op.index
-                elif v not in views:
-                    views.append(v)
-        for storage in list(open_):
-            close(storage)
-        graph.__dict__["_lives"] = done
-    spans: list[tuple[int, int, Value]] = graph.__dict__["_lives"]
-    return spans
+    for op in graph.ops:
+        for v in op.outputs:
+            if v.storage in outside or v.origin != "op":
+                continue
+            views = open_.get(v.storage)
+            if views and all(w.died is not None and w.died <= op.index for w in views):
+                close(v.storage)  # the address was given out again
+                views = None
+            if views is None:
+                open_[v.storage], born[v.storage] = [v], op.index
+            elif v not in views:
+                views.append(v)
+    for storage in list(open_):
+        close(storage)
+    return done
 
 
 def peak_memory(graph: Graph, counts: Counts | None = None) -> int:
@@ -64,15 +63,13 @@ def peak_memory(graph: Graph, counts: Counts | None = None) -> int:
     return peak
 
 
+@per_graph
 def _scratch(graph: Graph) -> dict[int, list[Term]]:
     """Bytes an operator needs while it runs, by its index; computed once a graph."""
-    if "_scratch" not in graph.__dict__:
-        found = {}
-        for op in graph.ops:
-            rule = lookup(op.func)
-            needs = rule.scratch(op) if rule and rule.scratch and op.live else []
-            if needs:
-                found[op.index] = [term(axes) for axes in needs]
-        graph.__dict__["_scratch"] = found
-    scratch: dict[int, list[Term]] = graph.__dict__["_scratch"]
-    return scratch
+    found = {}
+    for op in graph.ops:
+        rule = lookup(op.func)
+        needs = rule.scratch(op) if rule and rule.scratch and op.live else []
+        if needs:
+            found[op.index] = [term(axes) for axes in needs]
+    return found

@@ -6,11 +6,11 @@ from torch import nn
 
 from sartor.borrow import uncollected
 from sartor.structure.example import Example
-from sartor.structure.explain import Explanation, explain
-from sartor.structure.graph import Graph, Site
-from sartor.structure.recording import record, record_training
+from sartor.structure.explanation import Explanation, explain
+from sartor.structure.graph import Graph, Resolved, Site
+from sartor.structure.recorder import record, record_training
 from sartor.structure.rules import rule
-from sartor.structure.solve import solve
+from sartor.structure.solver import solve
 
 
 def trace(model: nn.Module, example: Example) -> Graph:
@@ -29,4 +29,4 @@ def trace(model: nn.Module, example: Example) -> Graph:
         return solve(record(model, example), lambda: record_training(model, example))
 
 
-__all__ = ["Example", "Explanation", "Graph", "Site", "explain", "record", "rule", "solve", "trace"]
+__all__ = ["Example", "Explanation", "Graph", "Resolved", "Site", "explain", "record", "rule", "solve", "trace"]

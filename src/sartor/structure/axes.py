@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from sartor.types import Reason
+
 
 class Conflict(Exception):
     """Two structures that cannot be aligned; the caller freezes what it touched."""
@@ -29,13 +31,13 @@ class Axis:
 
     __slots__ = ("frozen", "kids", "kind", "mix", "parent", "size")
 
-    def __init__(self, size: int, *, kind: str | None = None, kids: Sequence[Axis] = (), frozen: str | None = None):
+    def __init__(self, size: int, *, kind: str | None = None, kids: Sequence[Axis] = (), frozen: Reason | None = None):
         self.size = size
         self.parent: Axis | None = None
         self.kind = kind
         self.kids = list(kids)
         self.frozen = frozen  # why it cannot be cut
-        self.mix: tuple[str, ...] = ()  # why cutting it changes what the other units compute
+        self.mix: tuple[Reason, ...] = ()  # why cutting it changes what the other units compute
 
     def __repr__(self) -> str:
         a = find(self)
@@ -45,7 +47,8 @@ class Axis:
 
 
 Axes = list[Axis]
-UNIT = Axis(1, frozen="a dimension of size 1")
+UNIT = Axis(1, frozen=Reason("unit"))
+_EMPTY = Reason("empty")
 
 
 def find(a: Axis) -> Axis:
@@ -60,9 +63,13 @@ def find(a: Axis) -> Axis:
     return root
 
 
-def fixed(n: int, why: str) -> Axis:
-    """A frozen axis of n."""
-    return UNIT if n == 1 else Axis(n, frozen=why)
+def _reason(why: Reason | str) -> Reason:
+    return why if isinstance(why, Reason) else Reason("rule", detail=why)
+
+
+def fixed(n: int, why: Reason | str) -> Axis:
+    """A frozen axis of n; a text serves as a reason where none of the known kinds fits."""
+    return UNIT if n == 1 else Axis(n, frozen=_reason(why))
 
 
 def fresh(n: int) -> Axis:
@@ -70,25 +77,26 @@ def fresh(n: int) -> Axis:
     return UNIT if n == 1 else Axis(n)
 
 
-def freeze(a: Axis, why: str) -> None:
+def freeze(a: Axis, why: Reason | str) -> None:
     """Nothing of `a` can be cut; the first reason stays."""
     a = find(a)
     if a.frozen:
         return
-    a.frozen = why
+    a.frozen = _reason(why)
     for k in a.kids:
-        freeze(k, why)
+        freeze(k, a.frozen)
 
 
-def mixing(a: Axis, why: str) -> None:
+def mixing(a: Axis, why: Reason | str) -> None:
     """Cutting `a` changes what the other units compute (a norm, a softmax, a mean): allowed, but not exact."""
     a = find(a)
     if a.frozen:
         return
-    if why not in a.mix:
-        a.mix = (*a.mix, why)
+    reason = _reason(why)
+    if reason not in a.mix:
+        a.mix = (*a.mix, reason)
     for k in a.kids:
-        mixing(k, why)
+        mixing(k, reason)
 
 
 def _refine(a: Axis, kind: str, kids: Axes) -> None:
@@ -105,12 +113,12 @@ def _compose(kind: str, kids: Iterable[Axis], drop: int, size: Callable[[Iterabl
         if k.size != drop:
             flat.extend(map(find, k.kids) if k.kind == kind and not k.frozen else [k])
     if not flat:
-        return UNIT if drop == 1 else fixed(0, "empty")
+        return UNIT if drop == 1 else fixed(0, _EMPTY)
     if len(flat) == 1:
         return flat[0]
     n = size(k.size for k in flat)
     if all(k.frozen for k in flat):
-        return fixed(n, next((k.frozen for k in flat if k is not UNIT), UNIT.frozen) or "")
+        return fixed(n, next((k.frozen for k in flat if k is not UNIT and k.frozen), Reason("unit")))
     return Axis(n, kind=kind, kids=flat)
 
 
@@ -174,9 +182,9 @@ def split_sum(a: Axis, n: int) -> tuple[Axis, Axis]:
     """
     a = find(a)
     if n <= 0:
-        return fixed(0, "empty"), a
+        return fixed(0, _EMPTY), a
     if n >= a.size:
-        return a, fixed(0, "empty")
+        return a, fixed(0, _EMPTY)
     if a.frozen:
         return fixed(n, a.frozen), fixed(a.size - n, a.frozen)
     if a.kind is None:
@@ -201,19 +209,23 @@ def split_sum(a: Axis, n: int) -> tuple[Axis, Axis]:
     return product([left, tail]), product([right, tail])
 
 
-def unify(a: Axis, b: Axis, why: str) -> Axis:
-    """Make two axes one. What cannot be aligned is frozen, with the reason `why`; never raises."""
+def unify(a: Axis, b: Axis, where: str) -> Axis:
+    """Make two axes one; never raises.
+
+    Args:
+        a, b: what cannot be aligned is frozen.
+        where: the operator that asks for it, as the reason names it ("add in layer1").
+    """
     a, b = find(a), find(b)
     if a is b:
         return a
     if a.size != b.size:
-        reason = f"sizes {a.size} and {b.size} meet in {why}"
+        reason = Reason("sizes", where, detail=f"{a.size} and {b.size}")
         freeze(a, reason)
         freeze(b, reason)
         return a
     if a.frozen or b.frozen:
-        freeze(a, b.frozen or "")
-        freeze(b, a.frozen or "")
+        _freeze_both(a, b)
         return a
     mix = (*a.mix, *b.mix)
     if a.kind is None or b.kind is None:
@@ -223,29 +235,35 @@ def unify(a: Axis, b: Axis, why: str) -> Axis:
     else:
         try:
             if a.kind == b.kind:
-                _align(a, b, why, split_product if a.kind == "p" else split_sum)
+                _align(a, b, where, split_product if a.kind == "p" else split_sum)
             else:
                 prod, rest = (a, b) if a.kind == "p" else (b, a)
                 for k in list(rest.kids):
                     left, prod = split_sum(prod, find(k).size)
-                    unify(left, k, why)
+                    unify(left, k, where)
         except Conflict as e:
-            reason = f"{e} (in {why})"
+            reason = Reason("alignment", where, detail=str(e))
             freeze(a, reason)
             freeze(b, reason)
             return a
         a, b = find(a), find(b)
         if a is not b:
-            if a.frozen or b.frozen:
-                freeze(a, b.frozen or "")
-                freeze(b, a.frozen or "")
+            _freeze_both(a, b)
             a.parent = b
-    for reason in mix:
-        mixing(b, reason)
+    for m in mix:
+        mixing(b, m)
     return find(b)
 
 
-def _align(a: Axis, b: Axis, why: str, split: Callable[[Axis, int], tuple[Axis, Axis]]) -> None:
+def _freeze_both(a: Axis, b: Axis) -> None:
+    """If one of the two is frozen, so is the other."""
+    reason = a.frozen or b.frozen
+    if reason is not None:
+        freeze(a, reason)
+        freeze(b, reason)
+
+
+def _align(a: Axis, b: Axis, where: str, split: Callable[[Axis, int], tuple[Axis, Axis]]) -> None:
     """Walk two factor lists, or two lists of summands, from the left; split the larger head where they differ.
 
     Heads are looked up afresh at each step: refining one entry can refine a later one.
@@ -258,16 +276,16 @@ def _align(a: Axis, b: Axis, why: str, split: Callable[[Axis, int], tuple[Axis, 
         elif y.kind == kind and not y.frozen:
             right[:1] = y.kids
         elif x.size == y.size:
-            unify(x, y, why)
+            unify(x, y, where)
             left.pop(0)
             right.pop(0)
         elif x.size > y.size:
             part, left[0] = split(x, y.size)
-            unify(part, y, why)
+            unify(part, y, where)
             right.pop(0)
         else:
             part, right[0] = split(y, x.size)
-            unify(part, x, why)
+            unify(part, x, where)
             left.pop(0)
 
 
@@ -279,7 +297,7 @@ def reshape(axes: Sequence[Axis], shape: Sequence[int]) -> Axes:
         alike = math.prod(a.size for a in rest[1:]) == math.prod(shape[1:])
         if len(rest) > 1 and rest[0].size == shape[0] == 0 and alike:
             return [rest[0], *reshape(rest[1:], shape[1:])]  # a batch of nothing: the rest is as it always is
-        return [fixed(n, "an empty tensor") for n in shape]
+        return [fixed(n, _EMPTY) for n in shape]
     out: Axes = []
     current: Axis | None = None
     for pos, n in enumerate(shape):
@@ -301,9 +319,10 @@ def reshape(axes: Sequence[Axis], shape: Sequence[int]) -> Axes:
                 else:
                     raise Conflict(f"a reshape to {list(shape)} cuts across {current}")
         except Conflict as e:
+            reason = Reason("reshape", detail=str(e))
             for a in [*parts, *([current] if current is not None else []), *source]:
-                freeze(a, str(e))
-            return out + [fixed(m, str(e)) for m in shape[pos:]]
+                freeze(a, reason)
+            return out + [fixed(m, reason) for m in shape[pos:]]
         out.append(product(parts))
     return out
 

@@ -12,7 +12,7 @@ import torch
 from torch._ops import OpOverload
 
 from sartor.structure.axes import UNIT, Axes, Axis, find, fixed, new_size
-from sartor.types import Role
+from sartor.types import Reason, Role
 
 T = TypeVar("T")
 
@@ -64,6 +64,10 @@ class Op:
     def where(self) -> str:
         """For messages."""
         return f"{self.name} in {self.path or 'the model'}"
+
+    def reason(self, kind: str, detail: str = "") -> Reason:
+        """This operator as the reason for a frozen or mixed axis; `kind` is a key of `reasons.SENTENCES`."""
+        return Reason(kind, self.name, self.path, detail)
 
     def arg(self, name: str, default: Any = None) -> Any:
         """Argument by the schema's name."""
@@ -154,7 +158,7 @@ def dim(d: int, n: int) -> int:
     return d % n if n else 0
 
 
-def frozen_axes(shape: tuple[int, ...], why: str) -> Axes:
+def frozen_axes(shape: tuple[int, ...], why: Reason | str) -> Axes:
     """Axes that cannot be cut."""
     return [fixed(n, why) for n in shape]
 

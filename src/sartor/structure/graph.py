@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -56,6 +57,15 @@ class Graph:
         except KeyError:
             raise UnknownName("group", name, self.groups) from None
 
+    def only(self, groups: Iterable[str]) -> Graph:
+        """The same graph with these groups alone: what scores and gates look at. The others are not frozen.
+
+        Raises:
+            UnknownName: no such group.
+        """
+        names = [self.group(n).name for n in groups]
+        return replace(self, groups={n: self.groups[n] for n in names}, leaves={n: self.leaves[n] for n in names})
+
     def leaf_counts(self, counts: Counts) -> dict[Axis, int]:
         """Kept units by leaf, from kept units by group."""
         return {find(self.leaves[self.group(n).name]): int(k) for n, k in counts.items()}
@@ -65,46 +75,23 @@ class Graph:
         kept = self.leaf_counts(counts)
         return {name: tuple(new_size(a, kept) for a in v.axes) for name, v in self.tensors.items()}
 
-    @property
+    @cached_property
     def fibres(self) -> dict[str, Axis]:
         """Group -> the leaf for every unit of which it may keep other units; see `sartor.structure.fibres`."""
-        cached = self.__dict__.get("_fibres")
-        if cached is None:
-            over = bases(self.ops, self.tensors.values(), self.leaves.values())
-            cached = {n: over[find(a)] for n, a in self.leaves.items() if find(a) in over}
-            self.__dict__["_fibres"] = cached
-        return cached  # type: ignore[no-any-return]
+        over = bases(self.ops, self.tensors.values(), self.leaves.values())
+        return {n: over[find(a)] for n, a in self.leaves.items() if find(a) in over}
 
-    def orders(self, plan: Plan) -> dict[str, Tensor]:
-        """Fibred group -> [units of the leaf it is fibred over, units]: each row's kept units in the places of `keep`.
+    def resolve(self, plan: Plan | Resolved) -> Resolved:
+        """The plan checked against this graph, with the masks and orders that follow from it.
+
+        What was resolved on this very graph comes back as it is, so a function may take either of the two.
 
         Raises:
-            BadInput: the group may not keep other units there, or the rows do not fit.
+            BadInput: the plan was made for another graph; an index lies outside its group; tied groups keep different
+                counts; or fibres where there can be none.
         """
-        found = {}
-        for name, rows in plan.fibres.items():
-            units = self.group(name).units
-            if name not in self.fibres:
-                able = ", ".join(list(self.fibres)[:4]) or "none"
-                raise BadInput(
-                    f"plan, fibres of {name!r}: some tensor carries its units alone, so they must be the same "
-                    f"everywhere; groups that may be fibred: {able}. Leave the rows out"
-                )
-            outer = self.fibres[name].size
-            if len(rows) != outer:
-                raise BadInput(f"plan, fibres of {name!r}: expected {outer} rows of kept indices; got {len(rows)}")
-            if max(row[-1] for row in rows) >= units:
-                most = max(row[-1] for row in rows)
-                raise BadInput(f"plan, fibres of {name!r}: kept indices must lie within [0, {units}); got {most}")
-            found[name] = orders(plan.keep[name], rows, units)
-        return found
-
-    def masks(self, plan: Plan) -> dict[Axis, Tensor]:
-        """Bool mask of every cut leaf; of a fibred group, of as many units (which ones, `slices` says).
-
-        Raises:
-            BadInput: made for another model, an index outside its group, or fibres where there can be none.
-        """
+        if isinstance(plan, Resolved):
+            return plan if plan.graph is self else self.resolve(plan.plan)
         if plan.fingerprint != self.fingerprint:
             raise BadInput(
                 f"plan: made for the graph {plan.fingerprint[:12]}, this model's graph is {self.fingerprint[:12]}; "
@@ -123,44 +110,24 @@ class Graph:
             sizes = {len(plan.keep[n]) if n in plan.keep else self.groups[n].units for n in tied}
             if len(sizes) > 1:
                 raise BadInput(f"plan: the groups {', '.join(tied)} must keep equal counts; got {sorted(sizes)}")
-        self.orders(plan)
-        return masks
+        return Resolved(self, plan, masks, {name: self._order(plan, name) for name in plan.fibres})
 
-    def slices(self, plan: Plan) -> dict[str, dict[int, Tensor | Rows]]:
-        """Tensor name -> dimension -> kept indices, for the dimensions that shrink.
-
-        Raises:
-            BadInput: as `masks`; also fibres over two leaves that meet in one dimension of a parameter.
-        """
-        masks = self.masks(plan)
-        new = self.orders(plan)
-        out: dict[str, dict[int, Tensor | Rows]] = {}
-        for name, v in self.tensors.items():
-            sizes = [find(a).size for a in v.axes]
-            plain = {d: torch.arange(n) for d, n in enumerate(sizes)}
-            by_row: dict[int, tuple[Lines, Tensor]] = {}
-            for group, order in new.items():
-                for where in lines(v, self.leaves[group], self.fibres[group]):
-                    index = indices(where, sizes[where.dim], order)
-                    if where.along is None:
-                        plain[where.dim] = plain[where.dim][index]
-                    elif where.dim in by_row:
-                        raise BadInput(
-                            f"plan, fibres of {group!r}: dimension {where.dim} of {name} already has other units kept "
-                            "for every unit of another group; leave one of the two out"
-                        )
-                    else:
-                        by_row[where.dim] = (where, index)
-            for d, a in enumerate(v.axes):
-                mask = keep_mask(a, masks)
-                if not bool(mask.all()):
-                    kept = out.setdefault(name, {})
-                    if d in by_row:
-                        where, index = by_row[d]
-                        kept[d] = rows_of(where, plain[d][index][:, mask])
-                    else:
-                        kept[d] = plain[d][mask]
-        return out
+    def _order(self, plan: Plan, name: str) -> Tensor:
+        """[units of the leaf it is fibred over, units]: each row's kept units in the places of `keep`."""
+        rows, units = plan.fibres[name], self.group(name).units
+        if name not in self.fibres:
+            able = ", ".join(list(self.fibres)[:4]) or "none"
+            raise BadInput(
+                f"plan, fibres of {name!r}: some tensor carries its units alone, so they must be the same "
+                f"everywhere; groups that may be fibred: {able}. Leave the rows out"
+            )
+        outer = self.fibres[name].size
+        if len(rows) != outer:
+            raise BadInput(f"plan, fibres of {name!r}: expected {outer} rows of kept indices; got {len(rows)}")
+        largest = max(row[-1] for row in rows)
+        if largest >= units:
+            raise BadInput(f"plan, fibres of {name!r}: kept indices must lie within [0, {units}); got {largest}")
+        return orders(plan.keep[name], rows, units)
 
     def positions(self, group: str, member: Member) -> Tensor:
         """Indices of each unit along the member's dimension, int64 [units, times]."""
@@ -199,12 +166,9 @@ class Graph:
                 found |= {names[leaf] for leaf in sides[0] & sides[1] if leaf in names}
         return found
 
-    @property
+    @cached_property
     def _sites(self) -> dict[Axis, tuple[list[Site], list[Site]]]:
-        cached = self.__dict__.get("_site_table")
-        if cached is None:
-            cached = self.__dict__["_site_table"] = self._sites_of(self.leaves.values())
-        return cached
+        return self._sites_of(self.leaves.values())
 
     def _sites_of(self, leaves: Iterable[Axis]) -> dict[Axis, tuple[list[Site], list[Site]]]:
         """Leaf -> where it is read, and where it is written."""
@@ -217,6 +181,61 @@ class Graph:
     def summary(self) -> str:
         """One line."""
         return f"{len(self.ops)} operators, {len(self.groups)} groups that can be cut, {len(self.frozen)} frozen axes"
+
+
+@dataclass(frozen=True, eq=False)
+class Resolved:
+    """A plan that was checked against its graph, and what follows from it; made by `Graph.resolve`."""
+
+    graph: Graph
+    plan: Plan
+    masks: Mapping[Axis, Tensor]  # leaf -> bool [units] of every leaf that is cut; of a fibred one, `keep` of the plan
+    orders: Mapping[str, Tensor]  # fibred group -> [units of the outer leaf, units]: the unit that comes to each place
+
+    @cached_property
+    def counts(self) -> dict[Axis, int]:
+        """Units that stay, by leaf, of the leaves that are cut."""
+        return {leaf: int(mask.sum()) for leaf, mask in self.masks.items()}
+
+    @cached_property
+    def slices(self) -> dict[str, dict[int, Tensor | Rows]]:
+        """Tensor name -> dimension -> kept indices, for the dimensions that shrink.
+
+        Raises:
+            BadInput: fibres over two leaves that meet in one dimension of a parameter.
+        """
+        out: dict[str, dict[int, Tensor | Rows]] = {}
+        for name, v in self.graph.tensors.items():
+            plain, by_row = self._indices(name, v)
+            for d, a in enumerate(v.axes):
+                mask = keep_mask(a, self.masks)
+                if not bool(mask.all()):
+                    kept = out.setdefault(name, {})
+                    if d in by_row:
+                        where, index = by_row[d]
+                        kept[d] = rows_of(where, plain[d][index][:, mask])
+                    else:
+                        kept[d] = plain[d][mask]
+        return out
+
+    def _indices(self, name: str, v: Value) -> tuple[dict[int, Tensor], dict[int, tuple[Lines, Tensor]]]:
+        """Dimension -> indices after renumbering, alike for the whole tensor and row by row."""
+        sizes = [find(a).size for a in v.axes]
+        plain = {d: torch.arange(n) for d, n in enumerate(sizes)}
+        by_row: dict[int, tuple[Lines, Tensor]] = {}
+        for group, order in self.orders.items():
+            for where in lines(v, self.graph.leaves[group], self.graph.fibres[group]):
+                index = indices(where, sizes[where.dim], order)
+                if where.along is None:
+                    plain[where.dim] = plain[where.dim][index]
+                elif where.dim in by_row:
+                    raise BadInput(
+                        f"plan, fibres of {group!r}: dimension {where.dim} of {name} already has other units kept "
+                        "for every unit of another group; leave one of the two out"
+                    )
+                else:
+                    by_row[where.dim] = (where, index)
+        return plain, by_row
 
 
 def _add_sites(table: dict[Axis, tuple[list[Site], list[Site]]], op: Op) -> None:

@@ -8,22 +8,24 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from sartor.structure.fibres import reorder
-from sartor.structure.graph import Graph
-from sartor.structure.recording import clone, named_tensors
+from sartor.structure.graph import Graph, Resolved
+from sartor.structure.model_copy import clone, named_tensors
 from sartor.types import Plan
 
 
-def straight(model: nn.Module, graph: Graph, plan: Plan) -> tuple[nn.Module, Plan]:
-    """A network that computes the same, and the ordinary plan that cuts it as the fibred plan cuts `model`.
+def straight(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> tuple[nn.Module, Resolved]:
+    """A network that computes the same, and the plan without fibres that cuts it as `plan` cuts `model`.
 
-    Without fibres, the two as they are.
+    Without fibres the model comes back as it is.
 
     Raises:
-        BadInput: the fibres do not fit the graph.
+        BadInput: the plan does not fit the graph.
     """
-    if not plan.fibres:
-        return model, plan
-    return reordered(model, graph, graph.orders(plan)), replace(plan, fibres={})
+    resolved = graph.resolve(plan)
+    if not resolved.orders:
+        return model, resolved
+    plain = replace(resolved, plan=replace(resolved.plan, fibres={}), orders={})
+    return reordered(model, graph, resolved.orders), plain
 
 
 def reordered(model: nn.Module, graph: Graph, orders: Mapping[str, Tensor]) -> nn.Module:

@@ -4,6 +4,6 @@ from sartor.surgery.cut import cut, edits_for
 from sartor.surgery.edits import Edits, apply_edits
 from sartor.surgery.optimizer import carry_optimizer
 from sartor.surgery.probe import probe
-from sartor.surgery.prove import prove, silence
+from sartor.surgery.proof import prove, silence
 
 __all__ = ["Edits", "apply_edits", "carry_optimizer", "cut", "edits_for", "probe", "prove", "silence"]

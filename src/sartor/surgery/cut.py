@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from sartor.errors import NothingToDo, SartorError
 from sartor.structure.axes import Axis
 from sartor.structure.fibres import Rows
-from sartor.structure.graph import Graph
+from sartor.structure.graph import Graph, Resolved
 from sartor.surgery.attributes import Attributes, attributes_for
-from sartor.surgery.check import Mismatch, check
 from sartor.surgery.edits import Edits, apply_edits
 from sartor.surgery.program import Program
 from sartor.surgery.rewrite import CannotRewrite, Tape, lineage, program_for
+from sartor.surgery.shape_check import Mismatch, check
 from sartor.types import Plan
 
 
@@ -23,7 +23,7 @@ class CannotCut(SartorError, ValueError):
     """The forward states a size that no attribute holds; names the operator and what to do."""
 
 
-def edits_for(model: nn.Module, graph: Graph, plan: Plan) -> Edits:
+def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
     """Slices and attribute values that realise a plan, checked operator by operator on meta tensors.
 
     Raises:
@@ -31,11 +31,11 @@ def edits_for(model: nn.Module, graph: Graph, plan: Plan) -> Edits:
         CannotCut: an operator would not run with the new sizes.
         BadInput: the plan is not for this graph.
     """
-    masks = graph.masks(plan)
-    if not masks:
+    resolved = graph.resolve(plan)
+    if not resolved.masks:
         raise NothingToDo("the plan keeps every unit of every group")
-    attributes = attributes_for(model, graph, masks)
-    problem, programs = realised(model, graph, masks, attributes)
+    attributes = attributes_for(model, graph, resolved.masks)
+    problem, programs = realised(model, graph, resolved.masks, attributes)
     if problem:
         raise CannotCut(
             f"{problem.message}; the forward states a size that no attribute holds. "
@@ -43,7 +43,7 @@ def edits_for(model: nn.Module, graph: Graph, plan: Plan) -> Edits:
         )
     slices = {
         n: {d: i if isinstance(i, Rows) else tuple(i.tolist()) for d, i in s.items()}
-        for n, s in graph.slices(plan).items()
+        for n, s in resolved.slices.items()
     }
     return Edits(
         slices, tuple((p, a, v) for (p, a), v in attributes.items()), {n: graph.tensors[n].shape for n in slices},
@@ -78,7 +78,7 @@ def realised(
             return replace(problem, message=f"{problem.message}; {why}" if why else problem.message), programs
 
 
-def cut(model: nn.Module, graph: Graph, plan: Plan) -> nn.Module:
+def cut(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> nn.Module:
     """A smaller model of the same class; the model given stays as it is.
 
     Raises:

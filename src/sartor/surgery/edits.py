@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sartor.errors import BadInput, CorruptFile
 from sartor.structure.fibres import Rows
-from sartor.structure.recording import clone, named_tensors
+from sartor.structure.model_copy import clone, named_tensors
 from sartor.surgery.program import Program, rewrite_
 
 

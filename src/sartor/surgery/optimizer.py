@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sartor.errors import BadInput
-from sartor.structure.recording import named_tensors
+from sartor.structure.model_copy import named_tensors
 from sartor.surgery.edits import Edits, sliced
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)

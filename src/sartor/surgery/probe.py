@@ -18,9 +18,9 @@ from sartor.structure.axes import Axis, find, leaves
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
 from sartor.surgery.attributes import attributes_for
-from sartor.surgery.check import Mismatch, check
 from sartor.surgery.program import Program
 from sartor.surgery.rewrite import CannotRewrite, Tape, lineage, program_for
+from sartor.surgery.shape_check import Mismatch, check
 from sartor.types import Frozen
 
 _SHARES = (  # two trial cuts: sizes that agree by chance in one do not in the other

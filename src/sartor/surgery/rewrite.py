@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 
 from sartor.errors import SartorError
-from sartor.structure.answers import QUESTIONS, repeated
 from sartor.structure.axes import Axis, keep_mask, new_size
 from sartor.structure.calls import Op, Value, dim, short_name, values
 from sartor.structure.constants import moved, pads
 from sartor.structure.example import as_args, batch_of, map_tensors, tensors, with_batch
 from sartor.structure.functions import FunctionOp
 from sartor.structure.graph import Graph
+from sartor.structure.model_copy import clone, empty_like_on_meta
 from sartor.structure.op_json import encoded, operator_name
-from sartor.structure.recording import Recording, clone, empty_like_on_meta, watching
+from sartor.structure.operator_watch import watching
+from sartor.structure.recording import Recording
+from sartor.structure.value_reads import QUESTIONS, repeated
 from sartor.surgery.program import FORMAT, SPLITS, Program, plain_of
 
 _NOT_SIZES = {"repeat", "tile", "repeat_interleave", "as_strided"}  # their lists are counts of copies, or strides

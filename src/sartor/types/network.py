@@ -38,9 +38,22 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Reason:
+    """Why an axis cannot be cut, or why cutting it changes the other units. Code decides by `kind`.
+
+    `sartor.structure.reasons.sentence` gives the text that a person reads.
+    """
+
+    kind: str  # a key of sartor.structure.reasons.SENTENCES; "rule": the text of a rule of your own
+    op: str = ""  # the operator that gives the reason, or operator and module ("add in layer1"); "" where none does
+    module: str = ""  # path of the module that calls the operator, "" for the model itself
+    detail: str = ""  # what the kind leaves open: two sizes, a step, a text
+
+
+@dataclass(frozen=True)
 class Frozen:
     """A dimension of a parameter that cannot be cut, and why, in plain words."""
 
-    axis: str
+    axis: str  # "<tensor>:<dim>"
     size: int
-    reason: str
+    reason: str  # a sentence for people; nothing is decided by it

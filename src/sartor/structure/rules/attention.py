@@ -46,9 +46,9 @@ def sdpa(op: Op) -> Axes:
     q, k, v = (op.arg(n) for n in ("query", "key", "value"))
     unify(q.axes[-1], k.axes[-1], op.where)
     unify(k.axes[-2], v.axes[-2], op.where)
-    mixing(k.axes[-2], "attention normalises over it")
+    mixing(k.axes[-2], op.reason("attention"))
     if op.arg("scale") is None:
-        mixing(q.axes[-1], "the default scale of attention is 1 / sqrt(head_dim)")
+        mixing(q.axes[-1], op.reason("attention scale"))
     lead: Axes = list(q.axes[:-2])
     for i, a in enumerate(lead):
         for other in (k, v):
@@ -74,7 +74,7 @@ def recurrent(op: Op) -> Any:
     """Weights hold 4, 3 or 1 gates times the hidden units; a state stacked over layers makes all layers share them."""
     spec = _recurrent_spec(op)
     if spec is None:
-        return freeze_all(op, f"{op.where}: projections and packed sequences are not described")
+        return freeze_all(op, op.reason("form", "projections and packed sequences"))
     x, state, layers, gates = spec
     reads = x.axes[-1]
     hidden: Axis | None = None
@@ -86,7 +86,7 @@ def recurrent(op: Op) -> Any:
             for t in tensors:
                 t.roles.setdefault(0, "out")
                 outer, inner = split_product(t.axes[0], gates)
-                freeze(outer, "the gates of a recurrent layer")
+                freeze(outer, op.reason("gates"))
                 h = unify(h, inner, op.where)
             for t in tensors[:2]:
                 t.roles.setdefault(1, "in")
@@ -97,9 +97,7 @@ def recurrent(op: Op) -> Any:
     op.sizes.update(hidden_size=hidden, input_size=layers[0][0][0].axes[1])
     for s in state:
         unify(s.axes[-1], hidden, op.where)
-    rest: list[Axes] = [
-        [*(fixed(n, "layers, directions and batch of a state") for n in o.shape[:-1]), find(hidden)] for o in op.out[1:]
-    ]
+    rest: list[Axes] = [[*(fixed(n, op.reason("state")) for n in o.shape[:-1]), find(hidden)] for o in op.out[1:]]
     return [[*x.axes[:-1], find(reads)], *rest]
 
 

@@ -10,6 +10,7 @@ from sartor.structure.axes import Axes, find, fixed, freeze, unify
 from sartor.structure.calls import Op, Value
 from sartor.structure.rules.registry import Terms, freeze_all, rule
 from sartor.structure.rules.shapes import alike, new
+from sartor.types import Reason
 
 
 def add_bias(bias: Value | None, axes: Axes, why: str) -> Axes:
@@ -117,7 +118,7 @@ def matmul(op: Op) -> Axes:
             k = d - lead + len(axes)
             if k >= 0 and axes[k].size != 1:
                 got = axes[k] if got is None else unify(got, axes[k], op.where)
-        out.append(find(got) if got is not None else fixed(op.out.shape[d], "a broadcast dimension"))
+        out.append(find(got) if got is not None else fixed(op.out.shape[d], Reason("broadcast", op.where)))
     return out + tail
 
 
@@ -127,9 +128,9 @@ def grouped_mm(op: Op) -> Any:
     a, b = op.args[0], op.args[1]
     if a.ndim == 2 and b.ndim == 3:
         unify(a.axes[1], b.axes[1], op.where)
-        freeze(b.axes[0], "an axis of experts that tokens are routed over")
+        freeze(b.axes[0], op.reason("experts"))
         return [a.axes[0], b.axes[2]]
-    return freeze_all(op, f"{op.where}: this form of grouped product is not described")
+    return freeze_all(op, op.reason("form", "this form of a grouped product"))
 
 
 def _outer(op: Op) -> Axes:

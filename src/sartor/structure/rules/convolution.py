@@ -54,7 +54,7 @@ def conv(op: Op) -> Axes:
     channels = x.axes[off]
     op.sizes["in_channels"] = channels
     for k in w.axes[2:]:
-        freeze(k, "a kernel dimension")
+        freeze(k, op.reason("kernel"))
     if is_transposed(op):
         unify(channels, w.axes[0], op.where)
         w.roles.setdefault(0, "in")
@@ -82,20 +82,22 @@ def conv(op: Op) -> Axes:
         out = unify(out, bias.axes[0], op.where)
         bias.roles.setdefault(0, "out")
     for a in x.axes[off + 1 :]:
-        freeze(a, "a spatial dimension")
+        freeze(a, op.reason("spatial"))
     op.sizes["out_channels"] = out
-    return [*x.axes[:off], find(out), *(fixed(n, "a spatial dimension") for n in op.out.shape[off + 1 :])]
+    return [*x.axes[:off], find(out), *(fixed(n, op.reason("spatial")) for n in op.out.shape[off + 1 :])]
 
 
 @rule("conv", "torchvision::deform_conv2d")
 def deform(op: Op) -> Any:
     """Deformable convolution; offsets and masks stay whole."""
     x, w, offset, mask, bias = op.args[:5]
-    freeze_values((offset, mask), "offsets of a deformable convolution")
+    freeze_values((offset, mask), op.reason("offsets"))
     if x.shape[1] != w.shape[1]:
-        return freeze_all(op, f"{op.where}: grouped deformable convolution is not described")
+        return freeze_all(op, op.reason("form", "a grouped deformable convolution"))
     unify(x.axes[1], w.axes[1], op.where)
     out = unify(w.axes[0], bias.axes[0], op.where) if bias is not None and bias.shape == w.shape[:1] else w.axes[0]
-    for a in [*x.axes[2:], *w.axes[2:]]:
-        freeze(a, "a kernel or spatial dimension")
-    return [x.axes[0], find(out), *(fixed(n, "a spatial dimension") for n in op.out.shape[2:])]
+    for a in x.axes[2:]:
+        freeze(a, op.reason("spatial"))
+    for a in w.axes[2:]:
+        freeze(a, op.reason("kernel"))
+    return [x.axes[0], find(out), *(fixed(n, op.reason("spatial")) for n in op.out.shape[2:])]

@@ -55,7 +55,7 @@ def einsum(op: Op) -> Axes:
     axis: dict[str, Axis] = {}
     for labels, v in zip(inputs, op.args[1]):
         if len(set(labels)) < len(labels):
-            freeze_values([v], f"{op.where} takes a diagonal")
+            freeze_values([v], op.reason("diagonal"))
         for d, label in enumerate(labels):
             if v.shape[d] != 1 or label not in axis:
                 axis[label] = (

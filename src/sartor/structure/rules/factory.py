@@ -26,4 +26,4 @@ def uniform(op: Op) -> Any:
 )
 def ordered(op: Op) -> Axes:
     """Positions have meaning: frozen, and what goes in too."""
-    return freeze_all(op, f"{op.where} gives each position its own meaning")
+    return freeze_all(op, op.reason("positions"))

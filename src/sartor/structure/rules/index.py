@@ -20,7 +20,7 @@ _MASK = (torch.bool, torch.uint8)
 def embedding(op: Op) -> Axes:
     """Rows by index: the vocabulary stays whole, the width passes."""
     w, i = op.args[0], op.args[1]
-    freeze(w.axes[0], "an embedding is indexed along it")
+    freeze(w.axes[0], op.reason("table"))
     w.roles.setdefault(1, "out")
     op.sizes.update(num_embeddings=w.axes[0], embedding_dim=w.axes[1])
     return [*i.axes, w.axes[1]]
@@ -30,11 +30,11 @@ def embedding(op: Op) -> Axes:
 def embedding_bag(op: Op) -> list[Axes]:
     """Rows by index, summed in bags."""
     w = op.args[0]
-    freeze(w.axes[0], "an embedding is indexed along it")
+    freeze(w.axes[0], op.reason("table"))
     w.roles.setdefault(1, "out")
     op.sizes.update(num_embeddings=w.axes[0], embedding_dim=w.axes[1])
-    rest = [frozen_axes(o.shape, "bookkeeping of an embedding bag") for o in op.out[1:]]
-    return [[fixed(op.out[0].shape[0], "bags"), w.axes[1]], *rest]
+    rest = [frozen_axes(o.shape, op.reason("bags")) for o in op.out[1:]]
+    return [[fixed(op.out[0].shape[0], op.reason("bags")), w.axes[1]], *rest]
 
 
 @rule("index", "index_select")
@@ -42,7 +42,7 @@ def index_select(op: Op) -> Axes:
     """One dimension by a list of indices."""
     x, i = op.args[0], op.args[2]
     d = dim(op.args[1], x.ndim)
-    freeze(x.axes[d], f"{op.where} looks up along it")
+    freeze(x.axes[d], op.reason("lookup"))
     return [*x.axes[:d], i.axes[0] if i.ndim else UNIT, *x.axes[d + 1 :]]
 
 
@@ -64,18 +64,18 @@ def index(op: Op) -> Any:
         width = i.ndim if i is not None and i.dtype in _MASK else 1
         for k in range(d, d + width):
             if i is not None:
-                freeze(x.axes[k], f"{op.where} looks up along it")
+                freeze(x.axes[k], op.reason("lookup"))
         slots.append((d, i))
         d += width
     rest = x.axes[d:]
     indices = [i for _, i in slots if i is not None]
     plain = [x.axes[p] for p, i in slots if i is None]
     masks = [i for i in indices if i.dtype in _MASK]
-    freeze_values(masks, f"{op.where} selects by a mask")
+    freeze_values(masks, op.reason("mask"))
     if masks:
         if len(indices) > 1 or slots[0][1] is None:
-            return freeze_all(op, f"{op.where}: this mixture of masks is not described")
-        return [fixed(op.out.shape[0], "selected by a mask"), *plain, *rest]
+            return freeze_all(op, op.reason("form", "this mixture of masks and indices"))
+        return [fixed(op.out.shape[0], op.reason("mask")), *plain, *rest]
     shape = torch.broadcast_shapes(*(i.shape for i in indices))
     looked = broadcast(indices, shape, op.where)
     where = [n for n, (_, i) in enumerate(slots) if i is not None]
@@ -85,7 +85,7 @@ def index(op: Op) -> Any:
         axes = [*before, *looked, *after, *rest]
     else:
         axes = [*looked, *plain, *rest]
-    return axes if len(axes) == op.out.ndim else freeze_all(op, f"{op.where}: this form of indexing is not described")
+    return axes if len(axes) == op.out.ndim else freeze_all(op, op.reason("form", "this form of indexing"))
 
 
 @rule("index", "index_put _index_put_impl _unsafe_index_put")
@@ -96,16 +96,16 @@ def index_put(op: Op) -> Any:
     for i in given:
         width = i.ndim if i is not None and i.dtype in _MASK else 1
         for k in range(d, d + width):
-            freeze(x.axes[k], f"{op.where} writes along it")
+            freeze(x.axes[k], op.reason("write"))
         d += width
         if i is not None and i.dtype in _MASK:
-            freeze_values([i], f"{op.where} writes by a mask")
+            freeze_values([i], op.reason("mask write"))
     rest = x.axes[d:]
     for a, b in zip(reversed(v.axes), reversed(rest)):
         if a.size != 1:
             unify(a, b, op.where)
     for a in v.axes[: max(0, v.ndim - len(rest))]:
-        freeze(a, f"{op.where} writes along it")
+        freeze(a, op.reason("write"))
     return list(x.axes)
 
 
@@ -129,12 +129,12 @@ def _along(op: Op, parts: list[Value], result: Value) -> Axes:
     d = dim(op.args[1], max(x.ndim, 1))
     for v in parts:
         if v.ndim:
-            freeze(v.axes[d], f"{op.where} looks up along it")
+            freeze(v.axes[d], op.reason("lookup"))
     for k in range(x.ndim):
         for v in parts[1:]:
             if k != d and v.axes[k].size != x.axes[k].size:
-                freeze(v.axes[k], f"{op.where} takes a part of it")
-                freeze(x.axes[k], f"{op.where} takes a part of it")
+                freeze(v.axes[k], op.reason("part"))
+                freeze(x.axes[k], op.reason("part"))
             elif k != d:
                 unify(x.axes[k], v.axes[k], op.where)
     return [find(a) for a in result.axes]
@@ -145,8 +145,8 @@ def index_add(op: Op) -> Axes:
     """Rows of the source are added to rows of the target."""
     x, source = op.args[0], op.args[3]
     d = dim(op.args[1], x.ndim)
-    freeze(x.axes[d], f"{op.where} writes along it")
-    freeze(source.axes[d], f"{op.where} writes along it")
+    freeze(x.axes[d], op.reason("write"))
+    freeze(source.axes[d], op.reason("write"))
     for k in range(x.ndim):
         if k != d:
             unify(x.axes[k], source.axes[k], op.where)

@@ -28,6 +28,7 @@ from sartor.structure.calls import Op, Value, dim, dims
 from sartor.structure.rules.pointwise import broadcast
 from sartor.structure.rules.registry import freeze_all, rule
 from sartor.structure.rules.shapes import alike, new, packed
+from sartor.types import Reason
 
 
 def replaced(axes: Axes, d: int, a: Axis) -> Axes:
@@ -55,8 +56,8 @@ def view(op: Op) -> Axes:
     """Row-major: axes become products, products come apart."""
     x = op.args[0]
     if len(op.args) > 1 and isinstance(op.args[1], torch.dtype):
-        freeze(x.axes[-1], "its bytes are reinterpreted")
-        return replaced(x.axes, x.ndim - 1, fixed(op.out.shape[-1], "its bytes are reinterpreted"))
+        freeze(x.axes[-1], op.reason("bytes"))
+        return replaced(x.axes, x.ndim - 1, fixed(op.out.shape[-1], op.reason("bytes")))
     return reshape(x.axes, op.out.shape)
 
 
@@ -66,7 +67,7 @@ def as_strided(op: Op) -> Any:
     x = op.args[0]
     if op.mutates and tuple(op.args[1]) == x.shape:
         return list(x.axes)
-    return freeze_all(op, f"{op.where} addresses memory directly")
+    return freeze_all(op, op.reason("memory"))
 
 
 @rule("move", "t numpy_T")
@@ -132,7 +133,7 @@ def repeat(op: Op) -> Axes:
     for d, n in enumerate(out.shape):
         k = d - out.ndim + x.ndim
         a, old = (x.axes[k], x.shape[k]) if k >= 0 else (UNIT, 1)
-        axes.append(product([fresh(n // old), a]) if old else fixed(0, "empty"))
+        axes.append(product([fresh(n // old), a]) if old else fixed(0, op.reason("empty")))
     return axes
 
 
@@ -140,7 +141,7 @@ def repeat(op: Op) -> Axes:
 def repeat_interleave(op: Op) -> Any:
     """Each unit n times: (axis * copies)."""
     if len(op.args) < 2 or isinstance(op.args[1], Value):
-        return freeze_all(op, f"{op.where} repeats by counts held in a tensor")
+        return freeze_all(op, op.reason("counts"))
     x, d = op.args[0], op.arg("dim")
     if d is None:
         return [product([*x.axes, fresh(op.args[1])])]
@@ -155,8 +156,9 @@ def part(a: Axis, start: int, end: int, where: str) -> Axis:
         piece, _ = split_sum(rest, end - start)
         return find(piece)
     except Conflict as e:
-        freeze(a, f"{e} (in {where})")
-        return fixed(end - start, f"{e} (in {where})")
+        reason = Reason("alignment", where, detail=str(e))
+        freeze(a, reason)
+        return fixed(end - start, reason)
 
 
 @rule("slice", "slice slice_copy")
@@ -174,10 +176,10 @@ def slice_(op: Op) -> Axes:
         return replaced(x.axes, d, part(x.axes[d], start, end, op.where))
     if n % step == 0 and start < step and end > n - step:
         outer, inner = split_product(x.axes[d], n // step)
-        freeze(inner, f"{op.where} takes every {step}th")
+        freeze(inner, op.reason("step", str(step)))
         return replaced(x.axes, d, outer)
-    freeze(x.axes[d], f"{op.where} takes every {step}th")
-    return replaced(x.axes, d, fixed(op.out.shape[d], f"{op.where} takes every {step}th"))
+    freeze(x.axes[d], op.reason("step", str(step)))
+    return replaced(x.axes, d, fixed(op.out.shape[d], op.reason("step", str(step))))
 
 
 @rule("slice", "narrow")
@@ -186,8 +188,8 @@ def narrow(op: Op) -> Axes:
     x, start = op.args[0], op.args[2]
     d = dim(op.args[1], x.ndim)
     if isinstance(start, Value):
-        freeze(x.axes[d], f"{op.where} starts at a computed position")
-        return replaced(x.axes, d, fixed(op.args[3], f"{op.where} starts at a computed position"))
+        freeze(x.axes[d], op.reason("computed start"))
+        return replaced(x.axes, d, fixed(op.args[3], op.reason("computed start")))
     return replaced(x.axes, d, part(x.axes[d], start % x.shape[d], start % x.shape[d] + op.args[3], op.where))
 
 
@@ -196,7 +198,7 @@ def select(op: Op) -> Axes:
     """One position is picked: the dimension stays whole."""
     x = op.args[0]
     d = dim(op.args[1], x.ndim)
-    freeze(x.axes[d], f"{op.where} picks one position of it")
+    freeze(x.axes[d], op.reason("select"))
     return [*x.axes[:d], *x.axes[d + 1 :]]
 
 
@@ -205,7 +207,7 @@ def unbind(op: Op) -> list[Axes]:
     """Every position becomes a tensor: the dimension stays whole."""
     x = op.args[0]
     d = dim(op.arg("dim", 0), x.ndim)
-    freeze(x.axes[d], f"{op.where} takes each position apart")
+    freeze(x.axes[d], op.reason("unbind"))
     return [[*x.axes[:d], *x.axes[d + 1 :]] for _ in op.out]
 
 
@@ -264,7 +266,7 @@ def stack(op: Op) -> Axes:
     """A new frozen dimension; the others unify."""
     parts = op.args[0]
     axes = broadcast(parts, parts[0].shape, op.where)
-    axes.insert(dim(op.arg("dim", 0), op.out.ndim), fixed(len(parts), f"{op.where} counts the tensors"))
+    axes.insert(dim(op.arg("dim", 0), op.out.ndim), fixed(len(parts), op.reason("stack")))
     return axes
 
 
@@ -280,13 +282,13 @@ def pad(op: Op) -> Any:
         if before == after == 0:
             continue
         if not constant:
-            freeze(axes[d], f"{op.where} reflects or repeats its border")
-            axes[d] = fixed(op.out.shape[d], f"{op.where} reflects or repeats its border")
+            freeze(axes[d], op.reason("border"))
+            axes[d] = fixed(op.out.shape[d], op.reason("border"))
             continue
         a = axes[d]
         if before < 0 or after < 0:
             a = part(a, max(-before, 0), x.shape[d] - max(-after, 0), op.where)
-        room = fresh if zero else (lambda n: fixed(n, f"{op.where} pads with a constant other than zero"))
+        room = fresh if zero else (lambda n: fixed(n, op.reason("padding value")))
         axes[d] = total([*([room(before)] if before > 0 else []), a, *([room(after)] if after > 0 else [])])
     return axes
 
@@ -296,10 +298,10 @@ def pixel_shuffle(op: Op) -> Axes:
     """Channels (c * r^2) give c."""
     x, out = op.args[0], op.out
     c, square = split_product(x.axes[-3], out.shape[-3])
-    freeze(square, "sub-pixels of a pixel shuffle")
+    freeze(square, op.reason("sub-pixels"))
     for a in x.axes[-2:]:
-        freeze(a, "a spatial dimension")
-    return [*x.axes[:-3], c, *(fixed(n, "a spatial dimension") for n in out.shape[-2:])]
+        freeze(a, op.reason("spatial"))
+    return [*x.axes[:-3], c, *(fixed(n, op.reason("spatial")) for n in out.shape[-2:])]
 
 
 @rule("shuffle", "pixel_unshuffle")
@@ -307,9 +309,9 @@ def pixel_unshuffle(op: Op) -> Axes:
     """Channels c give (c * r^2)."""
     x, out, r = op.args[0], op.out, op.args[1]
     for a in x.axes[-2:]:
-        freeze(a, "a spatial dimension")
-    square = fixed(r * r, "sub-pixels of a pixel unshuffle")
-    return [*x.axes[:-3], product([x.axes[-3], square]), *(fixed(n, "a spatial dimension") for n in out.shape[-2:])]
+        freeze(a, op.reason("spatial"))
+    square = fixed(r * r, op.reason("sub-pixels"))
+    return [*x.axes[:-3], product([x.axes[-3], square]), *(fixed(n, op.reason("spatial")) for n in out.shape[-2:])]
 
 
 @rule("shuffle", "channel_shuffle native_channel_shuffle")
@@ -326,9 +328,9 @@ def im2col(op: Op) -> Axes:
     """Channels c give (c * kernel)."""
     x, out = op.args[0], op.out
     for a in x.axes[-2:]:
-        freeze(a, "a spatial dimension")
-    kernel = fixed(out.shape[-2] // x.shape[-3], "a kernel dimension")
-    return [*x.axes[:-3], product([x.axes[-3], kernel]), fixed(out.shape[-1], "a spatial dimension")]
+        freeze(a, op.reason("spatial"))
+    kernel = fixed(out.shape[-2] // x.shape[-3], op.reason("kernel"))
+    return [*x.axes[:-3], product([x.axes[-3], kernel]), fixed(out.shape[-1], op.reason("spatial"))]
 
 
 @rule("shuffle", "col2im")
@@ -336,8 +338,8 @@ def col2im(op: Op) -> Axes:
     """(c * kernel) gives c."""
     x, out = op.args[0], op.out
     c, kernel = split_product(x.axes[-2], out.shape[-3])
-    freeze(kernel, "a kernel dimension")
-    return [*x.axes[:-2], c, *(fixed(n, "a spatial dimension") for n in out.shape[-2:])]
+    freeze(kernel, op.reason("kernel"))
+    return [*x.axes[:-2], c, *(fixed(n, op.reason("spatial")) for n in out.shape[-2:])]
 
 
 @rule("shuffle", "unfold")
@@ -345,19 +347,22 @@ def unfold(op: Op) -> Axes:
     """Sliding windows along a dimension: it stays whole."""
     x = op.args[0]
     d = dim(op.args[1], x.ndim)
-    freeze(x.axes[d], f"{op.where} slides a window along it")
-    return [*replaced(x.axes, d, fixed(op.out.shape[d], "windows")), fixed(op.out.shape[-1], "positions in a window")]
+    freeze(x.axes[d], op.reason("window"))
+    return [
+        *replaced(x.axes, d, fixed(op.out.shape[d], op.reason("windows"))),
+        fixed(op.out.shape[-1], op.reason("windows")),
+    ]
 
 
 @rule("complex", "view_as_complex")
 def view_as_complex(op: Op) -> Axes:
     """Pairs become one number."""
     x = op.args[0]
-    freeze(x.axes[-1], "real and imaginary parts")
+    freeze(x.axes[-1], op.reason("complex"))
     return list(x.axes[:-1])
 
 
 @rule("complex", "view_as_real _view_as_real")
 def view_as_real(op: Op) -> Axes:
     """One number becomes a pair."""
-    return [*op.args[0].axes, fixed(2, "real and imaginary parts")]
+    return [*op.args[0].axes, fixed(2, op.reason("complex"))]

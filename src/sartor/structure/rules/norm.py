@@ -60,11 +60,11 @@ def batch_norm(op: Op) -> Any:
         training = op.arg("use_input_stats", False)
     if training or op.arg("running_mean") is None:
         for a in (axes[:1] if op.name != "instance_norm" else []) + axes[2:]:
-            mixing(a, "statistics of a batch norm in training mode are taken over it")
+            mixing(a, op.reason("batch statistics"))
     if isinstance(op.out, Value):
         return axes
     c = find(axes[1])
-    rest = [[c] if o.shape == (c.size,) else frozen_axes(o.shape, "saved statistics") for o in op.out[1:]]
+    rest = [[c] if o.shape == (c.size,) else frozen_axes(o.shape, op.reason("saved statistics")) for o in op.out[1:]]
     return [axes, *rest]
 
 
@@ -97,7 +97,7 @@ def layer_norm(op: Op) -> Any:
                 v.roles.setdefault(i, "norm")
     op.sizes["normalized_shape"] = axes[x.ndim - k :]
     for a in axes[x.ndim - k :]:
-        mixing(a, f"{op.name} takes its statistics over these units ({op.path})")
+        mixing(a, op.reason("statistics"))
     if isinstance(op.out, Value):
         return axes
     return [axes, *(axes[: x.ndim - k] + [UNIT] * (o.ndim - x.ndim + k) for o in op.out[1:])]
@@ -123,7 +123,7 @@ def group_norm(op: Op) -> Any:
         v.roles.setdefault(0, "norm")
     outer, inner = split_product(axes[1], op.arg("group" if native else "num_groups"))
     op.sizes.update(num_channels=axes[1], num_groups=outer)
-    mixing(inner, f"group norm takes its statistics over these units ({op.path})")
+    mixing(inner, op.reason("statistics"))
     if isinstance(op.out, Value):
         return axes
     return [axes, *([axes[0], find(outer)] for _ in op.out[1:])]
@@ -141,7 +141,7 @@ def weight_norm(op: Op) -> Any:
             g.roles.setdefault(i, "norm")
     for i, a in enumerate(axes):
         if i != d:
-            mixing(a, f"weight normalisation takes a norm over these units ({op.path})")
+            mixing(a, op.reason("weight norm"))
     if isinstance(op.out, Value):
         return axes
     return [axes, [axes[i] if n != 1 else UNIT for i, n in enumerate(op.out[1].shape)]]

@@ -12,9 +12,10 @@ from sartor.structure.axes import UNIT, Axes, Axis, find, freeze, fresh, split_s
 from sartor.structure.calls import Op, Value
 from sartor.structure.rules.registry import each_output, rule
 from sartor.structure.rules.shapes import alike, elementwise, new
+from sartor.types import Reason
 
 
-def broadcast(operands: Sequence[Value], shape: Sequence[int], why: str) -> Axes:
+def broadcast(operands: Sequence[Value], shape: Sequence[int], where: str) -> Axes:
     """Axes of operands broadcast to `shape`: equal dimensions unify, dimensions of size 1 have no say."""
     out: Axes = []
     for d in range(len(shape)):
@@ -24,9 +25,9 @@ def broadcast(operands: Sequence[Value], shape: Sequence[int], why: str) -> Axes
             if k < 0 or v.shape[k] == 1:
                 continue
             if v.shape[k] != shape[d]:
-                freeze(v.axes[k], f"broadcast in {why}")
+                freeze(v.axes[k], Reason("broadcast", where))
                 continue
-            got = v.axes[k] if got is None else unify(got, v.axes[k], why)
+            got = v.axes[k] if got is None else unify(got, v.axes[k], where)
         out.append(find(got) if got is not None else (UNIT if shape[d] == 1 else fresh(shape[d])))
     return out
 

@@ -11,6 +11,7 @@ from sartor.structure.calls import Op, Value, dims
 from sartor.structure.rules.pointwise import pointwise
 from sartor.structure.rules.registry import each_output, freeze_all, rule, same_nesting
 from sartor.structure.rules.shapes import alike, new
+from sartor.types import Reason
 
 _EXACT = {"sum", "linalg_vector_norm", "norm", "nansum", "count_nonzero"}  # zeros do not change them
 
@@ -43,12 +44,12 @@ def reduce(op: Op) -> Any:
     indices = "arg" in op.name or (not isinstance(op.out, Value) and op.name not in ("var_mean", "std_mean", "aminmax"))
     for d in over:
         if indices:
-            freeze(x.axes[d], f"{op.where} gives indices along it")
+            freeze(x.axes[d], op.reason("indices"))
         elif op.name not in _EXACT:
-            mixing(x.axes[d], f"{op.where} reduces over it")
+            mixing(x.axes[d], op.reason("reduction"))
     axes = [UNIT if d in over else a for d, a in enumerate(x.axes) if keep or d not in over]
     if len(axes) != op.outputs[0].ndim:
-        return freeze_all(op, f"{op.where}: this form is not described")
+        return freeze_all(op, op.reason("form", "this form of the call"))
     return each_output(op, axes)
 
 
@@ -63,7 +64,7 @@ def softmax(op: Op) -> Axes:
     """Mixes along its dimension."""
     x = op.args[0]
     if x.ndim:
-        mixing(x.axes[op.args[1] % x.ndim], f"{op.where} normalises over it")
+        mixing(x.axes[op.args[1] % x.ndim], op.reason("softmax"))
     return list(x.axes)
 
 
@@ -79,23 +80,23 @@ def along(op: Op) -> Any:
     x = op.args[0]
     d = op.arg("dim")
     over = dims(op.arg("dims") if d is None else d, x.ndim)
-    return freeze_dims(op, over, f"{op.where} depends on the order along it")
+    return freeze_dims(op, over, op.reason("order"))
 
 
 @rule("normalize", "triu tril")
 def triangle(op: Op) -> Any:
     """The last two dimensions stay whole."""
     n = op.args[0].ndim
-    return freeze_dims(op, [n - 2, n - 1], f"{op.where} depends on positions")
+    return freeze_dims(op, [n - 2, n - 1], op.reason("positions"))
 
 
 @rule("fourier", "_fft_r2c _fft_c2r _fft_c2c")
 def fourier(op: Op) -> Any:
     """Every output of a transform depends on every input along it."""
-    return freeze_dims(op, dims(op.args[1], op.args[0].ndim), "a Fourier transform runs along it")
+    return freeze_dims(op, dims(op.args[1], op.args[0].ndim), op.reason("fourier"))
 
 
-def freeze_dims(op: Op, over: list[int], why: str) -> Any:
+def freeze_dims(op: Op, over: list[int], why: Reason) -> Any:
     """Freeze some dimensions of the first argument, pass the others to every output of the same rank."""
     x = op.args[0]
     for d in over:

@@ -18,6 +18,7 @@ from sartor.errors import BadInput
 from sartor.structure.axes import Axes, freeze
 from sartor.structure.calls import Op, frozen_axes
 from sartor.structure.functions import FUNCTIONS, FunctionOp
+from sartor.types import Reason
 
 AxesRule = Callable[[Op], Any]  # -> Axes | list[Axes | None]
 Terms = list[Axes]  # each term is a product of axis sizes; their sum is the number of multiply-accumulates
@@ -137,11 +138,10 @@ def _lookup(func: OpOverload) -> Rule | None:
 
 def opaque(op: Op) -> Any:
     """Nobody described this operator: everything it touches stays whole."""
-    why = f"no rule says how {op.func._schema.name} moves its axes (called in {op.path or 'the model'})"
-    return freeze_all(op, why)
+    return freeze_all(op, Reason("no rule", op.func._schema.name, op.path))
 
 
-def freeze_all(op: Op, why: str) -> Any:
+def freeze_all(op: Op, why: Reason | str) -> Any:
     """Freeze every axis that goes in, and give frozen axes out."""
     for v in op.inputs:
         for a in v.axes:
@@ -161,7 +161,7 @@ def each_output(op: Op, axes: Axes) -> Any:
     return same_nesting(op, lambda _: list(axes))
 
 
-def freeze_values(items: Iterable[Any], why: str) -> None:
+def freeze_values(items: Iterable[Any], why: Reason | str) -> None:
     """Freeze all axes of the Values among `items`."""
     for v in items:
         for a in getattr(v, "axes", ()):

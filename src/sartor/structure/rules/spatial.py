@@ -31,7 +31,7 @@ def _thop_macs(op: Op) -> Terms:
     window = 1
     for a, b in zip(x.shape[-n:], out.shape[-n:]):
         window *= a // b
-    return [[*out.axes, fixed(window + 1, "window")]]
+    return [[*out.axes, fixed(window + 1, op.reason("factor"))]]
 
 
 def space(op: Op) -> int:
@@ -41,7 +41,11 @@ def space(op: Op) -> int:
 
 def _scratch(op: Op) -> Terms:
     """Max pooling finds the 8-byte position of every output, also when nobody asks for it."""
-    return [[*op.outputs[0].axes, fixed(8, "bytes")]] if op.name in ("max_pool1d", "max_pool2d", "max_pool3d") else []
+    return (
+        [[*op.outputs[0].axes, fixed(8, op.reason("factor"))]]
+        if op.name in ("max_pool1d", "max_pool2d", "max_pool3d")
+        else []
+    )
 
 
 def _pooled(x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False) -> Any:
@@ -66,11 +70,11 @@ def spatial(op: Op) -> Any:
     x = op.args[0]
     lead = x.ndim - space(op)
     for a in x.axes[lead:]:
-        freeze(a, "a spatial dimension")
-    freeze_values(op.inputs[1:], "a spatial dimension")
+        freeze(a, op.reason("spatial"))
+    freeze_values(op.inputs[1:], op.reason("spatial"))
 
     def axes(shape: tuple[int, ...]) -> Axes:
-        return [*map(find, x.axes[:lead]), *(fixed(n, "a spatial dimension") for n in shape[lead:])]
+        return [*map(find, x.axes[:lead]), *(fixed(n, op.reason("spatial")) for n in shape[lead:])]
 
     return same_nesting(op, axes)
 
@@ -80,6 +84,6 @@ def roi(op: Op) -> Axes:
     """[boxes, channels, ...] from [batch, channels, ...]."""
     x = op.args[0]
     for a in [*x.axes[2:], *op.args[1].axes]:
-        freeze(a, "boxes and spatial dimensions")
+        freeze(a, op.reason("boxes"))
     first = op.outputs[0].shape
-    return [fixed(first[0], "boxes"), x.axes[1], *(fixed(n, "a spatial dimension") for n in first[2:])]
+    return [fixed(first[0], op.reason("boxes")), x.axes[1], *(fixed(n, op.reason("spatial")) for n in first[2:])]

@@ -1,0 +1,70 @@
+"""Run a model once and record its operator calls.
+
+The forward runs on meta tensors, on a copy of the model that shares nothing with it: nothing is computed, no weight is
+read, the model itself is not touched. A model whose control flow depends on values computed from weights is run on a
+copy with real tensors instead.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sartor.errors import CannotTrace
+from sartor.structure.example import Example, as_args, batch_of, map_tensors, tensors, with_batch
+from sartor.structure.model_copy import clone, empty_like_on_meta, evaluating, named_tensors
+from sartor.structure.operator_watch import watching
+from sartor.structure.recording import Recording
+from sartor.structure.rules.shapes import META
+from sartor.structure.value_reads import Answers
+
+
+def record(model: nn.Module, example: Example) -> Recording:
+    """The operator calls of model(example) in evaluation mode, from a clone on meta or, failing that, real tensors.
+
+    Raises:
+        CannotTrace: the forward fails on real tensors too; its own error is chained.
+    """
+    shadow = evaluating(clone(model, empty_like_on_meta))
+    inputs = map_tensors(lambda t: t.detach().to(META) if t.device.type != "meta" else t, example)
+    try:
+        return _record(shadow, inputs, real=list(tensors(example)))
+    except Exception as first:
+        if any(t.device.type == "meta" for *_, t in named_tensors(model)):
+            raise CannotTrace(f"the forward failed on meta tensors, and the model holds no others: {first}") from first
+    real = clone(model, lambda t: t.detach().clone()).eval()
+    try:
+        return _record(real, map_tensors(lambda t: t.detach().clone(), example))
+    except Exception as e:
+        raise CannotTrace(f"the model's forward raised {type(e).__name__} on the example inputs: {e}") from e
+
+
+def record_training(model: nn.Module, example: Example) -> Recording | None:
+    """The operator calls in training mode on twice the batch, on meta; None where that fails or chance decides.
+
+    Twice: batch norm in training wants more than one value.
+    """
+    try:
+        doubled = with_batch(example, 2 * batch_of(example))
+        inputs = map_tensors(lambda t: t.detach().to(META), doubled)
+        shadows = [clone(model, empty_like_on_meta).train() for _ in range(2)]
+        rec, again = (_record(shadow, inputs, real=list(tensors(doubled))) for shadow in shadows)
+    except Exception:
+        return None
+    return rec if [op.func for op in rec.ops] == [op.func for op in again.ops] else None
+
+
+def _record(model: nn.Module, example: Example, *, real: list[Tensor] | None = None) -> Recording:
+    """`real`: the inputs with their values, for a model and an example on meta."""
+    rec = Recording.opened(model, example)
+    args, kwargs = as_args(example)
+    instead = None if real is None else Answers(rec, real)
+    with watching(model, rec.see, meta=real is not None, instead=instead, same=rec.same):
+        out = model(*args, **kwargs)
+    rec.outputs = [rec.value(t, "op") for t in tensors(out)]
+    for v in rec.inputs + rec.outputs:  # what the caller holds outlives the forward
+        v.died = None
+    rec._seen.clear()
+    return rec
+
+
+__all__ = ["record", "record_training"]

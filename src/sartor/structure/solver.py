@@ -1,0 +1,177 @@
+"""From recorded calls to groups: drop dead operators, apply the rules in order, read off the leaves."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from sartor.structure.axes import Axes, Axis, Conflict, find, freeze, fresh, leaves
+from sartor.structure.calls import Op, Value, frozen_axes
+from sartor.structure.graph import Graph
+from sartor.structure.kinds import kinds
+from sartor.structure.reasons import sentence
+from sartor.structure.recording import Recording
+from sartor.structure.rules.registry import facts, freeze_all, lookup, opaque
+from sartor.types import Frozen, Group, Member, Reason
+
+
+def solve(rec: Recording, more: Callable[[], Recording | None] = lambda: None) -> Graph:
+    """Axes for every value, groups, frozen axes with reasons, ties.
+
+    Args:
+        rec: the forward in evaluation mode.
+        more: gives the same model's forward in training mode; asked when there are parameters that evaluation leaves
+            alone. What it does with them, and with all others, is heeded too.
+    """
+    for v in {id(v): v for v in rec.tensors.values()}.values():
+        v.axes = [fresh(n) for n in v.shape]
+    touched = _follow(rec)
+    training = more() if any(v.origin == "parameter" and n not in touched for n, v in rec.tensors.items()) else None
+    if training is not None:
+        for name, v in training.tensors.items():
+            v.axes = rec.tensors[name].axes
+        touched |= _follow(training)
+    for name, v in rec.tensors.items():
+        if name not in touched:
+            for a in v.axes:
+                freeze(a, Reason("unused"))
+    for v in (*rec.outputs, *(training.outputs if training else ())):
+        for a in _axes(v):
+            freeze(a, Reason("output"))
+    graph = read_off(rec)
+    if training is None:
+        return graph
+    parts = {"inputs": tuple(training.inputs), "outputs": tuple(training.outputs), "example": training.example}
+    return replace(graph, training=replace(graph, ops=tuple(training.ops), **parts))
+
+
+def _follow(rec: Recording) -> set[str]:
+    """Apply the rules in order; gives the names of the tensors that were used."""
+    for v in rec.inputs:
+        v.axes = frozen_axes(v.shape, Reason("input"))
+    _mark_live(rec)
+    touched: set[int] = set()
+    for op in rec.ops:  # a dead operator that holds parameters still runs: its sizes must go on fitting
+        inputs = op.inputs
+        if op.live or any(v.name is not None for v in inputs):
+            touched.update(map(id, inputs))
+            _apply(op, inputs)
+    return {n for n, v in rec.tensors.items() if id(v) in touched}
+
+
+def _mark_live(rec: Recording) -> None:
+    """An operator counts when its result reaches an output, or when it writes into memory that does."""
+    alive = {id(v) for v in rec.outputs}
+    for op in reversed(rec.ops):
+        op.live = op.mutates or any(id(v) in alive for v in op.outputs)
+        if op.live:
+            alive.update(map(id, op.inputs))
+
+
+def _axes(v: Value) -> Axes:
+    """The axes of a value; of one that no rule spoke of, frozen ones."""
+    if len(v.axes) != len(v.shape):
+        v.axes = frozen_axes(v.shape, Reason("origin", detail=v.origin))
+    return v.axes
+
+
+def _apply(op: Op, inputs: list[Value]) -> None:
+    for v in inputs:
+        _axes(v)
+    rule = lookup(op.func)
+    apply: Callable[[Op], Any] = rule.axes if rule else opaque
+    op.kind = rule.kind if rule else "unknown"
+    try:
+        result = apply(op)
+    except Conflict as e:
+        result = freeze_all(op, op.reason("conflict", str(e)))
+    for out, axes in zip(_flat(op.out), result if _is_several(op) else [result]):
+        if out is None or axes is None:
+            continue
+        if len(axes) != out.ndim:
+            raise AssertionError(f"rule of {op.func}: {len(axes)} axes for shape {out.shape}")
+        if not out.axes:
+            out.axes = list(axes)
+
+
+def _is_several(op: Op) -> bool:
+    return isinstance(op.out, list | tuple)
+
+
+def _flat(out: Any) -> list[Value | None]:
+    return list(out) if isinstance(out, list | tuple) else [out]
+
+
+def read_off(rec: Recording) -> Graph:
+    """Groups and frozen axes as the axes stand now."""
+    members: dict[Axis, list[Member]] = {}
+    cuttable: set[Axis] = set()
+    frozen: list[Frozen] = []
+    seen: set[int] = set()
+    for name, v in rec.tensors.items():
+        tied = id(v) in seen
+        seen.add(id(v))
+        for d, a in enumerate(v.axes):
+            for leaf in dict.fromkeys(leaves(a)):
+                if leaf.frozen:
+                    if leaf.size > 1 and v.origin == "parameter" and not tied:
+                        frozen.append(Frozen(f"{name}:{d}", leaf.size, sentence(leaf.frozen)))
+                elif leaf.size > 1:
+                    role = v.roles.get(d, "buffer" if v.origin == "buffer" else "other")
+                    if not tied:
+                        members.setdefault(leaf, []).append(Member(name, d, role))
+                    if v.origin == "parameter":
+                        cuttable.add(leaf)
+    kind_of = kinds(rec.ops)
+    groups: dict[str, Group] = {}
+    named: dict[str, Axis] = {}
+    for leaf, places in members.items():
+        if leaf not in cuttable:
+            continue
+        name = _name(places, groups)
+        mixes = "; ".join(dict.fromkeys(map(sentence, leaf.mix))) or None
+        groups[name] = Group(name, kind_of.get(leaf, "features"), leaf.size, tuple(places), mixes)
+        named[name] = leaf
+    ties = _ties(rec, {leaf: n for n, leaf in named.items()})
+    return Graph(
+        tuple(rec.ops),
+        rec.tensors,
+        tuple(rec.inputs),
+        tuple(rec.outputs),
+        groups,
+        named,
+        tuple(frozen),
+        ties,
+        _fingerprint(rec),
+        rec.example,
+    )
+
+
+def _name(places: list[Member], taken: dict[str, Group]) -> str:
+    first = next((m for m in places if m.role == "out"), places[0])
+    plain = first.tensor.endswith(".weight") and first.dim == 0
+    base = first.tensor.removesuffix(".weight") if plain else f"{first.tensor}:{first.dim}"
+    name, k = base, 1
+    while name in taken:
+        k += 1
+        name = f"{base}#{k}"
+    return name
+
+
+def _ties(rec: Recording, names: dict[Axis, str]) -> tuple[tuple[str, ...], ...]:
+    """Pieces of a chunk that must stay equal in count, where each is one leaf; of others the probe takes care."""
+    ties: list[tuple[str, ...]] = []
+    for op in rec.ops:
+        for parts in op.ties:
+            found = list(dict.fromkeys(names[find(p)] for p in parts if find(p) in names))
+            if len(found) > 1:
+                ties.append(tuple(found))
+    return tuple(dict.fromkeys(ties))
+
+
+def _fingerprint(rec: Recording) -> str:
+    lines = [f"{name}:{v.shape}" for name, v in rec.tensors.items()]
+    lines += [f"{facts(op.func).name}@{op.path}" for op in rec.ops]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

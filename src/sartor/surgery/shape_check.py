@@ -1,0 +1,127 @@
+"""Would this cut run? Decided on meta tensors, operator by operator, before a weight is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch._ops import OpOverload
+
+from sartor.activations.follow import Interventions, Match, Numerics, OffPath, Walk, follow
+from sartor.structure.axes import Axis, find, new_size
+from sartor.structure.calls import Op, Value, short_name
+from sartor.structure.example import as_args, tensors
+from sartor.structure.graph import Graph
+from sartor.structure.model_copy import clone, empty_like_on_meta, named_tensors
+from sartor.structure.value_reads import repeated
+from sartor.surgery.attributes import Attributes
+from sartor.surgery.edits import set_attributes_
+from sartor.surgery.program import SPLITS, Program, rewrite_
+
+_BY_VALUE = {"nonzero", "nms", "unique", "_unique2", "masked_select", "item", "_local_scalar_dense", "where", "index"}
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first operator that would not do what was predicted."""
+
+    op: int  # index in graph.every_op
+    message: str
+
+
+class _Stop(Exception):
+    pass
+
+
+def _same(traced: OpOverload, called: OpOverload) -> bool:
+    """Equal, or two ways to split: a rewritten forward says the sizes."""
+    return traced is called or {short_name(traced), short_name(called)} <= SPLITS
+
+
+def check(
+    model: nn.Module,
+    graph: Graph,
+    masks: Mapping[Axis, Tensor],
+    attributes: Attributes,
+    programs: Mapping[str, Program] | None = None,
+) -> Mismatch | None:
+    """Run the forward with tensors of the new shapes; the first operator whose output is not as predicted.
+
+    `programs` take the place of the forwards of some modules, by path. They know evaluation only: with any of them the
+    forward in training mode is not looked at.
+    """
+    problem = _check(model, graph, masks, attributes, programs or {}, training=False)
+    if problem is not None or graph.training is None or programs:
+        return problem
+    problem = _check(model, graph.training, masks, attributes, {}, training=True)
+    return None if problem is None else Mismatch(len(graph.ops) + problem.op, f"in training mode: {problem.message}")
+
+
+def _check(
+    model: nn.Module,
+    graph: Graph,
+    masks: Mapping[Axis, Tensor],
+    attributes: Attributes,
+    programs: Mapping[str, Program],
+    *,
+    training: bool,
+) -> Mismatch | None:
+    kept = {a: int(m.sum()) for a, m in masks.items()}
+    on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
+    shapes = {name: tuple(new_size(a, kept) for a in v.axes) for name, v in graph.tensors.items()}
+    by_id = {id(t): shapes[name] for *_, name, t in named_tensors(model)}
+
+    def resized(t: Tensor) -> Tensor:
+        if on_meta:
+            return empty_like_on_meta(t, by_id[id(t)])
+        new = t.detach()[tuple(slice(n) for n in by_id[id(t)])]  # what it computes is alike, if not the same
+        return new.clone()
+
+    shadow = clone(model, resized).train(training)
+    set_attributes_(shadow, tuple((p, a, v) for (p, a), v in attributes.items()))
+    for path, program in programs.items():
+        shadow = rewrite_(shadow, path, program)
+    on_path: Walk | None = None
+    problem: Mismatch | None = None
+
+    def compare(op: Op, args: Any, kwargs: Any, out: Any) -> None:
+        nonlocal problem
+        if not op.live:
+            return
+        got = list(out) if isinstance(out, list | tuple) else [out]
+        want = list(op.out) if isinstance(op.out, list | tuple) else [op.out]
+        for t, v in zip(got, want):
+            if isinstance(t, Tensor) and isinstance(v, Value) and v.axes:
+                shape = tuple(new_size(a, kept) for a in v.axes)
+                if not on_meta and len(shape) == t.dim():  # sizes of frozen axes may depend on tensor values
+                    shape = tuple(t.shape[d] if find(a).frozen else shape[d] for d, a in enumerate(v.axes))
+                if tuple(t.shape) != shape:
+                    assert on_path is not None
+                    problem = Mismatch(on_path.place, f"{op.where} would give {tuple(t.shape)}, expected {shape}")
+                    raise _Stop
+
+    def may_leave(place: int) -> bool:
+        """Behind an operator whose result depends on tensor values the path may differ: the rest only has to run."""
+        return not on_meta and any(op.name in _BY_VALUE for op in graph.ops[:place])
+
+    changes = Interventions(instead=lambda op, *_: repeated(op, op.func)) if on_meta else Interventions()
+    args, kwargs = as_args(graph.example)
+    last = len(graph.ops) - 1
+    try:
+        with follow(
+            graph.ops, shadow, compare, changes=changes, numerics=Numerics(meta=on_meta), match=Match(_same, may_leave)
+        ) as on_path:
+            shadow(*args, **kwargs)
+    except _Stop:
+        return problem
+    except OffPath as e:
+        assert on_path is not None
+        return Mismatch(min(on_path.place, last), f"{e.func} is called where another operator was traced")
+    except Exception as e:
+        op = graph.ops[min(on_path.place if on_path else 0, last)]
+        return Mismatch(op.index, f"{op.where}: {type(e).__name__}: {e}")
+    if on_path.place != len(graph.ops) and not on_path.left:
+        return Mismatch(on_path.place, f"the forward ends before {graph.ops[on_path.place].where}")
+    return None
