@@ -279,7 +279,7 @@ def test_a_plan_with_rows_that_do_not_fit_is_refused(two_heads):
     with pytest.raises(BadInput, match=r"within \[0, 4\); got 4"):
         cut(model, graph, replace(plan, fibres={name: ((0, 1), (0, 4))}))
     other = next(n for n in graph.groups if n not in graph.fibres)
-    with pytest.raises(BadInput, match="some tensor carries its units alone"):
+    with pytest.raises(BadInput, match="some tensor carries these units without an outer axis"):
         cut(model, graph, Plan({other: (0,)}, "test", graph.fingerprint, {other: ((0,), (1,))}))
 
 

@@ -209,7 +209,7 @@ def test_a_forward_that_looks_at_values_keeps_its_axes_and_says_why() -> None:
     model = Peeks().eval()
     graph = probe(model, trace(model, torch.randn(1, 3, 8, 8)))
     assert not graph.groups
-    assert any("looks at values" in f.reason and "view" in f.reason for f in graph.frozen)
+    assert any("control flow depends on tensor values" in f.reason and "view" in f.reason for f in graph.frozen)
 
 
 def test_the_exported_network_computes_the_same(net: nn.Module, edits: Edits) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sartor.borrow import borrowed
 from sartor.measure.program import on_cpu
 from sartor.structure.example import call, tensors
+from sartor.torch_internals import TorchDispatchMode, storage_address
 
 
 def measured_memory(model: nn.Module, example: Any, *, inputs: bool = True) -> int:
@@ -40,7 +40,7 @@ def measured_memory(model: nn.Module, example: Any, *, inputs: bool = True) -> i
 
 
 def _key(t: Tensor) -> int:
-    return t.untyped_storage()._cdata
+    return storage_address(t)
 
 
 class _Alive(TorchDispatchMode):

@@ -20,6 +20,7 @@ from sartor.measure.environment import usable_cores
 from sartor.measure.runnable import Runnable
 from sartor.measure.silence_output import first_line, quiet
 from sartor.structure.example import as_args, map_tensors, with_batch
+from sartor.torch_internals import dynamo_limits
 from sartor.types import Target
 
 COMPILED_AT_MOST = 4096  # variants of one forward that torch may hold compiled; its own limit of 8 falls back to eager
@@ -87,10 +88,8 @@ def torch_settings(target: Target) -> Iterator[None]:
 
 @contextmanager
 def _many_variants() -> Iterator[None]:
-    import torch._dynamo.config as config
-
     names = ("recompile_limit", "accumulated_recompile_limit")
-    with config.patch({**dict.fromkeys(names, COMPILED_AT_MOST), "fail_on_recompile_limit_hit": True}):  # type: ignore[attr-defined]
+    with dynamo_limits(**dict.fromkeys(names, COMPILED_AT_MOST), fail_on_recompile_limit_hit=True):
         yield
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sartor.errors import BadInput, BudgetNotMet
 from sartor.repair import refresh_norm
@@ -24,6 +24,7 @@ from sartor.run.context import Context
 from sartor.run.subject import Subject
 from sartor.structure.example import Example, batch_of
 from sartor.surgery import cut
+from sartor.torch_internals import BatchNorm
 from sartor.types import Plan, Scores
 
 _SPREAD = 0.7  # of the logarithm of a factor, at the first try; half of it at the last
@@ -57,7 +58,7 @@ def improved_scores(
 
     def gap(plan: Plan) -> float:
         smaller = cut(subject.model, subject.graph, plan)
-        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in smaller.modules()):
+        if any(isinstance(m, BatchNorm) for m in smaller.modules()):
             smaller = refresh_norm(smaller, refresh, samples=_SAMPLES)
         return output_gap(smaller, held_out, original_outputs)
 

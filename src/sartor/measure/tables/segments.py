@@ -23,6 +23,7 @@ from sartor.structure.graph import Graph
 from sartor.structure.graph_cache import per_graph
 from sartor.structure.op_json import encoded, operator_name
 from sartor.structure.rules import lookup
+from sartor.torch_internals import schema
 from sartor.types import Counts
 
 _FROM_OUTPUT = {"view", "expand", "factory"}
@@ -194,7 +195,7 @@ class _Writer:
         kwargs = {k: encoded(x, value=self._value) for k, x in op.kwargs.items()}
 
         def put(name: str, size: Any) -> None:
-            for i, spec in enumerate(op.func._schema.arguments):
+            for i, spec in enumerate(schema(op.func).arguments):
                 if spec.name == name:
                     if i < len(args):
                         args[i] = size

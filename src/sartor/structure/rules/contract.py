@@ -1,4 +1,4 @@
-"""Linear maps and matrix products: what is summed over unifies, the rest passes on."""
+"""Linear maps and matrix products: axes that are summed over unify, the other axes go to the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sartor.types import Reason
 
 
 def add_bias(bias: Value | None, axes: Axes, why: str) -> Axes:
-    """The bias lies along the last dimensions of the output."""
+    """Unify a bias with the last dimensions of the output."""
     if bias is not None:
         for k in range(1, bias.ndim + 1):
             if bias.shape[-k] != 1:

@@ -1,0 +1,34 @@
+"""What the tests of single pitfalls share: inputs, and a network cut in half and proved."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sartor.structure import Graph, trace
+from sartor.surgery import cut, probe, prove
+from sartor.testing.plans import halves
+from sartor.testing.zoo import randomise_
+
+IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+ROWS = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(2))
+
+
+def made(model: nn.Module) -> nn.Module:
+    """Numbers that are neither 0 nor 1, evaluation mode."""
+    torch.manual_seed(0)
+    randomise_(model)
+    return model.eval()
+
+
+def frozen(graph: Graph) -> dict[str, str]:
+    return {f.axis: f.reason for f in graph.frozen}
+
+
+def cut_in_half(model: nn.Module, example: object) -> tuple[Graph, nn.Module]:
+    """Every axis that can be cut, halved; proved."""
+    graph = probe(model, trace(model, example))
+    plan = halves(graph)
+    smaller = cut(model, graph, plan)
+    prove(model, graph, plan, example, smaller=smaller)
+    return graph, smaller
