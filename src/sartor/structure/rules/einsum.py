@@ -50,7 +50,7 @@ def _macs(op: Op) -> Terms:
 
 @rule("matmul", "einsum", macs=_macs)
 def einsum(op: Op) -> Axes:
-    """Equal letters unify; those not in the output are summed over. A letter that occurs twice in one operand is frozen."""
+    """Equal letters unify; those not in the output are summed over. An operand with a letter twice is frozen."""
     inputs, out = labels_of(op)
     axis: dict[str, Axis] = {}
     for labels, v in zip(inputs, op.args[1]):
