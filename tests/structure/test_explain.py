@@ -1,4 +1,4 @@
-"""Why units are tied, in words."""
+"""Explanations of why units are tied."""
 
 import pytest
 from tests.zoo_graphs import understood
