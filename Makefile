@@ -1,10 +1,10 @@
 # What a developer does here. `make setup` first; every other target uses .venv where there is one.
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-all bench docs
+.PHONY: help setup check format test test-all test-oldest bench docs
 
 help:  ## this list
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup:  ## .venv with the package, its tests and its docs
 	python3 -m venv .venv
@@ -19,14 +19,17 @@ format:  ## put the sources into form
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-test:  ## the fast suite, minutes
-	$(PYTHON) -m pytest
+test:  ## the fast suite, on every core; a few minutes
+	$(PYTHON) -m pytest -n auto --dist worksteal
 
 test-all:  ## with the slow tests; SARTOR_DATA names the data folder (bench/README.md)
-	$(PYTHON) -m pytest -m "slow or not slow"
+	$(PYTHON) -m pytest -n auto --dist worksteal -m "slow or not slow"
+
+test-oldest:  ## the fast suite with the lowest versions that pyproject.toml allows, in an environment of its own
+	.ci/oldest
 
 bench:  ## the table of the README, measured anew; SARTOR_DATA names the data folder
 	$(PYTHON) bench/measured.py --write README.md
 
-docs:  ## the pages under site/
-	$(PYTHON) -m zensical build
+docs:  ## the pages under site/; a broken link is an error
+	$(PYTHON) -m zensical build --clean --strict

@@ -24,7 +24,7 @@ import torch
 from cifar_resnet import CifarResNet, trained
 from sartor.allocate import ALLOCATORS, Cap
 from sartor.cost import macs, params
-from sartor.learn import Gated, learn_gates, sensitivity_scores
+from sartor.learn import Gated, SoftBudget, learn_gates, sensitivity_scores
 from sartor.seed import seeded
 from sartor.sources import load_data
 from sartor.structure import Graph, trace
@@ -32,7 +32,7 @@ from sartor.structure.example import first_tensor
 from sartor.surgery import cut, probe
 from sartor.surgery.probe import without_groups
 from sartor.train.evaluate import accuracy
-from sartor.types import Gates, Plan
+from sartor.types import Calibration, Gates, Listener, Plan, Scaling
 
 METHODS = ("gates", "sensitivity", "l1")
 
@@ -62,15 +62,15 @@ def scored(
 ) -> Any:
     """Scores by one of METHODS."""
     if how == "gates":
-        return learn_gates(
-            graph, model, batches, keep=keep, options=options, groups=list(graph.groups), seed=seed, tell=print
-        )
+        listener = Listener(lambda step, done, text: print(text))
+        calibration = Calibration(batches, seed=seed)
+        return learn_gates(graph, model, calibration, SoftBudget(keep), options=options, listener=listener)
     from sartor.importance import score
 
-    plain = score(graph, model, "l1", reduce="sum", normalise="mean")
+    plain = score(graph, model, "l1", scaling=Scaling(reduce="sum", normalise="mean"))
     if how == "l1":
         return plain
-    return sensitivity_scores(graph, model, plain, [x for x, _ in batches], samples=256)
+    return sensitivity_scores(graph, model, plain, [x for x, _ in batches])
 
 
 def pruned(graph: Graph, scores: Any, keep: float) -> Plan:

@@ -136,7 +136,7 @@ def main() -> None:
     """Measure, print, and put the table where it was asked for."""
     import torch
 
-    from sartor.cli.markdown_block import Page
+    from sartor.cli.markdown_block import MarkdownBlock
     from sartor.measure import environment
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,7 +153,7 @@ def main() -> None:
     names = [name for name in MODELS if asked.only in name]
     if not names or asked.repeats < 1:
         parser.error(f"no network contains {asked.only!r}" if not names else "--repeats: expected at least 1")
-    page = None if asked.write is None else Page(asked.write, "discovery-speed")
+    page = None if asked.write is None else MarkdownBlock(asked.write, "discovery-speed")
     rows: list[Row] = []
     for name in names:
         rows.append(measured(name, asked.repeats))

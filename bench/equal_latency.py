@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from cifar_resnet import data_folder, trained
-from sartor.allocate import ALLOCATORS, Cap, fit_latency
+from sartor.allocate import ALLOCATORS, Cap, SearchOptions, fit_latency
 from sartor.cost import count, counted_cost
 from sartor.errors import BudgetNotMet
 from sartor.measure import compare_afresh, environment, parse_target, prepare
@@ -34,13 +34,24 @@ from sartor.measure.onnx_graph import to_onnx_fast
 from sartor.measure.ort_backend import open_session
 from sartor.measure.tables import Predictor
 from sartor.recipes import find_recipe
-from sartor.repair import refresh_norm
+from sartor.repair import Original, refresh_norm
 from sartor.repair.repair_step import heal
 from sartor.run.subject import Subject, understand
 from sartor.run.table_latency import on_timed_widths, predictor_for
 from sartor.sources import load_data
 from sartor.surgery import cut
-from sartor.types import Comparison, Plan, Scores
+from sartor.types import (
+    Calibration,
+    Comparison,
+    Effort,
+    FoldMeans,
+    Listener,
+    Plan,
+    RefreshNorms,
+    Ridge,
+    Scaling,
+    Scores,
+)
 
 TARGET = "onnxruntime-cpu:threads=1"
 TOLERANCE = 0.04  # how far below a limit a network may be, as a share of it
@@ -90,7 +101,7 @@ class Bench:
         self.seed, self.target = seed, parse_target(TARGET)
         self.subject: Subject = understand(trained(56), data.calibration, example=data.example, calibration=CALIBRATION)
         self.predictor: Predictor = predictor_for(
-            self.subject.model, self.subject.graph, self.subject.example, self.target, tell=say
+            self.subject.model, self.subject.graph, self.subject.example, self.target, listener=LISTENER
         )
         images, labels = zip(*data.test or ())
         self.images, self.labels = torch.cat(images)[:test], torch.cat(labels)[:test]
@@ -101,10 +112,11 @@ class Bench:
         from sartor.importance import score
 
         r = RECIPES[recipe]
+        s, scaling = self.subject, Scaling(reduce=r.reduce, normalise=r.normalise)
+        calibration = Calibration(list(s.samples), samples=CALIBRATION, seed=self.seed)
         return score(
-            self.subject.graph, self.subject.model, r.criterion, reduce=r.reduce, normalise=r.normalise,
-            batches=list(self.subject.samples), samples=CALIBRATION, seed=self.seed, note=say,
-        )  # fmt: skip
+            s.graph, s.model, r.criterion, calibration=calibration, scaling=scaling, listener=Listener(note=say)
+        )
 
     def plan(self, method: Method, scores: Scores, share: float) -> Plan:
         """Widths under a share of the original's MACs, or of its predicted latency."""
@@ -120,7 +132,7 @@ class Bench:
             )
             return Plan(keep, method.name, graph.fingerprint)
 
-        return on_timed_widths(plan, [self.predictor], say) if method.metric == "latency" else plan()
+        return on_timed_widths(plan, [self.predictor], LISTENER) if method.metric == "latency" else plan()
 
     def compared(self, plan: Plan, sessions: int, seconds: float) -> Comparison:
         """The cut network against the original, on the target."""
@@ -128,7 +140,7 @@ class Bench:
         smaller = cut(model, self.subject.graph, plan)
         return compare_afresh(
             lambda: prepare(model, example, self.target), lambda: prepare(smaller, example, self.target),
-            sessions=sessions, samples=20, precision=0.01, min_seconds=seconds / 2, max_seconds=seconds,
+            Effort(sessions=sessions, samples=20, precision=0.01, min_seconds=seconds / 2, max_seconds=seconds),
             clock=time.thread_time,
         )  # fmt: skip
 
@@ -145,7 +157,10 @@ class Bench:
             return statistics.median(found)
 
         plan, trail = fit_latency(
-            lambda share: self.plan(method, scores, share), ratio, limit, tolerance=TOLERANCE, rounds=ROUNDS
+            lambda share: self.plan(method, scores, share),
+            ratio,
+            limit,
+            SearchOptions(tolerance=TOLERANCE, rounds=ROUNDS),
         )
         return plan, len(trail)
 
@@ -164,10 +179,9 @@ class Bench:
         left, found = count(s.graph, plan.counts()), self.compared(plan, SESSIONS, 2.0)
         smaller = cut(s.model, s.graph, plan)
         refreshed = self.accuracy(refresh_norm(smaller, s.inputs, samples=CALIBRATION))
-        full = replace(find_recipe("reconstruction"), refit=True, fold_mean=True, refresh_norm=True)
-        repaired, _ = heal(
-            smaller, s.model, s.graph, plan, full, s.inputs, seed=self.seed, note=say, tell=lambda share, text: None
-        )
+        calibration = Calibration(s.samples, samples=find_recipe("reconstruction").calibration, seed=self.seed)
+        steps = (Ridge(), FoldMeans(), RefreshNorms())
+        repaired, _ = heal(smaller, Original(s.model, s.graph, plan), steps, calibration, Listener(note=say))
         return {
             "macs": left.macs / s.original.macs, "params": left.params / s.original.params, "latency": found.ratio,
             "interval": list(found.interval), "original_ms": 1e3 * found.original.median_s,
@@ -191,6 +205,9 @@ def row_of(bench: Bench, recipe: str, scores: Scores, limit: float, method: Meth
 def say(text: str) -> None:
     """Progress."""
     print(text, file=sys.stderr, flush=True)
+
+
+LISTENER = Listener(lambda step, done, text: say(text))
 
 
 def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -276,7 +293,7 @@ def chosen(names: str, known: Sequence[str], what: str, parser: argparse.Argumen
 
 def main() -> None:
     """Measure, print, and put the table where it was asked for."""
-    from sartor.cli.markdown_block import Page
+    from sartor.cli.markdown_block import MarkdownBlock
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, help="page with <!-- equal --> and <!-- /equal -->")
@@ -289,7 +306,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    page = None if asked.write is None else Page(asked.write, "equal")
+    page = None if asked.write is None else MarkdownBlock(asked.write, "equal")
     recipes = chosen(asked.recipes, list(RECIPES), "recipes", parser)
     methods = chosen(asked.methods, [m.name for m in METHODS], "methods", parser)
     limits = [float(x) / 100 for x in asked.limits.split(",")]

@@ -21,14 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sartor.importance import score
-from sartor.repair import refit_consumers_
-from sartor.run.per_head_plans import fibred
+from sartor.repair import Original, refit_consumers_
+from sartor.run.per_head_plans import per_head_plan
 from sartor.run.subject import Subject, understand
 from sartor.seed import seeded
 from sartor.sources import load_data, load_model
 from sartor.surgery import cut, prove
-from sartor.train import accuracy, fine_tune
-from sartor.types import Plan, Training
+from sartor.train import TrainingSetup, accuracy, fine_tune
+from sartor.types import SILENT, Calibration, Data, FineTune, Plan
 
 HERE = Path(__file__).parent
 
@@ -74,7 +74,7 @@ def trained(network: dict[str, Any], data: Any) -> nn.Module:
         if path.is_file():
             model.load_state_dict(load_file(path))
         else:
-            fine_tune(model, data.train, options=Training(**network["train"]), seed=0)
+            fine_tune(model, Data(train=data.train), TrainingSetup(FineTune(**network["train"])))
             path.parent.mkdir(exist_ok=True)
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
     return model.eval()
@@ -84,19 +84,19 @@ def row(subject: Subject, test: list[Any], criterion: str, share: float) -> list
     """One line: both ways, cut only and refitted."""
     graph, model, samples = subject.graph, subject.model, list(subject.samples)
     names = [n for n, over in graph.fibres.items() if over.size > 1 and graph.groups[n].units > 3]
-    options: dict[str, Any] = {"batches": samples, "samples": 500, "seed": 0, "note": lambda text: None}
-    found = score(graph, model, criterion, groups=names, **options)
+    calibration = Calibration(samples, samples=500, seed=0)
+    found = score(graph.only(names), model, criterion, calibration=calibration, listener=SILENT)
     keep = {n: max(1, round(share * graph.groups[n].units)) for n in names}
     one = Plan(
         {n: tuple(sorted(s.argsort(descending=True)[: keep[n]].tolist())) for n, s in found.items()},
         criterion, graph.fingerprint,
     )  # fmt: skip
     cells = []
-    for plan in (one, fibred(graph, model, one, criterion, **options)):
+    for plan in (one, per_head_plan(subject, one, criterion, calibration=calibration, listener=SILENT)):
         smaller = cut(model, graph, plan)
         prove(model, graph, plan, subject.proof_inputs(), smaller=smaller)
         cells.append(f"{accuracy(smaller, test):.1f} ({subject.gap(smaller):.3f})")
-        refit_consumers_(smaller, model, graph, plan, subject.inputs)
+        refit_consumers_(smaller, Original(model, graph, plan), subject.inputs)
         cells.append(f"{accuracy(smaller, test):.1f} ({subject.gap(smaller):.3f})")
     return [cells[0], cells[2], cells[1], cells[3]]
 

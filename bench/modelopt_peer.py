@@ -171,7 +171,7 @@ def measured(target: str, plan: str, file: str, seed: int) -> dict[str, Any]:
     from sartor.measure import compare_afresh, prepare
     from sartor.structure import trace
     from sartor.surgery import cut, probe
-    from sartor.types import Plan, wide_interval
+    from sartor.types import Effort, Plan, wide_interval
 
     model, example = network(seed)
     graph = probe(model, trace(model, example))
@@ -183,7 +183,7 @@ def measured(target: str, plan: str, file: str, seed: int) -> dict[str, Any]:
             found = compare_afresh(
                 lambda: prepare(model, example, target),
                 lambda tool=tool: prepare(nets[tool], example, target),  # type: ignore[misc]
-                sessions=1, precision=0.01, min_seconds=1.0, max_seconds=3.0,
+                Effort(sessions=1, precision=0.01, min_seconds=1.0, max_seconds=3.0),
             )  # fmt: skip
             ratios[tool].append(found.ratios)
     least = min(len(r) for one in ratios.values() for r in one)
@@ -296,7 +296,7 @@ def version() -> str:
 def main() -> None:
     """Search, fit, measure, print, and put the table where it was asked for."""
     from sartor.cli.frontier import parse_shares
-    from sartor.cli.markdown_block import Page
+    from sartor.cli.markdown_block import MarkdownBlock
     from sartor.measure import environment, parse_target
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -312,7 +312,7 @@ def main() -> None:
     targets, limits = asked.target or TARGETS, parse_shares(asked.limits)
     for target in targets:
         parse_target(target)
-    page, theirs = None if asked.write is None else Page(asked.write, "modelopt"), version()
+    page, theirs = None if asked.write is None else MarkdownBlock(asked.write, "modelopt"), version()
     with tempfile.TemporaryDirectory() as made:
         folder = asked.keep or Path(made)
         folder.mkdir(parents=True, exist_ok=True)

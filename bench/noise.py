@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 
 from sartor.measure import compare
 from sartor.testing.neighbour import Neighbour
-from sartor.types import Comparison
+from sartor.types import Comparison, Effort
 
 TRUTH = 0.6
-EFFORT = {"samples": 40, "min_seconds": 0.5, "max_seconds": 1.5, "precision": 0.01}
+EFFORT = Effort(samples=40, min_seconds=0.5, max_seconds=1.5, precision=0.01)
 SPELLS = {
     "nobody": (0.0, 1.0), "20 ms in 220": (0.02, 0.2), "20 ms in 40": (0.02, 0.02), "0.3 s in 1.3": (0.3, 1.0),
     "0.5 s in 1": (0.5, 0.5), "always": (math.inf, 1.0),
@@ -73,7 +73,7 @@ def simulated(trials: int, *, own: bool) -> None:
             for seed in range(trials):
                 core = Neighbour(busy, calm, seed=seed)
                 pair = (core.runnable(seconds, own=own), core.runnable(TRUTH * seconds, own=own))
-                found.append(compare(*pair, clock=core.clock, running=core.running, **EFFORT))
+                found.append(compare(*pair, EFFORT, clock=core.clock, running=core.running))
             print(line(f"{1e3 * seconds:g} ms, {name}", found, TRUTH), flush=True)
 
 
@@ -98,7 +98,7 @@ def real(trials: int, target: str) -> None:
         busy = subprocess.Popen([sys.executable, "-c", program]) if program else None
         try:
             with prepare(whole, example, target) as a, prepare(part, example, target) as b:
-                found = [compare(a, b, **EFFORT) for _ in range(trials)]
+                found = [compare(a, b, EFFORT) for _ in range(trials)]
         finally:
             if busy:
                 busy.kill()

@@ -23,15 +23,16 @@ from scipy.stats import spearmanr
 from cifar_resnet import CifarResNet
 from sartor.allocate import Cap
 from sartor.allocate.knapsack import knapsack
-from sartor.cli.markdown_block import Page
+from sartor.cli.markdown_block import MarkdownBlock
 from sartor.measure import compare, environment, parse_target, prepare
-from sartor.measure.tables import Store, random_plans
-from sartor.run.table_latency import predictor_for
+from sartor.measure.tables import Store, Table, random_plans
+from sartor.run.table_latency import predictor_for, uncorrected_predictor
 from sartor.sources import load_model
 from sartor.structure import trace
 from sartor.surgery import cut, probe
-from sartor.types import Plan, to_plain
+from sartor.types import Effort, Plan, to_plain
 
+EFFORT = Effort(samples=10, min_seconds=0.3, max_seconds=1.5, precision=0.02)
 SEED = 77  # of the plans that are predicted; the correction learns from those of seed 0
 
 
@@ -53,13 +54,13 @@ def judged(name: str, target: str, plans: int, file: Path | None) -> dict[str, A
         keep = {n: tuple(range(k)) for n, k in counts.items()}
         smaller = cut(model, graph, Plan(keep, "random", graph.fingerprint))
         with prepare(model, example, place) as a, prepare(smaller, example, place) as b:
-            return compare(a, b, samples=10, min_seconds=0.3, max_seconds=1.5, clock=time.thread_time).ratio
+            return compare(a, b, EFFORT, clock=time.thread_time).ratio
 
     store = Store(file)
     before, start = sum(r["timings"] for r in store.wheres()), time.perf_counter()
-    predictor = predictor_for(model, graph, example, place, store=store, correct=False)
+    predictor = uncorrected_predictor(model, example, Table(place, store=store))
     gathered, timings = time.perf_counter() - start, sum(r["timings"] for r in store.wheres()) - before
-    predictor = predictor_for(model, graph, example, place, store=store, ratio=ratio)
+    predictor = predictor_for(model, graph, example, Table(place, store=store), ratio=ratio)
     planned = _planned_again(model, graph, example, place, file)
     every = random_plans(graph, plans, seed=SEED)
     true = [ratio(c) for c in every]
@@ -87,7 +88,7 @@ def _planned_again(model: torch.nn.Module, graph: Any, example: torch.Tensor, pl
         raise AssertionError("a second run timed something")
 
     start = time.perf_counter()
-    predictor = predictor_for(model, graph, example, place, store=Store(file), timer=never, ratio=never)
+    predictor = predictor_for(model, graph, example, Table(place, store=Store(file), timer=never), ratio=never)
     units = {n: g.units for n, g in graph.groups.items()}
     scores = {n: torch.rand(k, generator=torch.Generator().manual_seed(0)) for n, k in units.items()}
     knapsack(scores, [Cap(predictor.cost(), 0.6 * predictor.original, "latency")], units, ties=graph.ties)
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="rows; those it holds are not measured again")
     parser.add_argument("--write", type=Path, help="page with <!-- predictor --> and <!-- /predictor -->")
     asked = parser.parse_args()
-    page = Page(asked.write, "predictor") if asked.write else None
+    page = MarkdownBlock(asked.write, "predictor") if asked.write else None
     torch.set_num_threads(1)
     kept = json.loads(asked.json.read_text())["rows"] if asked.json and asked.json.is_file() else []
     rows = {(r["network"], r["target"], r["plans"]): r for r in kept}

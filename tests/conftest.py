@@ -3,6 +3,12 @@
 The networks here meet, between them, the traps of exporters and runtimes.
 """
 
+import os
+
+# One thread a process: pytest-xdist runs a process on every core. The libraries read this once, when they are imported.
+for _library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
 from collections.abc import Iterator
 
 import pytest

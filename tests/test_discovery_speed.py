@@ -36,6 +36,6 @@ def test_time_is_cpu_time_of_what_is_asked(speed: ModuleType) -> None:
 
 
 def test_the_page_has_a_place_for_it() -> None:
-    from sartor.cli.markdown_block import Page
+    from sartor.cli.markdown_block import MarkdownBlock
 
-    Page(ROOT / "docs" / "discovery.md", "discovery-speed")
+    MarkdownBlock(ROOT / "docs" / "discovery.md", "discovery-speed")

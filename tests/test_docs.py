@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "bench" / "README.md"]
+TEXTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "bench/README.md")
+PAGES = [*(ROOT / text for text in TEXTS), *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(?P<mark><!-- run -->\n)?```(?:python|py)[^\n]*\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)[^)]*\)")
 
@@ -58,12 +59,25 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def test_the_start_page_lists_every_page() -> None:
+    start = ROOT / "docs" / "index.md"
+    listed = {(start.parent / link).resolve() for link in LINK.findall(start.read_text())}
+    missing = [name(p) for p in sorted((ROOT / "docs").rglob("*.md")) if p != start and p.resolve() not in listed]
+    assert not missing
+
+
+def test_every_make_target_in_a_page_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {target for page in PAGES for target in re.findall(r"`make ([a-z-]+)`", page.read_text())}
+    assert named and named <= targets
+
+
 def test_the_readme_is_what_the_machinery_reads() -> None:
     text = (ROOT / "README.md").read_text()
     assert any(run for _, run, _ in blocks(text))
     assert text.index("<!-- measured -->") < text.index("<!-- /measured -->")
     shown = subprocess.run(["bash", ROOT / ".ci" / "run", "--show"], capture_output=True, text=True, check=True).stdout
-    assert shown.startswith("pip install") and shown.endswith("pytest\n") and f"```\n{shown}```" in text
+    assert shown.startswith("pip install") and "&& pytest -n auto" in shown and f"```\n{shown}```" in text
     assert text.index("sartor demo") < text.index("## ")  # on the first screen
 
 

@@ -49,6 +49,6 @@ def test_the_caption_says_images_draws_and_machine(equal: ModuleType) -> None:
 
 
 def test_the_page_has_a_place_for_it() -> None:
-    from sartor.cli.markdown_block import Page
+    from sartor.cli.markdown_block import MarkdownBlock
 
-    Page(ROOT / "docs" / "latency.md", "equal")
+    MarkdownBlock(ROOT / "docs" / "latency.md", "equal")

@@ -68,6 +68,6 @@ def test_the_network_is_one_of_the_bench_file(peer: ModuleType) -> None:
 
 
 def test_the_page_has_a_place_for_it() -> None:
-    from sartor.cli.markdown_block import Page
+    from sartor.cli.markdown_block import MarkdownBlock
 
-    Page(ROOT / "docs" / "latency.md", "modelopt")
+    MarkdownBlock(ROOT / "docs" / "latency.md", "modelopt")

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from sartor.run import load
     from sartor.structure import Graph, explain, trace
     from sartor.surgery import cut, probe, prove, silence
-    from sartor.types import Budget, Group, Limit, Plan, Recipe, Target, Training
+    from sartor.types import Budget, FineTune, Group, Limit, Plan, Recipe, Target
 
 __version__ = "0.1.0"
 __all__ = [
-    "Budget", "Fitted", "Graph", "Group", "Limit", "Plan", "Recipe", "SartorError", "Target", "Training", "count",
+    "Budget", "Fitted", "Graph", "Group", "Limit", "Plan", "Recipe", "SartorError", "Target", "FineTune", "count",
     "cut", "explain", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
 ]  # fmt: skip
 _HOMES = {
@@ -28,7 +28,7 @@ _HOMES = {
     "run": ("load",),
     "structure": ("Graph", "explain", "trace"),
     "surgery": ("cut", "probe", "prove", "silence"),
-    "types": ("Budget", "Group", "Limit", "Plan", "Recipe", "Target", "Training"),
+    "types": ("Budget", "Group", "Limit", "Plan", "Recipe", "Target", "FineTune"),
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from sartor.allocate import narrowed
+from sartor.budget import parse_budget
 from sartor.export import atomic_write, export_onnx, export_pt2
+from sartor.recipes import find_recipe
 from sartor.report import write_report
-from sartor.run import Outcome, run
+from sartor.run import Options, Outcome, run
 from sartor.run.folder import RECORD, write_model, write_result
-from sartor.run.record import Progress
+from sartor.run.record import Record
 from sartor.structure import Example
-from sartor.types import Budget, Plan, Recipe, Verdict
+from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Recipe, Verdict
 
 
 class Fitted:
@@ -38,12 +40,17 @@ class Fitted:
     @property
     def proof(self) -> Verdict:
         """Cut network against silenced original, before any repair."""
-        return self._outcome.proof
+        return self._outcome.verdict
+
+    @property
+    def record(self) -> Record:
+        """What was asked, decided and measured, step by step."""
+        return self._outcome.record
 
     @property
     def result(self) -> dict[str, Any]:
-        """What `sartor fit --json` prints."""
-        return self._outcome.result
+        """What `sartor fit --json` prints: a view of the record."""
+        return self._outcome.record.result()
 
     @property
     def met(self) -> bool:
@@ -59,9 +66,10 @@ class Fitted:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         files = write_model(folder, self.model, self.plan, self._outcome.edits)
-        lines = "".join(json.dumps(row) + "\n" for row in self._outcome.record)
+        record = self._outcome.record
+        lines = "".join(row.model_dump_json(exclude_unset=True) + "\n" for row in record.record)
         atomic_write(folder / RECORD, lines)
-        write_result(folder, {**self.result, "run": str(folder), "files": {**self.result["files"], **files}})
+        write_result(folder, record.model_copy(update={"run": str(folder), "files": {**record.files, **files}}))
         return folder
 
     def export(self, path: str | Path) -> dict[str, Any]:
@@ -76,7 +84,7 @@ class Fitted:
 
     def report(self, path: str | Path) -> Path:
         """Write the report: one HTML file that opens without a network."""
-        return Path(write_report({**self.result, "record": self._outcome.record}, path) or path)
+        return Path(write_report(self._outcome.record.with_steps(), path) or path)
 
 
 def fit(
@@ -131,25 +139,8 @@ def fit(
         BudgetNotMet: a limit cannot be met; says the floor.
         CannotTrace, ProofFailed, TrainingDiverged: see `sartor.errors`.
     """
-    return Fitted(
-        run(
-            model,
-            train,
-            val,
-            budget=budget,
-            recipe=recipe,
-            cut=cut,
-            keep=keep,
-            test=test,
-            example=example,
-            calibration=calibration,
-            loss=loss,
-            evaluate=evaluate,
-            metric=metric,
-            out=out,
-            seed=seed,
-            device=device,
-            progress=progress,
-            model_name=model_name,
-        )
-    )
+    data = Data(train, val, test, calibration)
+    judge = Judge(loss, evaluate, metric)
+    options = Options(example, out, seed, device, Listener(progress), model_name)
+    chosen = narrowed(find_recipe(recipe), cut, keep)
+    return Fitted(run(model, data, parse_budget(budget), chosen, judge, options))

@@ -1,4 +1,4 @@
-"""What is borrowed is given back as it was: a model, the garbage collector."""
+"""Context managers that restore state: of a model, of the garbage collector."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from torch.utils.hooks import RemovableHandle
 
 @contextmanager
 def borrowed(model: nn.Module, *, training: bool = False) -> Iterator[list[RemovableHandle]]:
-    """Switch the mode of every module and collect hook handles; undo both even when the body raises.
+    """Set the mode of every module; restore modes and remove hooks at the end, also if the body raises.
 
-    In evaluation mode what a forward leaves in its module (a cache in an attribute, a buffer put in another's place) is
-    undone too. What is changed inside a tensor stays.
+    In evaluation mode, attributes that a forward sets on its module (a cache, a replaced buffer) are restored too.
+    Values that it changes inside a tensor are not.
+
+    Args:
+        model: borrowed.
+        training: the mode inside the block.
+
+    Yields:
+        A list; handles of hooks that the body appends are removed at the end.
     """
     modes = [(m, m.training) for m in model.modules()]
     undo = [] if training else [_undo(m) for m in model.modules()]
@@ -35,7 +42,7 @@ def borrowed(model: nn.Module, *, training: bool = False) -> Iterator[list[Remov
 
 
 def _undo(module: nn.Module) -> Callable[[], None]:
-    """Gives a module back the attributes it has now, and its dicts and lists what they hold."""
+    """A function that restores the current attributes of a module, and the contents of its dicts and lists."""
     before = dict(vars(module))
     inside = {k: v.copy() for k, v in before.items() if isinstance(v, dict | list)}
 
@@ -62,7 +69,7 @@ def _same(a: Any, b: Any) -> bool:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Without garbage collection, which walks all objects of the process at moments of its own."""
+    """Garbage collection is off inside the block, because it would interrupt a measurement at arbitrary moments."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -73,7 +80,7 @@ def uncollected() -> Iterator[None]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model lies: the device of its first parameter or buffer; the CPU for a model without any."""
+    """The device of the model's first parameter or buffer; the CPU if it has none."""
     for t in (*model.parameters(), *model.buffers()):
         return t.device
     return torch.device("cpu")

@@ -1,6 +1,6 @@
-"""The little language of budgets, read and written.
+"""Budgets as text, parsed and formatted.
 
-latency<=60% @ onnxruntime-cpu, macs<=50%, params<=200k, bytes<=1MB, memory<=80%, drop<=0.5
+Example: latency<=60% @ onnxruntime-cpu, macs<=50%, params<=200k, bytes<=1MB, memory<=80%, drop<=0.5
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ _KIND = {
 
 
 def parse_budget(text: str | Budget) -> Budget:
-    """Read a budget; one already made passes through.
+    """Parse a budget; a `Budget` is returned as it is.
+
+    Raises:
+        BadInput: the text is no budget, or limits one cost twice.
+        UnknownName: a metric that does not exist.
 
     >>> parse_budget("macs<=50%, drop<=0.5")
     Budget(limits=(Limit(metric='macs', at_most=0.5, relative=True, target=None),), max_drop=0.5)
@@ -45,32 +49,34 @@ def parse_budget(text: str | Budget) -> Budget:
             raise BadInput(f"budget clause {clause.strip()!r}: limits are upper bounds, write '{metric}<={amount}'")
         if metric == "drop":
             if drop is not None:
-                raise BadInput("budget: drop is limited twice; keep the tighter one")
+                raise BadInput("budget: drop is limited twice; keep the stricter limit")
             drop = _points(amount, clause)
             continue
         if metric == "energy":
             raise BadInput(
-                f"budget clause {clause.strip()!r}: energy is measured, not limited; limit latency on the same target "
-                "and compare both networks with 'sartor measure --energy'"
+                f"budget clause {clause.strip()!r}: energy can be measured, but not limited; limit latency on the same "
+                "target and compare both networks with 'sartor measure --energy'"
             )
         if metric not in METRICS:
             raise UnknownName("budget metric", metric, [*METRICS, "drop"])
         if metric == "latency" and target is None:
-            raise BadInput(f"budget clause {clause.strip()!r}: say where: 'latency<={amount} @ onnxruntime-cpu'")
+            raise BadInput(f"budget clause {clause.strip()!r}: add the target: 'latency<={amount} @ onnxruntime-cpu'")
         if metric != "latency" and target is not None:
-            raise BadInput(f"budget clause {clause.strip()!r}: only latency is measured on a target; drop '@ {target}'")
+            raise BadInput(
+                f"budget clause {clause.strip()!r}: only latency is measured on a target; remove '@ {target}'"
+            )
         try:
             value, relative = parse_quantity(amount, _KIND[metric])
         except BadInput as e:
             raise BadInput(f"budget clause {clause.strip()!r}: {e}") from None
         if any(seen.metric == metric and seen.target == target for seen in limits):
-            raise BadInput(f"budget: {metric} is limited twice; keep the tighter one")
+            raise BadInput(f"budget: {metric} is limited twice; keep the stricter limit")
         limits.append(Limit(metric, value, relative, target))
     return Budget(tuple(limits), drop)
 
 
 def _clauses(text: str) -> list[str]:
-    """Split at commas, but not at those between the options of a target ("eager-cpu:threads=1,batch=8")."""
+    """The clauses between commas; commas between options of a target ("eager-cpu:threads=1,batch=8") separate none."""
     parts: list[str] = []
     for piece in text.split(","):
         option = re.match(r"^\s*[a-z_]+=[^=]+$", piece) and parts and "@" in parts[-1]
@@ -89,7 +95,7 @@ def _points(amount: str, clause: str) -> float:
 
 
 def show_limit(limit: Limit) -> str:
-    """The clause that reads back to this limit (absolute values are rounded for reading).
+    """The limit as a clause; absolute values are rounded.
 
     >>> show_limit(Limit("macs", 0.5, True))
     'macs<=50%'
@@ -103,7 +109,7 @@ def show_limit(limit: Limit) -> str:
 
 
 def show_budget(budget: Budget) -> str:
-    """All clauses, in order.
+    """The budget as text, in the order of its limits.
 
     >>> show_budget(parse_budget("latency<=60%@onnxruntime-cpu,drop<=1"))
     'latency<=60% @ onnxruntime-cpu, drop<=1'

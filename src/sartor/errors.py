@@ -1,6 +1,6 @@
-"""Every error Sartor raises on purpose: one root, few children, each also a builtin.
+"""The errors that Sartor raises: one base class; every other class also derives from a builtin error.
 
-A message says where, what was expected, what came, and what to do.
+A message says where the error occurred, what was expected, what came instead, and what to do.
 """
 
 from __future__ import annotations
@@ -10,22 +10,29 @@ from collections.abc import Iterable
 
 
 class SartorError(Exception):
-    """The root: catching it catches everything Sartor raises on purpose."""
+    """Base class of all errors that Sartor raises."""
 
 
 class BadInput(SartorError, ValueError):
-    """An argument, a file or a word of a budget is not what was asked for."""
+    """An argument, a file or a budget clause is invalid."""
 
 
 class UnknownName(SartorError, KeyError):
-    """A registry or a model has nothing of that name; the message names the nearest."""
+    """A registry or a model has no entry of this name; the message names the nearest.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], said: str | None = None):
+    Args:
+        kind: of thing that has the name, such as "recipe".
+        name: that was looked up.
+        known: all valid names.
+        hint: a sentence shown instead of the list of known names.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str | None = None):
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hints = [f"Did you mean {near[0]!r}?"] if near else []
-        if said is not None or not near:
-            hints.append(f"Known: {', '.join(names) or 'none'}." if said is None else said)
+        if hint is not None or not near:
+            hints.append(f"Known: {', '.join(names) or 'none'}." if hint is None else hint)
         self.text = f"no {kind} is called {name!r}. {' '.join(hints)}"
         super().__init__(self.text)
 
@@ -41,15 +48,15 @@ class MissingExtra(SartorError, ImportError):
 
 
 class CannotTrace(SartorError, RuntimeError):
-    """The model's forward could not be followed; the cause is chained."""
+    """The model's forward could not be traced; the cause is chained."""
 
 
 class NothingToDo(SartorError, ValueError):
-    """The act would change nothing."""
+    """The operation would change nothing."""
 
 
 class BudgetNotMet(SartorError, RuntimeError):
-    """No plan meets the budget; says what the floor is. `plan` is the best one found, if any."""
+    """No plan meets the budget; the message gives the lowest cost that can be reached. `plan`: the best one, if any."""
 
     def __init__(self, message: str, plan: object = None):
         super().__init__(message)
@@ -57,16 +64,16 @@ class BudgetNotMet(SartorError, RuntimeError):
 
 
 class ProofFailed(SartorError, RuntimeError):
-    """Cutting did not equal silencing; names the group."""
+    """The cut network does not equal the zero-masked original; the message names the group."""
 
 
 class TrainingDiverged(SartorError, ArithmeticError):
-    """Loss became NaN or infinite."""
+    """The loss or a weight became NaN or infinite."""
 
 
 class TargetLost(SartorError, ConnectionError):
-    """The machine of a target cannot be reached, or went away; the message names it."""
+    """The machine of a target cannot be reached, or the connection was lost; the message names it."""
 
 
 class CorruptFile(SartorError, ValueError):
-    """A file is damaged, incomplete or of another kind than expected."""
+    """A file is damaged, incomplete or not of the expected kind."""

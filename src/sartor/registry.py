@@ -1,4 +1,4 @@
-"""Phone books: name -> entry. Recipes and the command line say names; Python may pass the thing itself."""
+"""Registries: name -> entry. Recipes and the command line use names; Python code may also pass the value itself."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """What a registry knows of one name: the value, where it was published, one line of description, and traits."""
+    """A registered value with its description."""
 
     name: str
     value: T
-    source: str
-    summary: str
-    traits: Mapping[str, Any] = field(default_factory=dict)
+    source: str  # publication or origin
+    summary: str  # one line
+    traits: Mapping[str, Any] = field(default_factory=dict)  # properties that code may depend on
 
 
 class Registry(Generic[T]):
-    """Names of one kind. Looking up an unknown name says which known one is nearest.
+    """The registered values of one kind. The error for an unknown name suggests the nearest one.
 
     >>> colours = Registry("colour")
     >>> colours.add("red", 1, source="a tomato")
@@ -41,7 +41,18 @@ class Registry(Generic[T]):
         self._entries: dict[str, Entry[T]] = {}
 
     def add(self, name: str, value: T, *, source: str, summary: str = "", **traits: Any) -> T:
-        """Enter `value` under `name`; a name is given once."""
+        """Register `value` under `name` and return it.
+
+        Args:
+            name: not yet registered.
+            value: to register.
+            source: publication or origin.
+            summary: one line; "": the first line of the value's docstring.
+            traits: properties that code may depend on.
+
+        Raises:
+            BadInput: the name is already registered.
+        """
         if name in self._entries:
             raise BadInput(f"{self.kind} {name!r} is already registered")
         summary = summary or (getattr(value, "__doc__", None) or "").strip().split("\n")[0]
@@ -49,7 +60,7 @@ class Registry(Generic[T]):
         return value
 
     def register(self, name: str, *, source: str, summary: str = "", **traits: Any) -> Callable[[T], T]:
-        """Decorator form of `add`; returns the value untouched."""
+        """`add` as a decorator."""
         return lambda value: self.add(name, value, source=source, summary=summary, **traits)
 
     def __getitem__(self, name: str) -> Entry[T]:

@@ -1,4 +1,4 @@
-"""Numbers with units, read and written: '200k', '1.5MB', '60%', '4ms'."""
+"""Numbers with units, parsed and formatted: '200k', '1.5MB', '60%', '4ms'."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = {"count": _COUNT, "bytes": _BYTES, "seconds": _SECONDS}
 
 
 def parse_quantity(text: str, kind: str) -> tuple[float, bool]:
-    """Read a number with its unit.
+    """Parse a number with its unit.
 
     Args:
         text: such as "50%", "200k", "1.5MB", "4 ms".
@@ -22,7 +22,10 @@ def parse_quantity(text: str, kind: str) -> tuple[float, bool]:
             "seconds" (s, ms, us; a unit is required).
 
     Returns:
-        (value, relative): relative values are fractions of the original, "50%" -> (0.5, True).
+        (value, relative); relative values are fractions of the original: "50%" -> (0.5, True).
+
+    Raises:
+        BadInput: not a number with a unit of this kind.
 
     >>> parse_quantity("50%", "count"), parse_quantity("200k", "count"), parse_quantity("4ms", "seconds")
     ((0.5, True), (200000.0, False), (0.004, False))
@@ -45,7 +48,7 @@ def _example(kind: str) -> str:
 
 
 def show_count(n: float) -> str:
-    """A count for reading.
+    """A count as text.
 
     >>> show_count(125485696), show_count(853018), show_count(12)
     ('125.49 M', '853.02 k', '12')
@@ -57,7 +60,7 @@ def show_count(n: float) -> str:
 
 
 def show_bytes(n: float) -> str:
-    """A size for reading.
+    """A size in bytes as text.
 
     >>> show_bytes(3412072)
     '3.41 MB'
@@ -69,7 +72,7 @@ def show_bytes(n: float) -> str:
 
 
 def show_seconds(s: float) -> str:
-    """A duration for reading.
+    """A duration as text.
 
     >>> show_seconds(0.00412), show_seconds(75)
     ('4.12 ms', '75.0 s')
@@ -78,7 +81,7 @@ def show_seconds(s: float) -> str:
 
 
 def show_percent(fraction: float, digits: int = 1) -> str:
-    """A share for reading.
+    """A share as text.
 
     >>> show_percent(0.4987)
     '49.9 %'

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sartor.allocate import fit_latency
+from sartor.allocate import SearchOptions, fit_latency
 from sartor.errors import BadInput, BudgetNotMet, NothingToDo
 
 
@@ -78,7 +78,7 @@ def test_an_unreachable_limit_says_the_floor_it_measured(floor, overhead, known,
     least = overhead + (1 - overhead) * floor
     limit = 0.9 * least
     with pytest.raises(BudgetNotMet) as e:
-        fit_latency(bench.plan_at, bench.measure, limit, lowest=floor if known else 0.0)
+        fit_latency(bench.plan_at, bench.measure, limit, SearchOptions(lowest=floor if known else 0.0))
     assert "latency cannot go below" in str(e.value) and f"asked for at most {100 * limit:.4g} %" in str(e.value)
     assert e.value.plan in bench.measured
     assert min(bench.measured) <= floor * (1.001 if known else 1.1) + (0 if known else 0.02)
@@ -91,7 +91,7 @@ def test_a_limit_that_only_the_floor_can_meet_is_met(floor, gap, known):
     """First guesses lie below what can be cut; the loop comes back up."""
     bench = Bench(machine(0.0, 2.0), floor=floor)
     limit = min(floor**2 * (1 + gap), 0.99)
-    share, _ = fit_latency(bench.plan_at, bench.measure, limit, lowest=floor if known else 0.0)
+    share, _ = fit_latency(bench.plan_at, bench.measure, limit, SearchOptions(lowest=floor if known else 0.0))
     assert bench.ratio(share) <= limit and share >= floor
 
 
@@ -104,7 +104,7 @@ def test_nothing_can_be_planned_at_all():
 def test_latency_that_does_not_follow_macs_ends_at_the_floor():
     bench = Bench(lambda share: 0.99, floor=0.1)
     with pytest.raises(BudgetNotMet, match="cannot go below 99 %"):
-        fit_latency(bench.plan_at, bench.measure, 0.5, lowest=0.1)
+        fit_latency(bench.plan_at, bench.measure, 0.5, SearchOptions(lowest=0.1))
     assert min(bench.measured) == pytest.approx(0.1) and len(bench.measured) <= 7
 
 
@@ -125,14 +125,14 @@ def test_nothing_to_do_and_bad_options():
     with pytest.raises(NothingToDo):
         fit_latency(lambda s: s, lambda s: s, 1.0)
     with pytest.raises(BadInput, match="rounds"):
-        fit_latency(lambda s: s, lambda s: s, 0.5, rounds=0)
+        fit_latency(lambda s: s, lambda s: s, 0.5, SearchOptions(rounds=0))
     with pytest.raises(BadInput, match="expected a positive number; got nan"):
         fit_latency(lambda s: s, lambda s: float("nan"), 0.5)
 
 
 def test_a_good_first_guess_is_a_round_less():
     bench = Bench(machine(overhead=0.3))
-    fit_latency(bench.plan_at, bench.measure, 0.6, first=(0.59 - 0.3) / 0.7)
+    fit_latency(bench.plan_at, bench.measure, 0.6, SearchOptions(first=(0.59 - 0.3) / 0.7))
     assert len(bench.measured) == 1
     with pytest.raises(BadInput, match="first"):
-        fit_latency(bench.plan_at, bench.measure, 0.6, first=1.0)
+        fit_latency(bench.plan_at, bench.measure, 0.6, SearchOptions(first=1.0))

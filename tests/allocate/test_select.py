@@ -5,8 +5,8 @@ from tests.zoo_graphs import understood
 
 from sartor.allocate import narrowed, select
 from sartor.errors import BadInput, UnknownName
-from sartor.run.cuttable import cuttable
-from sartor.types import Recipe
+from sartor.run.allowed_groups import allowed_groups
+from sartor.types import Axes, Recipe
 
 CHOICES = [
     (("heads",), (), {"layer.self_attn.in_proj_weight:0"}),
@@ -52,10 +52,10 @@ def test_what_leaves_nothing_is_refused():
 
 
 def test_a_users_choice_narrows_the_recipe():
-    recipe = Recipe(only=("a",), exclude=("b",))
+    recipe = Recipe(cut=Axes(only=("a",), exclude=("b",)))
     assert narrowed(recipe) is recipe
-    assert narrowed(recipe, "heads, experts", ["c"]).only == ("heads", "experts")
-    assert narrowed(recipe, None, ["c"]) == Recipe(only=("a",), exclude=("b", "c"))
+    assert narrowed(recipe, "heads, experts", ["c"]).cut.only == ("heads", "experts")
+    assert narrowed(recipe, None, ["c"]) == Recipe(cut=Axes(only=("a",), exclude=("b", "c")))
     with pytest.raises(BadInput, match="expected patterns"):
         narrowed(recipe, [3])
 
@@ -63,6 +63,6 @@ def test_a_users_choice_narrows_the_recipe():
 def test_a_group_tied_in_count_to_one_that_stays_whole_stays_whole():
     graph = understood("cifar-resnet-pad")[2]
     whole, *others = graph.ties[0]
-    left = cuttable(graph, Recipe(exclude=(f"name:{whole}",)))
+    left = allowed_groups(graph, Recipe(cut=Axes(exclude=(f"name:{whole}",))))
     assert not {whole, *others} & set(left.groups)
     assert any(f"as many units as {whole}" in f.reason for f in left.frozen)

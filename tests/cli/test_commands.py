@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.records import small_record
 
 import sartor
 from sartor.cli import run
@@ -77,7 +78,7 @@ def test_fit_cuts_what_it_is_told_to(say, net: str, tmp_path: Path) -> None:
     found = say(*words, "--out", str(tmp_path / "c"), "--cut", "channels", "--cut", "name:nowhere")
     assert found.code == 2 and "nowhere" in found.err
     found = say(*words, "--out", str(tmp_path / "d"), "--cut", "channels", "--json").json
-    assert found["asked"]["recipe"]["only"] == ["channels"] and found["status"] == "met"
+    assert found["asked"]["recipe"]["cut"]["only"] == ["channels"] and found["status"] == "met"
 
 
 def test_options_of_the_factory_arrive(say, net: str) -> None:
@@ -213,7 +214,7 @@ def test_fit_says_what_is_missing_before_it_loads_anything(say, missing: str, wo
 
 
 class _Fitted:
-    result: dict[str, Any] = {"status": "missed", "budget": [], "quality": {"metric": "accuracy"}}  # noqa: RUF012
+    record = small_record(status="missed")
 
     def export(self, path: Path) -> None:
         raise BudgetNotMet(f"no {path.suffix} today")

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.records import small_record
 
 import sartor
 from sartor.cli import demo
 from sartor.cli.demo_net import DemoNet, net
+from sartor.run.record import JudgedQuality
 from sartor.structure import trace
 
 
@@ -35,10 +37,7 @@ def test_the_demo_refuses_a_folder_with_something_in_it(say, tmp_path: Path) -> 
 class _Fitted:
     def __init__(self, model: DemoNet):
         self.model = model
-        self.result: dict[str, Any] = {
-            "status": "met",
-            "quality": {"metric": "accuracy", "original": 1.0, "final": 2.0},
-        }
+        self.record = small_record(quality=JudgedQuality(original=1.0, final=2.0))
 
     def export(self, path: Path) -> None:
         path.write_text("x")

@@ -11,6 +11,7 @@ import pytest
 
 from sartor.cli.frontier import parse_shares
 from sartor.errors import BadInput
+from sartor.types import Effort
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_what_cannot_be_reached_is_said_and_the_rest_stands(say, words: tuple[st
 
 
 def test_times_every_network_where_asked(say, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sartor.studies.frontier._EFFORT", {"sessions": 1, "min_seconds": 0.1, "max_seconds": 0.2})
+    monkeypatch.setattr("sartor.studies.frontier.EFFORT", Effort(sessions=1, min_seconds=0.1, max_seconds=0.2))
     found = say(*words, "--shares", "50", "--recipes", "l1", "--target", "eager-cpu", "--json").json
     (point,) = found["points"]
     low, high = point["latency"]["interval"]

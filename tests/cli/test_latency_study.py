@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sartor.cli import promise
-from sartor.report.latency_study import kept_promises, promise_markdown
+from sartor.cli import latency_study
+from sartor.report.latency_study import latency_markdown, limit_summary
 
 NET = """
 import torch
@@ -74,14 +74,14 @@ def test_the_sum_counts_every_case() -> None:
     row = {"network": "n", "target": "t", "limit": 0.5, "macs": 0.4, "ratio": 0.49, "predicted": None, "rounds": 3}
     rows = [{**row, "again": a, "interval": [a, a], "seconds": 1.0} for a in (0.5, 0.44, 0.6)]
     rows.append({**row, "seconds": 1.0, "why": "the floor"})
-    said = kept_promises(rows)
+    said = limit_summary(rows)
     assert (said["cases"], said["reached"], said["within"], said["worst"]) == (4, 3, 1, 1.2)
-    text = promise_markdown({"rows": rows, "recipe": "l1", "environment": {}})
+    text = latency_markdown({"rows": rows, "recipe": "l1", "environment": {}})
     assert "1 of 4 within" in text and "n, t, 50 %: the floor" in text
 
 
 def test_the_repositorys_file_reads() -> None:
-    targets, limits, networks = promise.read_cases(Path(__file__).parents[2] / "bench" / "latency.toml")
+    targets, limits, networks = latency_study.read_cases(Path(__file__).parents[2] / "bench" / "latency.toml")
     assert len(targets) * len(limits) * len(networks) == 30
 
 
@@ -90,7 +90,7 @@ def test_a_row_measured_on_a_busy_machine_says_so_and_a_quiet_table_has_no_word_
         "network": "n", "target": "t", "limit": 0.5, "macs": 0.4, "ratio": 0.49, "predicted": None, "rounds": 3,
         "again": 0.5, "interval": [0.4, 0.6], "seconds": 1.0,
     }  # fmt: skip
-    page = lambda *rows: promise_markdown({"rows": rows, "recipe": "l1", "environment": {}})
+    page = lambda *rows: latency_markdown({"rows": rows, "recipe": "l1", "environment": {}})
     assert "machine" not in page(row, {**row, "noisy": ""})
     text = page({**row, "noisy": ""}, {**row, "noisy": "a neighbour"})
     assert "| machine |" in text and "| quiet |" in text and "| busy |" in text

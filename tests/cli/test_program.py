@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sartor.cli import app, failures
-from sartor.cli.failures import exit_code, sentence
+from sartor.cli.failures import exit_code, message
 from sartor.errors import BadInput, BudgetNotMet, CorruptFile, MissingExtra, NothingToDo, ProofFailed, UnknownName
 
 COMMANDS = ("demo", "inspect", "measure", "fit", "resume", "report", "export", "list")
@@ -33,8 +33,8 @@ def test_every_failure_has_its_code(error: BaseException, code: int) -> None:
 
 
 def test_a_full_disk_is_a_sentence_and_an_unforeseen_error_is_not() -> None:
-    assert "disk is full" in (sentence(OSError(errno.ENOSPC, "No space left", "a/b")) or "")
-    assert sentence(RuntimeError("a bug")) is None
+    assert "disk is full" in (message(OSError(errno.ENOSPC, "No space left", "a/b")) or "")
+    assert message(RuntimeError("a bug")) is None
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -101,7 +101,7 @@ def test_a_reader_that_goes_away_is_no_failure(monkeypatch: pytest.MonkeyPatch, 
     def gone(*_: object, **__: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(app, "print_reply", gone)
+    monkeypatch.setattr(app, "print_result", gone)
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     assert app.run(["list", "data"]) == 0
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sartor.cli.fit import _with_changes, make_room
 from sartor.cli.inputs import DTYPES, example_for, parse_input, parse_pairs
 from sartor.cli.recipe import choose_recipe
-from sartor.cli.request import Asked, read_asked, read_run_file, write_asked
+from sartor.cli.request import Request, read_request, read_run_file, write_request
 from sartor.errors import BadInput, CorruptFile, SartorError, UnknownName
-from sartor.types import Recipe, Training
+from sartor.types import FineTune, Recipe
 
 
 @given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=4), dtype=st.sampled_from(DTYPES))
@@ -53,12 +53,13 @@ def test_pairs_that_are_none_are_refused(pairs: list[str]) -> None:
 
 def test_changes_land_in_the_recipe_and_nothing_else_moves() -> None:
     plain = choose_recipe("l1")
-    changed = choose_recipe("l1", {"floor": 0.3, "training.epochs": 2, "only": "conv*"})
-    assert (changed.floor, changed.training.epochs, changed.only) == (0.3, 2, ("conv*",))
+    changed = choose_recipe("l1", {"allocate.floor": 0.3, "heal.fine-tune.epochs": 2, "cut.only": "conv*"})
+    assert (changed.allocation.floor, changed.training.epochs, changed.cut.only) == (0.3, 2, ("conv*",))
+    assert changed.allocation.round_to == plain.allocation.round_to and changed.repairs == plain.repairs
     for f in fields(Recipe):
-        if f.name not in ("floor", "training", "only"):
+        if f.name not in ("allocate", "heal", "cut"):
             assert getattr(changed, f.name) == getattr(plain, f.name)
-    for f in fields(Training):
+    for f in fields(FineTune):
         if f.name != "epochs":
             assert getattr(changed.training, f.name) == getattr(plain.training, f.name)
 
@@ -66,10 +67,10 @@ def test_changes_land_in_the_recipe_and_nothing_else_moves() -> None:
 @pytest.mark.parametrize(
     ("asked", "changes"),
     [
-        ("l1", {"flor": 0.1}), ("l1", {"training.epoch": 1}), ("l7", {}), ("l1", {"floor": "much"}),
-        ("l1", {"training.epochs": 1.5}), ("l1", {"training.epochs": True}), ("l1", {"fold_mean": 1}),
-        ("l1", {"only": [1]}), ("l1", {"floor": 2.0}), ({"base": 3}, {}), ({"base": "l1", "training": 4}, {}),
-        ({"training": {"lr": -1.0}}, {}),
+        ("l1", {"flor": 0.1}), ("l1", {"heal.fine-tune.epoch": 1}), ("l7", {}), ("l1", {"allocate.floor": "much"}),
+        ("l1", {"heal.fine-tune.epochs": 1.5}), ("l1", {"heal.fine-tune.epochs": True}), ("l1", {"cut.streams": 1}),
+        ("l1", {"cut.only": [1]}), ("l1", {"allocate.floor": 2.0}), ({"base": 3}, {}), ({"base": "l1", "heal": 4}, {}),
+        ({"heal": {"fine-tune": {"lr": -1.0}}}, {}), ("l1", {"fold_mean": True}), ({"base": "l1", "floor": 0.1}, {}),
     ],
 )  # fmt: skip
 def test_a_wrong_recipe_is_refused(asked: object, changes: dict[str, object]) -> None:
@@ -78,8 +79,9 @@ def test_a_wrong_recipe_is_refused(asked: object, changes: dict[str, object]) ->
 
 
 def test_a_recipe_and_its_changes_can_be_said_again_as_one_table() -> None:
-    changes = {"floor": 0.3, "training.epochs": 2, "training.lr": 0.5}
-    for base in ("l2", {"base": "l2", "round_to": 4, "training": {"lr": 0.1, "ema": 0.9}}):
+    changes = {"allocate.floor": 0.3, "heal.fine-tune.epochs": 2, "heal.fine-tune.lr": 0.5}
+    nested = {"base": "l2", "allocate": {"round_to": 4}, "heal": {"fine-tune": {"lr": 0.1, "ema": 0.9}}}
+    for base in ("l2", nested):
         assert choose_recipe(_with_changes(base, changes)) == choose_recipe(base, changes)
 
 
@@ -87,10 +89,10 @@ def test_a_run_file_says_what_flags_say(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text(
         'model = "a:b"\nbudget = "macs<=50%"\nval = 0.2\nkeep = ["heads"]\n'
-        '[recipe]\nbase = "l1"\nexclude = ["layer4*"]\n[recipe.training]\nepochs = 2\n'
+        '[recipe]\nbase = "l1"\n[recipe.cut]\nexclude = ["layer4*"]\n[recipe.heal.fine-tune]\nepochs = 2\n'
     )
-    asked = Asked(**read_run_file(file))
-    assert (asked.cut, asked.keep, choose_recipe(asked.recipe).exclude) == ([], ["heads"], ("layer4*",))
+    asked = Request(**read_run_file(file))
+    assert (asked.cut, asked.keep, choose_recipe(asked.recipe).cut.exclude) == ([], ["heads"], ("layer4*",))
     assert (asked.model, asked.val, choose_recipe(asked.recipe).training.epochs) == ("a:b", 0.2, 2)
 
 
@@ -107,19 +109,24 @@ def test_a_wrong_run_file_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_what_was_asked_comes_back_from_the_run_folder(tmp_path: Path) -> None:
-    asked = Asked(
-        model="a:b", model_options={"depth": 3}, recipe={"base": "l1", "floor": 0.2}, val=0.25, seed=7, keep=["heads"]
+    asked = Request(
+        model="a:b",
+        model_options={"depth": 3},
+        recipe={"base": "l1", "allocate": {"floor": 0.2}},
+        val=0.25,
+        seed=7,
+        keep=["heads"],
     )
-    assert read_asked(tmp_path) is None
-    write_asked(asked, tmp_path)
-    assert read_asked(tmp_path) == asked
+    assert read_request(tmp_path) is None
+    write_request(asked, tmp_path)
+    assert read_request(tmp_path) == asked
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"modle": "a"}', '{"seed": "x"}', "3"])
 def test_a_damaged_command_file_is_a_sentence(tmp_path: Path, damage: str) -> None:
     (tmp_path / "command.json").write_text(damage)
     with pytest.raises(CorruptFile, match=r"command\.json"):
-        read_asked(tmp_path)
+        read_request(tmp_path)
 
 
 def test_force_removes_earlier_runs_and_nothing_else(tmp_path: Path) -> None:
@@ -143,9 +150,9 @@ def test_force_removes_earlier_runs_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_fields_of_the_gates_are_spelled_like_those_of_training() -> None:
-    by_flag = choose_recipe("autobot", {"gates.steps": 7, "training.epochs": 2})
-    by_table = choose_recipe({"base": "autobot", "gates": {"steps": 7}, "training": {"epochs": 2}})
+    by_flag = choose_recipe("autobot", {"score.steps": 7, "heal.fine-tune.epochs": 2})
+    by_table = choose_recipe({"base": "autobot", "score": {"steps": 7}, "heal": {"fine-tune": {"epochs": 2}}})
     assert by_flag == by_table
-    assert by_flag.gates.steps == 7 and by_flag.training.epochs == 2
-    with pytest.raises(UnknownName, match=r"gates\.step"):
-        choose_recipe("autobot", {"gates.step": 7})
+    assert by_flag.score.steps == 7 and by_flag.training.epochs == 2
+    with pytest.raises(UnknownName, match=r"score\.step"):
+        choose_recipe("autobot", {"score.step": 7})

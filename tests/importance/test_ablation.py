@@ -11,7 +11,9 @@ from sartor.errors import BadInput
 from sartor.importance import score
 from sartor.structure import trace
 from sartor.surgery.proof import silence
-from sartor.types import Plan
+from sartor.types import SILENT, Calibration, Listener, Plan, Scaling
+
+PLAIN = Scaling(normalise="none")
 
 
 def without(model, graph, group, unit):
@@ -22,7 +24,7 @@ def without(model, graph, group, unit):
 
 def test_without_a_loss_it_is_the_relative_squared_distance_of_the_silenced_network(model, graph, batches):
     model.eval()
-    s = score(graph, model, "ablation", normalise="none", batches=batches)
+    s = score(graph, model, "ablation", calibration=Calibration(batches), scaling=PLAIN)
     x = torch.cat([b[0] for b in batches])
     with torch.no_grad():
         want = model(x)
@@ -35,7 +37,9 @@ def test_without_a_loss_it_is_the_relative_squared_distance_of_the_silenced_netw
 def test_with_a_loss_it_is_the_rise_of_the_mean_over_samples(model, graph, batches):
     model.eval()
     uneven = [batches[0], (batches[1][0][:1], batches[1][1][:1])]
-    s = score(graph, model, "ablation", normalise="none", batches=uneven, loss=F.cross_entropy, groups=["inner"])
+    s = score(
+        graph.only(["inner"]), model, "ablation", calibration=Calibration(uneven, loss=F.cross_entropy), scaling=PLAIN
+    )
     x, y = (torch.cat(t) for t in zip(*uneven))
     with torch.no_grad():
         for unit in range(8):
@@ -45,17 +49,24 @@ def test_with_a_loss_it_is_the_rise_of_the_mean_over_samples(model, graph, batch
 
 
 def test_only_the_first_samples_are_run(model, graph, batches):
-    few = score(graph, model, "ablation", normalise="none", batches=batches, pass_samples=6)
+    few = score(graph, model, "ablation", calibration=Calibration(batches, pass_samples=6), scaling=PLAIN)
     cut = [batches[0], (batches[1][0][:2], batches[1][1][:2])]
-    want = score(graph, model, "ablation", normalise="none", batches=cut)
+    want = score(graph, model, "ablation", calibration=Calibration(cut), scaling=PLAIN)
     assert all(torch.equal(few[g], want[g]) for g in want)
 
 
 def test_the_passes_are_spent_on_what_looks_least_and_the_rest_is_said(model, graph, batches):
-    exact = score(graph, model, "ablation", normalise="none", batches=batches)
+    exact = score(graph, model, "ablation", calibration=Calibration(batches), scaling=PLAIN)
     runs, notes = [], []
     model.stem.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
-    some = score(graph, model, "ablation", normalise="none", batches=batches, passes=10, note=notes.append)
+    some = score(
+        graph,
+        model,
+        "ablation",
+        calibration=Calibration(batches, passes=10),
+        scaling=PLAIN,
+        listener=Listener(note=notes.append),
+    )
     assert len(notes) == 1 and "10 units were silenced one by one, the other 9 are scored" in notes[0]
     assert "passes=19" in notes[0]
     assert len(runs) == 3 * (1 + 10 + 4)  # the original, the passes, one derivative for each of four outputs
@@ -81,10 +92,14 @@ def test_the_estimate_is_exact_where_the_outputs_are_linear_in_the_gate(outputs)
     torch.manual_seed(0)
     model, x = Line(outputs), torch.randn(40, 5)
     graph = trace(model, x[:1])
-    exact = score(graph, model, "ablation", normalise="none", batches=[(x, x)])["up"]
-    guess = score(graph, model, lambda gap: gap.estimate(), normalise="none", batches=[(x, x)], note=print)["up"]
+    exact = score(graph, model, "ablation", calibration=Calibration([(x, x)]), scaling=PLAIN)["up"]
+    guess = score(
+        graph, model, lambda gap: gap.estimate(), calibration=Calibration([(x, x)]), scaling=PLAIN, listener=SILENT
+    )["up"]
     assert torch.allclose(exact, guess, rtol=1e-4 if outputs == 3 else 0.3)
-    again = score(graph, model, lambda gap: gap.estimate(), normalise="none", batches=[(x, x)], note=print)["up"]
+    again = score(
+        graph, model, lambda gap: gap.estimate(), calibration=Calibration([(x, x)]), scaling=PLAIN, listener=SILENT
+    )["up"]
     assert torch.equal(guess, again)
 
 
@@ -93,10 +108,9 @@ def test_a_linear_loss_is_estimated_exactly_too():
     model, x = Line(3), torch.randn(6, 5)
     graph = trace(model, x[:1])
     options = {
-        "normalise": "none",
-        "batches": [(x, x)],
-        "loss": lambda output, targets: output[:, 1].mean(),
-        "note": print,
+        "calibration": Calibration([(x, x)], loss=lambda output, targets: output[:, 1].mean()),
+        "scaling": PLAIN,
+        "listener": SILENT,
     }
     exact = score(graph, model, "ablation", **options)["up"]
     assert torch.allclose(exact, score(graph, model, lambda gap: gap.estimate(), **options)["up"], rtol=1e-4)
@@ -115,7 +129,7 @@ def test_a_criterion_may_ask_for_pairs(model, graph, batches):
         return torch.zeros(gap.units)
 
     model.eval()
-    score(graph, model, pairs, normalise="none", batches=batches, groups=["inner"])
+    score(graph.only(["inner"]), model, pairs, calibration=Calibration(batches), scaling=PLAIN)
     gone = copy.deepcopy(model)
     with torch.no_grad():
         gone.outer.weight[:, :2] = 0

@@ -104,7 +104,7 @@ def test_parameters_say_what_is_needed():
         (lambda weight, activation: weight, "weight and activation"),
         (lambda: 0, "got none"),
         (lambda activation, gap: gap, "activation and gap"),
-        (lambda weight, labels: weight, "labels: ask for"),
+        (lambda weight, labels: weight, "labels: take the activations"),
         (lambda contribution, reader: reader, "activation and contribution|reader"),
     ],
 )

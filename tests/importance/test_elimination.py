@@ -5,7 +5,7 @@ import torch
 from tests.zoo_graphs import understood
 from torch import nn
 
-from sartor.activations.grams import Grams
+from sartor.activations.grams import GramOptions, Grams
 from sartor.activations.patches import Reading
 from sartor.activations.readers import Read
 from sartor.activations.stepper import Stepper
@@ -97,7 +97,7 @@ def test_a_unit_that_never_changes_goes_first_and_costs_nothing():
 @pytest.mark.parametrize("name", ["resnet", "conv-bn-relu", "mlp", "grouped", "fused-qkv"])
 def test_gram_matrices_are_those_of_what_the_readers_take_in(name):
     model, example, graph = understood(name)
-    grams = Grams(graph, model, [example], graph.groups, rows=10**6)
+    grams = Grams(graph, model, [example], options=GramOptions(rows=10**6))
     assert any(grams.reads(n) for n in graph.groups)
     for n in graph.groups:
         for read in grams.reads(n):

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.activations.test_follow import Turning
 from torch import nn
 
-from sartor.activations.observers import observe
+from sartor.activations.observers import Request, observe
 from sartor.activations.sites import read_sites, sample_dim, sites
 from sartor.errors import BadInput, CannotTrace
 from sartor.structure import trace
@@ -61,7 +62,7 @@ def gated(model, graph, group, x, strength):
 )
 def test_contributions_are_the_derivative_by_a_gate_on_the_readers_weights(name):
     model, graph, x = batch(name, 3)
-    found = observe(graph, model, x, None, contributions=list(graph.groups), loss=squares).contributions
+    found = observe(graph, model, (x, None), Request(contributions=list(graph.groups)), loss=squares).contributions
     assert found.keys() == graph.groups.keys()
     checked = 0
     for group, c in found.items():
@@ -81,10 +82,12 @@ def test_contributions_are_the_derivative_by_a_gate_on_the_readers_weights(name)
 def test_each_sample_contributes_what_it_contributes_alone(name):
     """Also where a batch lies behind the tokens, or is folded into them."""
     model, graph, x = batch(name, 4)
-    together = observe(graph, model, x, None, contributions=list(graph.groups), loss=squares).contributions
+    together = observe(graph, model, (x, None), Request(contributions=list(graph.groups)), loss=squares).contributions
     for i in range(4):
         one = map_tensors(lambda t: t[i : i + 1], x)  # noqa: B023
-        alone = observe(graph, model, one, None, contributions=list(graph.groups), loss=squares).contributions
+        alone = observe(
+            graph, model, (one, None), Request(contributions=list(graph.groups)), loss=squares
+        ).contributions
         for group, c in together.items():
             scale = float(c.abs().max()) or 1.0
             assert torch.allclose(c[:, i : i + 1], alone[group], rtol=1e-3, atol=1e-4 * scale), group
@@ -100,7 +103,9 @@ def test_each_sample_carries_what_it_carries_alone(name, at):
 
     def show(inputs, n):
         shown = {}
-        observe(graph, model, inputs, watch=watch, visit=lambda k, c: shown.update({k: c.between(0, n)}))
+        observe(
+            graph, model, (inputs, None), Request(watch=watch, visit=lambda k, c: shown.update({k: c.between(0, n)}))
+        )
         return shown
 
     seen = show(x, 4)
@@ -116,8 +121,8 @@ def test_each_sample_carries_what_it_carries_alone(name, at):
 def test_gradients_in_lock_step_are_those_of_backward(name):
     """With contributions asked for, the forward runs operator by operator; the gradients are the same."""
     model, graph, x = batch(name, 3)
-    found = observe(graph, model, x, None, grads=True, contributions=list(graph.groups), loss=squares).grads
-    plain = observe(graph, model, x, None, grads=True, loss=squares).grads
+    found = observe(graph, model, (x, None), Request(contributions=list(graph.groups), grads=True), loss=squares).grads
+    plain = observe(graph, model, (x, None), Request(grads=True), loss=squares).grads
     assert found.keys() == plain.keys() == {n for n, p in model.named_parameters() if p.is_floating_point()}
     for n in plain:
         assert torch.allclose(found[n], plain[n], rtol=1e-3, atol=1e-4 * float(plain[n].abs().max() or 1)), n
@@ -149,7 +154,7 @@ def test_a_value_that_is_overwritten_later_counts_as_it_was_read():
     graph = trace(model, x[:2])
     other = copy.deepcopy(model)
     other.forward = lambda x: model.head((model.up(x) + torch.tanh(model.mid(model.up(x)))) * 2)
-    found = observe(graph, model, x, None, contributions=list(graph.groups), loss=squares).contributions
+    found = observe(graph, model, (x, None), Request(contributions=list(graph.groups)), loss=squares).contributions
     for group, c in found.items():
         gate = torch.ones(graph.groups[group].units, requires_grad=True)
         weights = {n: p.detach() for n, p in model.named_parameters()}
@@ -178,7 +183,7 @@ def test_the_dimension_of_the_samples_is_told_or_refused():
         told.add(carried.samples)
 
     watch = {(g, i): s for g in graph.groups for i, s in enumerate(sites(graph, g, "read"))}
-    observe(graph, model, x, watch=watch, visit=see)
+    observe(graph, model, (x, None), Request(watch=watch, visit=see))
     assert told >= {1}  # behind the tokens, or put together from single samples
     (site,) = [s for s in graph.sites("attention.in_proj_weight:0")]
     assert sample_dim(graph, site, torch.zeros(24, 16), 4) is None
@@ -190,13 +195,13 @@ def test_bfloat16_gives_nearly_the_same_in_float32():
     seen = {}
     for precision in ("float32", "bfloat16"):
         shown = {}
-        found = observe(
-            graph, model, x, None, watch=watch, visit=lambda k, c: shown.update({k: c.between(0, 4)}), grads=True,  # noqa: B023
-            contributions=list(graph.groups), loss=squares, precision=precision,
-        )  # fmt: skip
+        show = lambda k, c: shown.update({k: c.between(0, 4)})  # noqa: B023
+        request = Request(watch, show, list(graph.groups), grads=True)
+        found = observe(graph, model, (x, None), request, loss=squares, precision=precision)
         assert all(v.dtype == torch.float32 for v in [*shown.values(), *found.grads.values()])
         only = {}
-        observe(graph, model, x, watch=watch, visit=lambda k, c: only.update({k: c.between(0, 4)}), precision=precision)  # noqa: B023
+        request = Request(watch, lambda k, c: only.update({k: c.between(0, 4)}))  # noqa: B023
+        observe(graph, model, (x, None), request, precision=precision)
         assert all(torch.allclose(only[k], shown[k], rtol=1e-4, atol=1e-5) for k in shown)
         seen[precision] = {**{str(k): v for k, v in shown.items()}, **found.contributions}
     for key, full in seen["float32"].items():
@@ -205,28 +210,19 @@ def test_bfloat16_gives_nearly_the_same_in_float32():
 
 
 def test_another_path_is_refused_with_gradients_too():
-    class Fickle(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b, self.turn = nn.Linear(4, 6), nn.Linear(6, 3), False
-
-        def forward(self, x):
-            x = self.a(x)
-            return self.b(torch.tanh(x) if self.turn else torch.relu(x))
-
-    model, x = Fickle(), torch.randn(2, 4)
+    model, x = Turning(), torch.randn(2, 4)
     graph = trace(model, x)
     model.turn = True
     with pytest.raises(CannotTrace, match="another path"):
-        observe(graph, model, x, None, contributions=list(graph.groups), loss=squares)
+        observe(graph, model, (x, None), Request(contributions=list(graph.groups)), loss=squares)
 
 
 def test_nothing_leaks_when_the_forward_or_the_loss_fails(model, graph, batches):
     x, y = batches[0]
     with pytest.raises(BadInput, match="one number"):
-        observe(graph, model, x, y, contributions=list(graph.groups), loss=lambda o, t: o)
+        observe(graph, model, (x, y), Request(contributions=list(graph.groups)), loss=lambda o, t: o)
     with pytest.raises(RuntimeError):
-        observe(graph, model, torch.randn(2, 5, 6, 6), y[:2], contributions=list(graph.groups))
+        observe(graph, model, (torch.randn(2, 5, 6, 6), y[:2]), Request(contributions=list(graph.groups)))
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     assert model.training and not model._forward_hooks
     w = torch.ones(2, requires_grad=True)

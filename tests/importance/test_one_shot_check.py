@@ -22,7 +22,7 @@ from sartor.structure import trace
 from sartor.surgery import cut
 from sartor.train import accuracy
 from sartor.train.batch import first_samples
-from sartor.types import Plan
+from sartor.types import Calibration, Plan, Scaling
 
 FILE = Path(__file__).parents[2] / "bench" / "cifar_resnet.py"
 CRITERIA = ("l1", "activation", "chip")
@@ -43,7 +43,9 @@ def check() -> SimpleNamespace:
     inner = [n for n in graph.groups if n not in graph.streams()]
     assert len(inner) == 27
     batches = list(first_samples(data.calibration, 256))
-    found: dict[str, Any] = scores(graph, model, list(CRITERIA), groups=inner, batches=batches, normalise="none")
+    found: dict[str, Any] = scores(
+        graph.only(inner), model, list(CRITERIA), calibration=Calibration(batches), scaling=Scaling(normalise="none")
+    )
     return SimpleNamespace(
         model=model, graph=graph, inner=inner, scores=found, test=list(first_samples(data.test, 1000))
     )

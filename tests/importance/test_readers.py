@@ -7,6 +7,9 @@ from sartor.activations.readers import reader_weight
 from sartor.importance import score
 from sartor.seed import seeded
 from sartor.structure import trace
+from sartor.types import Calibration, Scaling
+
+PLAIN = Scaling(normalise="none")
 
 
 def net():
@@ -33,7 +36,7 @@ def test_flap_is_the_energy_that_readers_lose():
     graph = trace(model, x)
     (name,) = graph.groups
     (site,) = graph.sites(name)
-    s = score(graph, model, "flap", normalise="none", batches=[(x, torch.zeros(4))])[name]
+    s = score(graph, model, "flap", calibration=Calibration([(x, torch.zeros(4))]), scaling=PLAIN)[name]
     with torch.no_grad():
         spread = model[:2](x).transpose(0, 1).flatten(1).double().var(1, unbiased=False)
     weight = reader_weight(graph, name, site, dict(model.state_dict())).double()
@@ -46,5 +49,5 @@ def test_a_unit_that_never_changes_scores_nothing():
         model[0].weight[2] = 0.0
     graph = trace(model, x)
     (name,) = graph.groups
-    s = score(graph, model, "flap", normalise="none", batches=[(x, torch.zeros(4))])[name]
+    s = score(graph, model, "flap", calibration=Calibration([(x, torch.zeros(4))]), scaling=PLAIN)[name]
     assert s[2] == 0 and (s > 0).sum() == 5

@@ -7,26 +7,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sartor.activations.observers import limited, observe
+from sartor.activations.observers import Request, limited, observe
 from sartor.activations.sites import unit_samples
 from sartor.errors import BadInput, UnknownName
 from sartor.importance import CRITERIA, parse_mixture, score, scores
-from sartor.importance.reduce import NORMALISATIONS, REDUCTIONS, normalised
+from sartor.importance.reduce import normalised
 from sartor.structure import trace
+from sartor.types import NORMALISATIONS, REDUCTIONS, SILENT, Calibration, Listener, Scaling
+
+PLAIN = Scaling(normalise="none")
 
 NAMES = list(CRITERIA)
 EQUIVARIANT = [e.name for e in CRITERIA.entries() if e.traits["equivariant"]]
 
 
-def quiet(sentence):
-    """Notes are looked at where they are the subject."""
-
-
 @pytest.mark.parametrize("normalise", NORMALISATIONS)
 @pytest.mark.parametrize("reduce", REDUCTIONS)
 def test_every_group_gets_finite_scores_under_every_option(reduce, normalise, model, graph, batches):
-    options = {"reduce": reduce, "normalise": normalise, "per_cost": 0.5, "batches": batches, "note": quiet}
-    for name, s in scores(graph, model, NAMES, **options).items():
+    scaling = Scaling(reduce=reduce, normalise=normalise, per_cost=0.5)
+    together = scores(graph, model, NAMES, calibration=Calibration(batches), scaling=scaling, listener=SILENT)
+    for name, s in together.items():
         assert s.keys() == graph.groups.keys()
         for group, values in s.items():
             assert values.shape == (graph.groups[group].units,)
@@ -43,8 +43,8 @@ def test_renumbering_the_units_of_a_layer_renumbers_its_scores_only(name, model,
     other.outer.weight.data = other.outer.weight.data[:, order]
     x = batches[0][0]
     assert torch.allclose(model.eval()(x), other.eval()(x), atol=1e-5)
-    before = score(graph, model, name, batches=batches, note=quiet)
-    after = score(graph, other, name, batches=batches, note=quiet)
+    before = score(graph, model, name, calibration=Calibration(batches), listener=SILENT)
+    after = score(graph, other, name, calibration=Calibration(batches), listener=SILENT)
     for group in before:
         expected = before[group][order] if group == "inner" else before[group]
         assert torch.allclose(after[group], expected, rtol=1e-3, atol=1e-6), group
@@ -57,7 +57,7 @@ def test_the_model_is_given_back_as_it_was(name, model, graph, batches):
     model.stem.weight.grad = torch.ones_like(model.stem.weight)
     state = {n: t.clone() for n, t in model.state_dict().items()}
     kept = torch.random.get_rng_state()
-    score(graph, model, name, batches=batches, note=quiet)
+    score(graph, model, name, calibration=Calibration(batches), listener=SILENT)
     assert torch.equal(torch.random.get_rng_state(), kept)
     assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
     assert model.training and model.drop.training and not model.norm.training
@@ -75,16 +75,16 @@ def test_reductions_by_hand(model, graph):
     rows = torch.stack([writer, scale, reader])
     expected = {"sum": rows.sum(0), "mean": rows.mean(0), "max": rows.amax(0), "producer": writer}
     for reduce, by_hand in expected.items():
-        s = score(graph, model, "l2", reduce=reduce, normalise="none")["inner"]
+        s = score(graph, model, "l2", scaling=Scaling(reduce=reduce, normalise="none"))["inner"]
         assert torch.allclose(s, by_hand), reduce
 
 
 def test_biases_are_not_read(model, graph):
-    before = score(graph, model, "l1", normalise="none")
+    before = score(graph, model, "l1", scaling=PLAIN)
     with torch.no_grad():
         for bias in (model.stem.bias, model.norm.bias, model.outer.bias):
             bias.add_(100.0)
-    after = score(graph, model, "l1", normalise="none")
+    after = score(graph, model, "l1", scaling=PLAIN)
     assert all(torch.equal(before[g], after[g]) for g in before)
 
 
@@ -95,7 +95,9 @@ def test_taylor_is_the_mean_over_batches_of_squares(model, graph, batches):
         net = copy.deepcopy(model)
         F.cross_entropy(net(x), y).backward()
         squares.append((net.inner.weight * net.inner.weight.grad).detach().flatten(1).sum(1) ** 2)
-    s = score(graph, model, "taylor", reduce="producer", normalise="none", batches=batches)["inner"]
+    s = score(
+        graph, model, "taylor", calibration=Calibration(batches), scaling=Scaling(reduce="producer", normalise="none")
+    )["inner"]
     assert torch.allclose(s, torch.stack(squares).mean(0).double(), rtol=1e-3, atol=1e-9)
 
 
@@ -107,9 +109,8 @@ def test_taylor_is_the_loss_with_the_unit_shrunk_a_little(model, graph, batches)
         graph,
         model,
         lambda weight, grad: (weight * grad).sum(1),
-        normalise="none",
-        reduce="producer",
-        batches=batches[:1],
+        calibration=Calibration(batches[:1]),
+        scaling=Scaling(reduce="producer", normalise="none"),
     )
     net, small = copy.deepcopy(model).double(), 1e-6
     with torch.no_grad():
@@ -121,7 +122,7 @@ def test_taylor_is_the_loss_with_the_unit_shrunk_a_little(model, graph, batches)
 
 def test_activation_is_what_consumers_read(model, graph, batches):
     model.eval()
-    s = score(graph, model, "activation", normalise="none", batches=batches)["inner"]
+    s = score(graph, model, "activation", calibration=Calibration(batches), scaling=PLAIN)["inner"]
     with torch.no_grad():
         x = torch.cat([b[0] for b in batches])
         stem = torch.relu(model.stem(x))
@@ -130,19 +131,19 @@ def test_activation_is_what_consumers_read(model, graph, batches):
 
 
 def test_random_depends_on_the_seed_and_the_group_alone(model, graph):
-    once = score(graph, model, "random", seed=3, normalise="none")
-    again = score(graph, model, "random", seed=3, normalise="none", groups=["inner"])
+    once = score(graph, model, "random", calibration=Calibration(seed=3), scaling=PLAIN)
+    again = score(graph.only(["inner"]), model, "random", calibration=Calibration(seed=3), scaling=PLAIN)
     assert list(again) == ["inner"] and torch.equal(once["inner"], again["inner"])
-    other = score(graph, model, "random", seed=4, normalise="none")
+    other = score(graph, model, "random", calibration=Calibration(seed=4), scaling=PLAIN)
     assert not torch.equal(once["inner"], other["inner"])
 
 
 def test_a_group_without_a_norm_is_ranked_by_l2_and_said(model, graph):
     notes = []
-    s = score(graph, model, "bn-scale", normalise="none", note=notes.append)
+    s = score(graph, model, "bn-scale", scaling=PLAIN, listener=Listener(note=notes.append))
     assert torch.allclose(s["inner"], model.norm.weight.detach().abs().double())
     assert len(notes) == 1 and "'bn-scale' does not apply to 2 of 3 groups" in notes[0] and "hidden" in notes[0]
-    l2 = score(graph, model, "l2", normalise="none")
+    l2 = score(graph, model, "l2", scaling=PLAIN)
     for group in ("stem", "hidden"):
         assert torch.allclose(s[group], l2[group] / l2[group].mean() * s["inner"].mean())
 
@@ -161,7 +162,10 @@ def test_bn_scale_without_any_norm_is_refused():
 def test_the_dearer_of_two_equal_groups_scores_less(model, graph):
     from sartor.cost import unit_macs
 
-    free, dear = (score(graph, model, lambda w: torch.ones(len(w)), reduce="mean", per_cost=e) for e in (0.0, 1.0))
+    free, dear = (
+        score(graph, model, lambda w: torch.ones(len(w)), scaling=Scaling(reduce="mean", per_cost=e))
+        for e in (0.0, 1.0)
+    )
     assert all(torch.equal(v, torch.ones_like(v)) for v in free.values())
     ranked = sorted(dear, key=lambda g: float(dear[g][0]))
     assert ranked == sorted(dear, key=lambda g: -unit_macs(graph, g))
@@ -170,12 +174,18 @@ def test_the_dearer_of_two_equal_groups_scores_less(model, graph):
 @pytest.mark.parametrize("how, of", [("mean", torch.mean), ("max", torch.max), ("rank", torch.max)])
 def test_normalised_tensors_share_a_scale_so_a_sum_counts_the_places(how, of, model, graph):
     """The residual stream lives in four weights, channels inside the block in two and a norm."""
-    for values in score(graph, model, "fpgm", groups=["inner", "hidden"], normalise=how).values():
+    for values in score(graph.only(["inner", "hidden"]), model, "fpgm", scaling=Scaling(normalise=how)).values():
         assert float(of(values)) == pytest.approx(1.0)
     assert float(of(normalised(torch.tensor([0.5, 3.0, 3.5]), how))) == pytest.approx(1.0, abs=0.01)
-    means = {g: float(s.mean()) for g, s in score(graph, model, "l2", normalise="mean", reduce="sum").items()}
+    means = {
+        g: float(s.mean())
+        for g, s in score(graph, model, "l2", scaling=Scaling(reduce="sum", normalise="mean")).items()
+    }
     assert means == pytest.approx({"stem": 4.0, "inner": 3.0, "hidden": 2.0})
-    means = {g: float(s.mean()) for g, s in score(graph, model, "l2", normalise="mean", reduce="mean").items()}
+    means = {
+        g: float(s.mean())
+        for g, s in score(graph, model, "l2", scaling=Scaling(reduce="mean", normalise="mean")).items()
+    }
     assert means == pytest.approx({"stem": 1.0, "inner": 1.0, "hidden": 1.0})
     assert torch.equal(normalised(torch.zeros(3), how if how != "rank" else "mean"), torch.zeros(3))
 
@@ -191,7 +201,7 @@ def test_gradients_of_a_tied_and_an_unused_parameter(batches):
     net[1].weight = net[0].weight
     net.register_parameter("idle", nn.Parameter(torch.ones(2)))
     x, y = torch.randn(5, 4), torch.randint(0, 4, (5,))
-    found = observe(trace(net, x), net, x, y, grads=True).grads
+    found = observe(trace(net, x), net, (x, y), Request(grads=True)).grads
     F.cross_entropy(net(x), y).backward()
     for name, p in net.named_parameters():
         assert torch.allclose(found[name], p.grad if p.grad is not None else torch.zeros_like(p)), name
@@ -210,20 +220,20 @@ def test_per_sample_keeps_samples_apart():
 @pytest.mark.parametrize(
     "options, says",
     [
-        ({"reduce": "median"}, "reduce: expected one of"),
-        ({"normalise": "sum"}, "normalise: expected one of"),
-        ({"per_cost": -1.0}, "per_cost: expected"),
-        ({"samples": 0}, "samples: expected"),
-        ({"passes": 0}, "passes: expected"),
-        ({"precision": "int8"}, "precision: expected one of float32, bfloat16; got 'int8'"),
+        ({"scaling": {"reduce": "median"}}, "reduce: expected one of"),
+        ({"scaling": {"normalise": "sum"}}, "normalise: expected one of"),
+        ({"scaling": {"per_cost": -1.0}}, "per_cost: expected"),
+        ({"calibration": {"samples": 0}}, "samples: expected"),
+        ({"calibration": {"passes": 0}}, "passes: expected"),
+        ({"calibration": {"precision": "int8"}}, "precision: expected one of float32, bfloat16; got 'int8'"),
         ({"groups": []}, "groups: expected at least one"),
         ({"criterion": "l1 + "}, r"weights above zero.*got the term ''"),
         ({"criterion": "0*l1"}, r"got the term '0\*l1'"),
         ({"criterion": "2"}, "got the term '2'"),
         ({"criterion": "taylor"}, "'taylor' needs calibration data"),
-        ({"criterion": "taylor", "batches": []}, "are empty"),
+        ({"criterion": "taylor", "calibration": {"batches": []}}, "are empty"),
         (
-            {"criterion": "taylor", "batches": [torch.ones(2, 3, 6, 6)]},
+            {"criterion": "taylor", "calibration": {"batches": [torch.ones(2, 3, 6, 6)]}},
             r"expected a pair \(inputs, targets\); got Tensor of 2",
         ),
         ({"criterion": "activation"}, "'activation' needs calibration data"),
@@ -232,35 +242,44 @@ def test_per_sample_keeps_samples_apart():
     ],
 )
 def test_wrong_options_say_what_is_wrong(options, says, model, graph):
+    groups, criterion = options.get("groups", graph.groups), options.get("criterion", "l2")
     with pytest.raises(BadInput, match=says):
-        score(graph, model, **options)
+        calibration, scaling = Calibration(**options.get("calibration", {})), Scaling(**options.get("scaling", {}))
+        score(graph.only(groups), model, criterion, calibration=calibration, scaling=scaling)
 
 
 def test_unknown_groups_and_broken_weights_are_named(model, graph, batches):
     with pytest.raises(UnknownName, match="'inner'"):
-        score(graph, model, groups=["iner"])
+        score(graph.only(["iner"]), model)
     model.inner.weight.data[2, 0, 0, 0] = float("nan")
     with pytest.raises(BadInput, match=r"in inner.weight: expected a finite score; got nan"):
         score(graph, model)
     with pytest.raises(BadInput, match="calibration loss: expected a finite number; got nan"):
-        score(graph, model, "taylor", batches=batches)
+        score(graph, model, "taylor", calibration=Calibration(batches))
 
 
 def test_a_loss_that_is_no_number_is_refused(model, graph, batches):
     with pytest.raises(BadInput, match=r"expected one number as a tensor; got \(4, 4\)"):
-        score(graph, model, "taylor", batches=batches, loss=lambda output, targets: output)
+        score(graph, model, "taylor", calibration=Calibration(batches, loss=lambda output, targets: output))
 
 
 def test_several_criteria_multiply(model, graph, batches):
-    both = score(graph, model, "l1 * fpgm", normalise="max")
-    one, other = (score(graph, model, name, normalise="max") for name in ("l1", "fpgm"))
+    both = score(graph, model, "l1 * fpgm", scaling=Scaling(normalise="max"))
+    one, other = (score(graph, model, name, scaling=Scaling(normalise="max")) for name in ("l1", "fpgm"))
     assert all(torch.allclose(both[n], one[n] * other[n]) for n in both)
 
 
 def test_mixtures_add_and_weigh_normalised_scores(model, graph, batches):
-    together = score(graph, model, "0.5*taylor + 2 * l1*fpgm + 1e+1*random", normalise="max", batches=batches, seed=3)
+    together = score(
+        graph,
+        model,
+        "0.5*taylor + 2 * l1*fpgm + 1e+1*random",
+        calibration=Calibration(batches, seed=3),
+        scaling=Scaling(normalise="max"),
+    )
     t, l1, fpgm, chance = (
-        score(graph, model, n, normalise="max", batches=batches, seed=3) for n in ("taylor", "l1", "fpgm", "random")
+        score(graph, model, n, calibration=Calibration(batches, seed=3), scaling=Scaling(normalise="max"))
+        for n in ("taylor", "l1", "fpgm", "random")
     )
     for g in together:
         assert torch.allclose(together[g], 0.5 * t[g] + 2 * l1[g] * fpgm[g] + 10 * chance[g])
@@ -272,12 +291,12 @@ def test_several_at_once_equal_one_by_one_and_run_the_model_once_a_batch(model, 
         "flap*fpgm",
         "0.3*taylor + 0.7*chip",
     ]
-    alone = {n: score(graph, model, n, batches=batches, note=quiet) for n in names}
+    alone = {n: score(graph, model, n, calibration=Calibration(batches), listener=SILENT) for n in names}
     forwards, backwards = [], []
     model.stem.register_forward_hook(lambda *_: forwards.append(1))
     given = (batch for batch in batches)  # cannot be rewound
     loss = lambda output, targets: (backwards.append(1), F.cross_entropy(output, targets))[1]
-    together = scores(graph, model, names, batches=given, loss=loss, note=quiet)
+    together = scores(graph, model, names, calibration=Calibration(given, loss=loss), listener=SILENT)
     assert len(forwards) == len(batches) == len(backwards)
     assert list(together) == names
     for name in names:
@@ -290,27 +309,29 @@ def test_no_more_is_run_than_what_is_asked_for(model, graph, batches):
     """Weights need no data, activations no gradients, and a criterion that has seen enough no further batch."""
     runs = []
     model.stem.register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
-    score(graph, model, "l2*fpgm", batches=batches)
+    score(graph, model, "l2*fpgm", calibration=Calibration(batches))
     assert runs == []
-    score(graph, model, "activation", batches=batches)
+    score(graph, model, "activation", calibration=Calibration(batches))
     assert runs == [False] * 3
     few = CRITERIA["chip"].value
     few = type(few)("few", few.function, few.needs, samples=6)
     runs.clear()
     given = iter(batches)
-    got = score(graph, model, few, batches=given)
+    got = score(graph, model, few, calibration=Calibration(given))
     assert len(runs) == 2 and next(given) is batches[2]
-    want = score(graph, model, "chip", batches=batches, samples=6)
+    want = score(graph, model, "chip", calibration=Calibration(batches, samples=6))
     assert all(torch.allclose(got[g], want[g]) for g in want)
 
 
 def test_macs_divides_by_what_a_unit_frees(model, graph, batches):
     from sartor.cost import unit_macs
 
-    plain = score(graph, model, "l2 + taylor", normalise="none", batches=batches)
+    plain = score(graph, model, "l2 + taylor", calibration=Calibration(batches), scaling=PLAIN)
     freed = {g: unit_macs(graph, g) for g in plain}
     mean = sum(freed.values()) / len(freed)
-    for g, s in score(graph, model, "l2 + taylor", normalise="macs", batches=batches).items():
+    for g, s in score(
+        graph, model, "l2 + taylor", calibration=Calibration(batches), scaling=Scaling(normalise="macs")
+    ).items():
         assert torch.allclose(s, plain[g] * mean / freed[g])
 
 
@@ -321,10 +342,10 @@ def test_labels_are_class_numbers_of_the_samples(model, graph, batches):
         got.setdefault(len(got), labels)
         return activation.flatten(1).var(1)
 
-    score(graph, model, spread, batches=batches, groups=["inner"])
+    score(graph.only(["inner"]), model, spread, calibration=Calibration(batches))
     assert [v.tolist() for v in got.values()] == [y.tolist() for _, y in batches]
     with pytest.raises(BadInput, match=r"one class number a sample as targets, \(4,\); got torch.float32 \(4, 4\)"):
-        score(graph, model, "hrel", batches=[(x, torch.zeros(4, 4)) for x, _ in batches])
+        score(graph, model, "hrel", calibration=Calibration([(x, torch.zeros(4, 4)) for x, _ in batches]))
 
 
 def test_written_is_before_the_norm(model, graph, batches):
@@ -332,7 +353,7 @@ def test_written_is_before_the_norm(model, graph, batches):
     kept = []
     before = lambda activation: (kept.append(activation), activation.flatten(1).mean(1))[1]
     chosen = type(CRITERIA["l1"].value)("before", before, ("activation",), at="written", per_batch=True)
-    score(graph, model, chosen, batches=batches[:1], groups=["inner"])
+    score(graph.only(["inner"]), model, chosen, calibration=Calibration(batches[:1]))
     with torch.no_grad():
         want = model.inner(torch.relu(model.stem(batches[0][0])))
     assert len(kept) == 1 and torch.allclose(kept[0], want.transpose(0, 1).flatten(2), atol=1e-5)
@@ -343,3 +364,10 @@ def test_two_functions_of_one_name_are_refused(model, graph):
         scores(graph, model, [lambda w: w.amax(1), lambda w: w.amin(1)])
     with pytest.raises(BadInput, match="expected a list"):
         scores(graph, model, "l2")
+
+
+def test_a_graph_of_some_groups_gives_their_scores_alone(model, graph, batches):
+    whole = score(graph, model, "taylor", calibration=Calibration(batches), scaling=PLAIN)
+    some = score(graph.only(["inner"]), model, "taylor", calibration=Calibration(batches), scaling=PLAIN)
+    assert list(some) == ["inner"] and torch.equal(some["inner"], whole["inner"])
+    assert set(graph.groups) == {"stem", "inner", "hidden"}

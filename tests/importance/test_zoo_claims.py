@@ -11,6 +11,7 @@ from sartor.structure import trace
 from sartor.structure.example import first_tensor, map_tensors, with_batch
 from sartor.structure.model_copy import named_tensors
 from sartor.testing.zoo import ZOO
+from sartor.types import SILENT, Calibration, Scaling
 
 NETS = {  # network -> a group whose units can be renumbered
     "cifar-resnet-pad": "1.conv1",
@@ -27,8 +28,10 @@ APART = [e.name for e in CRITERIA.entries() if HUNGRY & set(e.traits["needs"]) a
 N = 6
 
 
-def quiet(sentence):
-    """Notes are looked at where they are the subject."""
+def options_of(batches):
+    """Of `scores`: this data, places summed as they are, no notes."""
+    calibration = Calibration(batches, loss=loss, passes=40)
+    return {"calibration": calibration, "scaling": Scaling(normalise="none"), "listener": SILENT}
 
 
 def drawn(name):
@@ -68,7 +71,9 @@ def test_every_criterion_scores_every_unit_in_one_pass(net):
     names = [
         n for n in NAMES if n != "bn-scale" or any(m.role == "norm" for g in graph.groups.values() for m in g.members)
     ]
-    found = scores(graph, model, names, batches=cut_up(x, y, [6]), loss=loss, note=quiet, passes=40)
+    found = scores(
+        graph, model, names, calibration=Calibration(cut_up(x, y, [6]), loss=loss, passes=40), listener=SILENT
+    )
     assert list(found) == names
     for name, by_group in found.items():
         assert by_group.keys() == graph.groups.keys()
@@ -96,7 +101,7 @@ def test_renumbering_units_renumbers_their_scores_and_no_others(net):
     with torch.no_grad():
         assert torch.allclose(first_tensor(other(x)), first_tensor(model(x)), rtol=1e-4, atol=1e-5)
     names = [n for n in NAMES if n not in DRAWN and n != "bn-scale"]
-    options = {"batches": cut_up(x, y, [6]), "loss": loss, "note": quiet, "normalise": "none", "passes": 40}
+    options = options_of(cut_up(x, y, [6]))
     before, after = scores(graph, model, names, **options), scores(graph, other, names, **options)
     for name in names:
         want = {g: s[order] if g == group else s for g, s in before[name].items()}
@@ -106,9 +111,8 @@ def test_renumbering_units_renumbers_their_scores_and_no_others(net):
 @pytest.mark.parametrize("net", NETS)
 def test_how_samples_are_split_into_batches_does_not_matter(net):
     model, graph, x, y = drawn(net)
-    options = {"loss": loss, "note": quiet, "normalise": "none", "passes": 40}
-    whole = scores(graph, model, APART, batches=cut_up(x, y, [6]), **options)
-    split = scores(graph, model, APART, batches=cut_up(x, y, [1, 3, 2]), **options)
+    whole = scores(graph, model, APART, **options_of(cut_up(x, y, [6])))
+    split = scores(graph, model, APART, **options_of(cut_up(x, y, [1, 3, 2])))
     assert len(APART) > 4
     for name in APART:
         same(whole[name], split[name], name)
@@ -117,7 +121,7 @@ def test_how_samples_are_split_into_batches_does_not_matter(net):
 @pytest.mark.parametrize("net", ["cifar-resnet-pad", "multi-head-attention"])
 def test_a_few_samples_at_a_time_give_the_same_scores(net, monkeypatch):
     model, graph, x, y = drawn(net)
-    options = {"loss": loss, "note": quiet, "normalise": "none", "passes": 40, "batches": cut_up(x, y, [6])}
+    options = options_of(cut_up(x, y, [6]))
     whole = scores(graph, model, APART, **options)
     monkeypatch.setattr("sartor.importance.calibration_pass.CHUNK", 1)
     for name, by_group in scores(graph, model, APART, **options).items():

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from sartor.allocate import ALLOCATORS, Cap
 from sartor.cost import macs
 from sartor.errors import BadInput, UnknownName
-from sartor.learn import Gated, learn_gates
+from sartor.learn import Gated, SoftBudget, learn_gates
 from sartor.learn.bottleneck import binary_term, budget_term
 from sartor.structure import trace
 from sartor.surgery import cut
-from sartor.types import Gates, Plan
+from sartor.types import Calibration, Gates, Listener, Plan
 
 USEFUL = {"0": (1, 2, 5, 8, 11), "2": (3, 7, 9)}  # all of them fire
 
@@ -53,7 +53,7 @@ SHARE = macs(planted()[1], {n: len(k) for n, k in USEFUL.items()}) / macs(plante
 def test_planted_units_stay_and_gated_is_cut(task):
     net, graph, batches = planted()
     options = Gates(steps=120, task=task)
-    scores = learn_gates(graph, net, batches, keep=SHARE, options=options)
+    scores = learn_gates(graph, net, Calibration(batches), SoftBudget(SHARE), options=options)
     plan = plan_for(graph, scores, SHARE)
     assert plan.keep == USEFUL
     assert macs(graph, plan.counts()) == SHARE * macs(graph)
@@ -70,7 +70,9 @@ def test_scores_are_gates_and_one_seed_gives_one_answer():
     net, graph, batches = planted()
     before = {n: t.clone() for n, t in net.state_dict().items()}
     options = Gates(steps=7)
-    first, again, other = (learn_gates(graph, net, batches, keep=0.3, options=options, seed=s) for s in (1, 1, 2))
+    first, again, other = (
+        learn_gates(graph, net, Calibration(batches, seed=s), SoftBudget(0.3), options=options) for s in (1, 1, 2)
+    )
     for n, s in first.items():
         assert s.shape == (graph.groups[n].units,) and s.dtype == torch.float64 and s.min() >= 0 and s.max() <= 1
         assert torch.equal(s, again[n])
@@ -84,7 +86,14 @@ def test_the_loss_of_a_step_is_task_plus_beta_p_plus_gamma_h():
     told = []
     options = Gates(steps=1, start=0.8, beta=2.0, gamma=0.5, batch=512)
     x, y = (torch.cat(t) for t in zip(*batches))
-    learn_gates(graph, net, [(x, y)], keep=0.25, options=options, tell=told.append)
+    learn_gates(
+        graph,
+        net,
+        Calibration([(x, y)]),
+        SoftBudget(0.25),
+        options=options,
+        listener=Listener(lambda step, done, text: told.append(text)),
+    )
     widths = {n: 0.8 * g.units for n, g in graph.groups.items()}
     whole = macs(graph)
     size = 6 * widths["0"] + widths["0"] * widths["2"] + widths["2"] * 4
@@ -117,7 +126,11 @@ def test_of_the_last_steps_the_one_with_the_lowest_loss_gives_the_gates():
             return output.square().mean() * 0 + extra
 
         gates = learn_gates(
-            graph, net, batches, keep=0.5, options=Gates(steps=10, tail=tail), cost=cost, loss=loss, seed=3
+            graph,
+            net,
+            Calibration(batches, loss=loss, seed=3),
+            SoftBudget(0.5, cost),
+            options=Gates(steps=10, tail=tail),
         )
         chosen = {n: pytest.approx(float(g.sum()), abs=1e-4) for n, g in gates.items()}
         assert seen[best + 1] == chosen  # the first call asks for the whole cost
@@ -131,14 +144,14 @@ def test_any_cost_may_be_the_budget():
     def cost(widths):
         return 5.0 + widths["0"] + 2.0 * torch.sigmoid(4 * (widths["0"] - 8))
 
-    gates = learn_gates(graph, net, batches, keep=0.6, options=Gates(steps=80, gamma=0.0), cost=cost)
+    gates = learn_gates(graph, net, Calibration(batches), SoftBudget(0.6, cost), options=Gates(steps=80, gamma=0.0))
     assert float(cost({"0": gates["0"].sum()})) == pytest.approx(0.6 * float(cost({"0": torch.tensor(12.0)})), rel=0.1)
     assert gates["2"].sum() > 0.8 * 10 * 0.9
 
 
 def test_groups_left_out_have_no_gates_and_stay_whole():
     net, graph, batches = planted()
-    gates = learn_gates(graph, net, batches, keep=0.6, options=Gates(steps=30), groups=["0"])
+    gates = learn_gates(graph.only(["0"]), net, Calibration(batches), SoftBudget(0.6), options=Gates(steps=30))
     assert list(gates) == ["0"]
     assert set(plan_for(graph, gates, 0.6).keep) == {"0"}
 
@@ -146,23 +159,23 @@ def test_groups_left_out_have_no_gates_and_stay_whole():
 def test_what_cannot_be_done_is_said():
     net, graph, batches = planted()
     with pytest.raises(BadInput, match="keep: expected a share"):
-        learn_gates(graph, net, batches, keep=1.0)
+        learn_gates(graph, net, Calibration(batches), SoftBudget(1.0))
     with pytest.raises(BadInput, match="at least one group"):
-        learn_gates(graph, net, batches, keep=0.5, groups=[])
+        learn_gates(graph.only([]), net, Calibration(batches), SoftBudget(0.5))
     with pytest.raises(UnknownName, match="group"):
-        learn_gates(graph, net, batches, keep=0.5, groups=["9"])
+        learn_gates(graph.only(["9"]), net, Calibration(batches), SoftBudget(0.5))
     with pytest.raises(BadInput, match="ended after 8"):
-        learn_gates(graph, net, iter(batches), keep=0.5, options=Gates(steps=9))
+        learn_gates(graph, net, Calibration(iter(batches)), SoftBudget(0.5), options=Gates(steps=9))
     with pytest.raises(BadInput, match="ended after 0"):
-        learn_gates(graph, net, [], keep=0.5)
+        learn_gates(graph, net, Calibration([]), SoftBudget(0.5))
     with pytest.raises(BadInput, match="a pair"):
-        learn_gates(graph, net, [batches[0][0]], keep=0.5)
+        learn_gates(graph, net, Calibration([batches[0][0]]), SoftBudget(0.5))
     with pytest.raises(BadInput, match="step 1 to be a finite number; got nan"):
-        learn_gates(graph, net, [(batches[0][0] * float("nan"), batches[0][1])], keep=0.5)
+        learn_gates(graph, net, Calibration([(batches[0][0] * float("nan"), batches[0][1])]), SoftBudget(0.5))
     with pytest.raises(BadInput, match="expected a number >= 0; got -"):
-        learn_gates(graph, net, batches, keep=0.5, loss=lambda out, y: -out.square().mean())
+        learn_gates(graph, net, Calibration(batches, loss=lambda out, y: -out.square().mean()), SoftBudget(0.5))
     with pytest.raises(BadInput, match="one number as a tensor; got"):
-        learn_gates(graph, net, batches, keep=0.5, loss=lambda out, y: out)
+        learn_gates(graph, net, Calibration(batches, loss=lambda out, y: out), SoftBudget(0.5))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +205,7 @@ def test_a_trained_network_keeps_its_accuracy_without_fine_tuning():
     data = load_data(f"cifar10:{bench.data_folder()}?calibration=plain", batch=64)
     batches = [batch for batch, _ in zip(data.calibration, range(40))]
     test = [batch for batch, _ in zip(data.test, range(16))]
-    learned = learn_gates(graph, net, batches, keep=0.6, options=Gates(steps=40), groups=inner)
+    learned = learn_gates(graph.only(inner), net, Calibration(batches), SoftBudget(0.6), options=Gates(steps=40))
     plain = {n: s for n, s in score(graph, net, "l1").items() if n in inner}
     found = [accuracy(cut(net, graph, plan_for(graph, s, 0.6)), test) for s in (learned, plain)]
     assert found[0] > 50 and found[0] > found[1] + 15, found

@@ -10,7 +10,7 @@ from torch import nn
 from sartor.allocate import ALLOCATORS, Cap
 from sartor.cost import macs
 from sartor.errors import BadInput
-from sartor.learn import sensitivity_scores
+from sartor.learn import CurveOptions, sensitivity_scores
 from sartor.learn.sensitivity import marginal_losses
 from sartor.structure import trace
 
@@ -77,7 +77,9 @@ def test_the_order_within_groups_stays_also_among_equals(name):
 
 def test_per_cost_divides_by_the_macs_a_unit_frees():
     net, graph, inputs = network()
-    plain, each = (sensitivity_scores(graph, net, order_of(graph), inputs, per_cost=e) for e in (0.0, 1.0))
+    plain, each = (
+        sensitivity_scores(graph, net, order_of(graph), inputs, options=CurveOptions(per_cost=e)) for e in (0.0, 1.0)
+    )
     freed = {n: macs(graph) - macs(graph, {n: g.units - 1}) for n, g in graph.groups.items()}
     mean = sum(freed.values()) / 2
     for n in plain:
@@ -97,7 +99,7 @@ def test_samples_are_a_limit_and_fewer_points_cost_fewer_forwards():
     net, graph, inputs = network()
     calls = []
     net.register_forward_hook(lambda m, a, o: calls.append(len(a[0])))
-    sensitivity_scores(graph, net, order_of(graph), inputs, points=(0.5,), samples=80)
+    sensitivity_scores(graph, net, order_of(graph), inputs, options=CurveOptions(points=(0.5,), samples=80))
     assert calls == [64, 16] * (1 + 2 * len(graph.groups))
 
 
@@ -105,9 +107,9 @@ def test_what_cannot_be_done_is_said():
     net, graph, inputs = network()
     order = order_of(graph)
     with pytest.raises(BadInput, match="points: expected shares"):
-        sensitivity_scores(graph, net, order, inputs, points=(0.5, 1.0))
+        sensitivity_scores(graph, net, order, inputs, options=CurveOptions(points=(0.5, 1.0)))
     with pytest.raises(BadInput, match="per_cost: expected a number >= 0"):
-        sensitivity_scores(graph, net, order, inputs, per_cost=-1.0)
+        sensitivity_scores(graph, net, order, inputs, options=CurveOptions(per_cost=-1.0))
     with pytest.raises(BadInput, match="expected calibration inputs; got none"):
         sensitivity_scores(graph, net, order, [])
     with pytest.raises(BadInput, match="at least one group"):

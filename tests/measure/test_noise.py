@@ -5,17 +5,18 @@ import itertools
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from sartor.measure import Runnable, compare, compare_afresh, latency
-from sartor.measure.latency import LONGER
-from sartor.measure.noise import Moment, drifted, judged, slow_share
+from sartor.measure.latency import LATENCY_EFFORT, LONGER
+from sartor.measure.noise import Moment, drift_share, noise_verdict, slow_share
 from sartor.testing.neighbour import Neighbour
-from sartor.types import Comparison, Latency, Target, median_interval, to_plain, wide_interval
+from sartor.types import Comparison, Effort, Latency, Target, median_interval, to_plain, wide_interval
 
 TRUTH = 0.6
-EFFORT = {"samples": 40, "min_seconds": 0.3, "max_seconds": 1.0, "precision": 0.01}
+EFFORT = Effort(samples=40, min_seconds=0.3, max_seconds=1.0, precision=0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ def _light(monkeypatch) -> None:
 
 def beside(core: Neighbour, seconds: float, *, own: bool, **effort: float) -> Comparison:
     pair = (core.runnable(seconds, own=own), core.runnable(TRUTH * seconds, own=own))
-    return compare(*pair, clock=core.clock, running=core.running, **{**EFFORT, **effort})
+    return compare(*pair, replace(EFFORT, **effort), clock=core.clock, running=core.running)
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -38,7 +39,7 @@ def test_a_quiet_machine_is_never_called_noisy_nor_measured_longer(own, seconds,
         got = beside(core, seconds, own=own)
         assert got.noisy == "" and not got.original.running
         assert got.interval == median_interval(got.ratios)
-        assert sum(got.original.seconds) + sum(got.fitted.seconds) < 2 * EFFORT["max_seconds"] + seconds
+        assert sum(got.original.seconds) + sum(got.fitted.seconds) < 2 * EFFORT.max_seconds + seconds
 
 
 @pytest.mark.parametrize(("busy", "calm", "drift"), [(0.02, 0.02, 0.0), (0.0, 1.0, 0.3)])
@@ -111,7 +112,8 @@ def test_a_noisy_machine_is_measured_twice_as_long_and_no_longer() -> None:
     core = Neighbour(math.inf, 1.0, seed=0)
     slow = core.runnable(0.01, own=True)
     begin = core.now
-    got = latency(slow, samples=5, min_seconds=1.0, max_seconds=1.0, clock=core.clock, running=core.running)
+    effort = replace(LATENCY_EFFORT, samples=5, min_seconds=1.0, max_seconds=1.0)
+    got = latency(slow, effort, clock=core.clock, running=core.running)
     warm = 0.6
     assert LONGER * 1.0 <= core.now - begin < LONGER * 1.0 + warm
     assert got.noisy and got.median_s == pytest.approx(0.01, rel=0.02)
@@ -123,7 +125,7 @@ def test_sessions_are_pooled_with_the_verdict_of_the_worst() -> None:
         core = Neighbour(busy, 1.0, seed=0)
         found = compare_afresh(
             lambda core=core: core.runnable(0.01, own=True), lambda core=core: core.runnable(TRUTH * 0.01, own=True),
-            sessions=sessions, clock=core.clock, running=core.running, **EFFORT,
+            replace(EFFORT, sessions=sessions), clock=core.clock, running=core.running,
         )  # fmt: skip
         assert bool(found.noisy) == bool(found.original.running) == bool(busy)
         assert found.original.environment["sessions"] == sessions
@@ -152,23 +154,23 @@ def test_the_counters_of_the_system_speak_where_the_samples_cannot(after, thread
     monkeypatch.setattr("sartor.measure.noise.usable_cores", lambda: 2)
     begin = moment(0.0, busy=0.0, steal=0.0)
     for own in (True, False):
-        noise = judged([1.0] * 20, (), begin, after, own=own, threads=threads)
+        noise = noise_verdict([1.0] * 20, (), begin, after, threads=threads if own else None)
         assert noise["why"] == (said if own else "")
         assert json.loads(json.dumps(noise)) == to_plain(noise) == noise
 
 
 def test_what_the_system_does_not_tell_is_none(monkeypatch) -> None:
     monkeypatch.setattr("sartor.measure.noise._processors", lambda: (None, None))
-    noise = judged([1.0] * 20, (), Moment.now(), Moment.now(), own=True, threads=2)
+    noise = noise_verdict([1.0] * 20, (), Moment.now(), Moment.now(), threads=2)
     assert noise["why"] == "" and noise["others"] is noise["steal"] is noise["away"] is None
 
 
 def test_slow_samples_and_drift() -> None:
     assert slow_share([1.0] * 90 + [2.0] * 10) == pytest.approx(0.1)
     rng = random.Random(0)
-    assert drifted([rng.gauss(1, 0.05) for _ in range(60)]) == 0.0
-    assert drifted([1.0 + 0.01 * k for k in range(60)]) > 0.2
-    assert drifted([1.0, 2.0, 3.0]) == 0.0
+    assert drift_share([rng.gauss(1, 0.05) for _ in range(60)]) == 0.0
+    assert drift_share([1.0 + 0.01 * k for k in range(60)]) > 0.2
+    assert drift_share([1.0, 2.0, 3.0]) == 0.0
 
 
 def test_a_latency_nobody_judged_is_not_noisy() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from sartor.measure import compare, latency, prepare
 from sartor.measure.pinning import denormals_flushed, memory_kept, pinned
+from sartor.types import Effort
 
 TINY = torch.tensor([1e-310], dtype=torch.float64)
 
@@ -77,12 +78,12 @@ def test_a_thread_stays_on_one_core_inside_and_other_threads_do_not():
 
 def test_a_measurement_says_what_it_held_still():
     net, example = torch.nn.Linear(8, 8), torch.zeros(1, 8)
-    effort = {"samples": 6, "min_seconds": 0.0, "max_seconds": 0.2}
+    effort = Effort(samples=6, min_seconds=0.0, max_seconds=0.2, precision=0.02)
     with prepare(net, example, "eager-cpu:threads=1") as one, prepare(net, example, "eager-cpu:threads=1") as same:
-        found = compare(one, same, **effort)
+        found = compare(one, same, effort)
     assert {found.original.environment["pinned"], found.fitted.environment["pinned"]} <= os.sched_getaffinity(0)
     assert found.original.environment["denormals_flushed"] in (True, False)
     assert found.original.environment["memory_kept"] is (platform.libc_ver()[0] == "glibc")
     with prepare(net, example, "eager-cpu:threads=2") as several:
-        assert latency(several, **effort).environment["pinned"] is None
+        assert latency(several, effort).environment["pinned"] is None
     assert not flushed()

@@ -1,13 +1,16 @@
 """What each runtime is told: precision, threads, providers; and int8, which must still be the same network."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from sartor.errors import BadInput, CorruptFile, SartorError
-from sartor.measure import latency, prepare, prepare_file, through_onnx
+from sartor.measure import latency, onnx_runtimes, prepare, prepare_file
 from sartor.measure.agreement import relative_error
+from sartor.measure.latency import LATENCY_EFFORT
 from sartor.measure.onnx_graph import to_onnx_fast
 from sartor.measure.ort_backend import PROVIDERS, providers, runtime
 from sartor.measure.static_int8 import quantised
@@ -35,7 +38,7 @@ def test_openvino_computes_what_the_model_does(network, batch):
     model, example = network
     with prepare(model, example, works_or_skip("openvino-cpu") + f":threads=1,batch={batch}") as runnable:
         assert relative_error(expected_of(model, example, batch), runnable.run()) < 1e-5
-        assert len(latency(runnable, samples=4, min_seconds=0.0).seconds) >= 4
+        assert len(latency(runnable, replace(LATENCY_EFFORT, samples=4, min_seconds=0.0)).seconds) >= 4
 
 
 def test_openvino_never_takes_fewer_threads_than_asked(mlp):
@@ -128,7 +131,7 @@ def test_int8_that_computes_nonsense_is_refused(monkeypatch):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(32, 64, bias=False), nn.ReLU(), nn.Linear(64, 16, bias=False))
     prepare(net, torch.randn(1, 32), "onnxruntime-cpu:dtype=int8").close()
-    monkeypatch.setattr(through_onnx, "quantised", shuffled)
+    monkeypatch.setattr(onnx_runtimes, "quantised", shuffled)
     with pytest.raises(SartorError, match=r"does not compute what the model does.*at most 0\.6; got"):
         prepare(net, torch.randn(1, 32), "onnxruntime-cpu:dtype=int8")
 
@@ -147,11 +150,11 @@ def test_a_file_is_quantised_once(mlp, tmp_path):
 
 
 def test_int8_operators_are_timed_as_int8(tmp_path):
-    from sartor.measure.tables.ort_profile import Profiled
+    from sartor.measure.tables.ort_profile import ProfileTimer
     from sartor.measure.tables.timing import in_turns
 
     assert Table("onnxruntime-cpu:dtype=int8").timer is in_turns
-    assert isinstance(Table("onnxruntime-cpu").timer, Profiled)
+    assert isinstance(Table("onnxruntime-cpu").timer, ProfileTimer)
 
 
 def test_tensorrt_is_asked_first_and_cuda_takes_the_rest():
@@ -200,4 +203,4 @@ def test_on_a_cuda_device_it_computes_what_the_model_does(name):
         torch.randn(2, 3, 8, 8),
     )
     with prepare(model, example, f"{name}:batch=2") as runnable:
-        assert len(latency(runnable, samples=4, min_seconds=0.0).seconds) >= 4
+        assert len(latency(runnable, replace(LATENCY_EFFORT, samples=4, min_seconds=0.0)).seconds) >= 4

@@ -16,9 +16,10 @@ from torch import nn
 from sartor.cost import counted_cost, macs
 from sartor.errors import BadInput, CorruptFile, SartorError
 from sartor.measure.tables import Kind, Predictor, Store, Table, Timing, Where, points, random_plans, segments
-from sartor.measure.tables.predict import Correction
-from sartor.measure.tables.rebuild import check, rebuilt, size_of
-from sartor.measure.tables.stairs import Stairs, comb_of, explore
+from sartor.measure.tables.correction import Correction
+from sartor.measure.tables.segment_module import check_shapes, segment_module, size_of
+from sartor.measure.tables.staircase import Staircase
+from sartor.measure.tables.staircase_search import comb_of, staircase_search
 from sartor.measure.tables.timing import in_turns
 from sartor.measure.tables.trees import Trees, multiplies
 from sartor.structure import trace
@@ -60,7 +61,7 @@ class Machine:
         slow = 2.0 if point and point[0] % self.multiple else 1.0
         return 1e-6 + slow * 1e-10 * multiplies(kind, up)
 
-    def __call__(self, works, target, *, tell=lambda done: None):
+    def __call__(self, works, target):
         self.timed += len(works)
         return [Timing(self.seconds(k, p)) for k, p in works]
 
@@ -97,7 +98,7 @@ def test_a_segment_rebuilt_gives_the_shapes_a_cut_leaves(case) -> None:
     for counts in ({}, *random_plans(graph, 3, seed=0)):
         for s, p in zip(kinds, points(graph, counts)):
             try:
-                check(rebuilt(s.kind, p))
+                check_shapes(segment_module(s.kind, p))
                 runs += 1
             except SartorError as e:
                 failed.append(str(e))
@@ -150,7 +151,7 @@ def test_a_comb_is_read_from_neighbouring_widths_and_noise_is_none() -> None:
 
 def test_straight_lines_are_looked_at_less_than_bent_ones() -> None:
     def timed(f):
-        run, known = explore((512,)), {}
+        run, known = staircase_search((512,)), {}
         asked = next(run)
         try:
             while True:
@@ -163,7 +164,7 @@ def test_straight_lines_are_looked_at_less_than_bent_ones() -> None:
     bent, _, _ = timed(lambda n: 1.0 + n + (400.0 if n > 300 else 0.0))
     assert straight < bent
     assert stairs.value((200,), known) == pytest.approx(201.0, rel=1e-6)
-    assert Stairs.read(stairs.plain()).points() == stairs.points()
+    assert Staircase.read(stairs.plain()).points() == stairs.points()
 
 
 def test_the_correction_learns_what_the_sum_leaves_out_and_reports_its_error(graph, tmp_path) -> None:
@@ -196,7 +197,7 @@ def test_latency_and_macs_are_one_interface(graph, tmp_path) -> None:
 class Blocked(Machine):
     """Keeps channels in blocks where 4 divides them, takes a microsecond to give a tensor back plain."""
 
-    def __call__(self, works, target, *, tell=lambda done: None):
+    def __call__(self, works, target):
         found = []
         for kind, point in works:
             even = all(n % 4 == 0 for n in point) and bool(point)
@@ -251,7 +252,7 @@ def test_what_was_never_timed_is_said_by_trees(graph, tmp_path) -> None:
 
 def test_an_operator_that_does_not_run_is_left_to_the_trees(graph, tmp_path) -> None:
     class Broken(Machine):
-        def __call__(self, works, target, *, tell=lambda done: None):
+        def __call__(self, works, target):
             return [None if "linear" in k.label else Timing(self.seconds(k, p)) for k, p in works]
 
     predictor, _ = built(graph, tmp_path, Broken())
@@ -282,26 +283,26 @@ def test_real_segments_are_timed_in_turns_with_any_clock_less_what_a_call_costs(
 
 def test_the_profiler_of_onnx_runtime_tells_segments_apart(graph) -> None:
     pytest.importorskip("onnxruntime")
-    from sartor.measure.tables.ort_profile import Profiled
+    from sartor.measure.tables.ort_profile import ProfileTimer
 
     works = [(s.kind, p) for s, p in zip(segments(graph), points(graph, {}))]
-    found = Profiled()(works, Target("onnxruntime", threads=1))
+    found = ProfileTimer()(works, Target("onnxruntime", threads=1))
     assert all(t is not None and t.seconds > 0 for t in found)
     assert len(found) == len(works) and all(len(t.left) == 1 for t in found if t)
 
 
 def test_what_the_profiler_adds_to_a_node_is_taken_off(graph, monkeypatch) -> None:
     pytest.importorskip("onnxruntime")
-    from sartor.measure.tables.ort_profile import Profiled
+    from sartor.measure.tables.ort_profile import ProfileTimer
     from sartor.measure.tables.profiler import Clock
 
     target = Target("onnxruntime", threads=1)
     assert 0.0 <= Clock(target).begin() < 1.0
     works = [(s.kind, p) for s, p in zip(segments(graph), points(graph, {}))]
-    found, measured = [], Clock._measured
+    found, measured = [], Clock._measured_overhead
     for added in (0.0, 1.0):  # a second a node: nothing is left of any
-        monkeypatch.setattr(Clock, "_measured", lambda self, added=added: 0.0 * measured(self) + added)
-        found.append([t.seconds for t in Profiled()(works, target) if t])
+        monkeypatch.setattr(Clock, "_measured_overhead", lambda self, added=added: 0.0 * measured(self) + added)
+        found.append([t.seconds for t in ProfileTimer()(works, target) if t])
     assert min(found[0]) > 1e-7 and set(found[1]) == {1e-7}
 
 
@@ -322,12 +323,12 @@ def test_times_of_a_slower_moment_are_told_as_those_of_the_first() -> None:
         return {n: [s / speed] * 4 for n, s in {"feed": 1.0, "conv": 4.0, "product": 3.0, "mine": mine}.items()}
 
     clock = Clock(Target("onnxruntime", threads=1))
-    clock._added = 0.5
-    assert clock.told(graph, taken(1.0, 2.0))["mine"] == pytest.approx(1.5) and clock.unit == 8.0
-    assert clock.told(graph, taken(0.4, 2.0))["mine"] == pytest.approx(1.5)
+    clock._overhead = 0.5
+    assert clock.normalised(graph, taken(1.0, 2.0))["mine"] == pytest.approx(1.5) and clock.unit == 8.0
+    assert clock.normalised(graph, taken(0.4, 2.0))["mine"] == pytest.approx(1.5)
     other = Clock(Target("onnxruntime", threads=1), unit=8.0)  # another process, of the same table
-    other._added = 0.5
-    assert other.told(graph, taken(0.25, 3.0))["mine"] == pytest.approx(2.5)
+    other._overhead = 0.5
+    assert other.normalised(graph, taken(0.25, 3.0))["mine"] == pytest.approx(2.5)
 
 
 def test_what_the_reference_took_at_first_is_kept_with_the_table(graph, tmp_path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sartor.errors import BadInput, MissingExtra, SartorError, UnknownName
-from sartor.measure import TARGETS, available, parse_target, prepare, show_target
+from sartor.measure import TARGETS, available, default_target, parse_target, prepare, rehearsal_target, show_target
 from sartor.types import Target
 
 EVERY = [(e.name, dtype) for e in TARGETS.entries() for dtype in e.traits["dtypes"]]
@@ -71,3 +71,15 @@ def test_a_missing_package_is_named_with_its_command(mlp, monkeypatch):
 
 def test_every_target_has_a_source():
     assert all(e.source and e.summary for e in TARGETS.entries())
+
+
+def test_a_rehearsal_is_another_quick_target_that_takes_the_same_options():
+    slow = parse_target("compile-cpu:threads=2,batch=3,dtype=float16")
+    assert rehearsal_target(slow) == parse_target("eager-cpu:threads=2,batch=3,dtype=float16")
+    for entry in TARGETS.entries():
+        quick = rehearsal_target(parse_target(entry.name))
+        assert quick is None or (parse_target(quick) == quick and rehearsal_target(quick) is None)
+
+
+def test_the_default_target_works_here():
+    assert dict((name, works) for name, works, _ in available())[default_target()]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sartor.errors import BadInput
-from sartor.repair import fold_means_
+from sartor.repair import Original, fold_means_
 from sartor.seed import seeded
 from sartor.structure import trace
 from sartor.surgery import cut
@@ -41,7 +41,7 @@ def test_the_mean_output_is_that_of_the_original(make):
     group = next(iter(graph.groups.values()))
     plan = Plan({group.name: tuple(range(0, group.units, 2))}, "test", graph.fingerprint)
     plain, folded = cut(model, graph, plan), cut(model, graph, plan)
-    assert fold_means_(folded, model, graph, plan, images(), samples=24) == 1
+    assert fold_means_(folded, Original(model, graph, plan), images(), samples=24) == 1
     with torch.no_grad():
         want, without, got = (
             torch.cat([m(x) for x in images()]).transpose(0, 1).flatten(1).mean(1) for m in (model, plain, folded)
@@ -57,7 +57,7 @@ def test_grouped_consumers_take_the_means_of_their_own_inputs():
     inner = next(n for n, g in graph.groups.items() if g.units == 4)  # channels inside each of the two groups
     plan = Plan({inner: (0, 2)}, "test", graph.fingerprint)
     folded = cut(model, graph, plan)
-    assert fold_means_(folded, model, graph, plan, images(), samples=24) == 1
+    assert fold_means_(folded, Original(model, graph, plan), images(), samples=24) == 1
     with torch.no_grad():
         want = torch.cat([model[:3](x) for x in images()]).mean((0, 2, 3))
         got = torch.cat([folded[:3](x) for x in images()]).mean((0, 2, 3))
@@ -70,7 +70,7 @@ def test_the_original_and_its_modes_stay():
     (name, *_) = graph.groups
     plan = Plan({name: (0, 1)}, "test", graph.fingerprint)
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    fold_means_(cut(model, graph, plan), model, graph, plan, images(), samples=8)
+    fold_means_(cut(model, graph, plan), Original(model, graph, plan), images(), samples=8)
     assert model.training and all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 
 
@@ -79,4 +79,4 @@ def test_no_inputs_is_said():
     graph = trace(model, images()[0])
     plan = Plan({next(iter(graph.groups)): (0, 1)}, "test", graph.fingerprint)
     with pytest.raises(BadInput, match="calibration"):
-        fold_means_(cut(model, graph, plan), model, graph, plan, [], samples=8)
+        fold_means_(cut(model, graph, plan), Original(model, graph, plan), [], samples=8)

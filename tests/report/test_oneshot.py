@@ -37,4 +37,4 @@ def test_the_page_says_the_reason_and_how_far_a_peer_is_off() -> None:
     network = {"name": "Net", "original": 91.0, "test_samples": 2000, "calibration": 500, "rows": ROWS}
     page = oneshot_markdown({"seed": 3, "networks": [network], "environment": {"cpu": "a CPU"}})
     assert "macs cannot go below 12" in page and "66.0 % of the MACs" in page and "seed 3" in page and "a CPU" in page
-    assert "norms refreshed" not in page  # nobody has such a figure
+    assert "batch norms re-estimated" not in page  # nobody has such a figure

@@ -10,7 +10,7 @@ import sartor
 from sartor.errors import BadInput, BudgetNotMet, CorruptFile, NothingToDo, SartorError, TrainingDiverged, UnknownName
 from sartor.seed import seeded
 from sartor.structure import trace
-from sartor.types import Recipe, Training
+from sartor.types import Axes, Criterion, Effort, FineTune, Global, Recipe
 
 
 class Net(nn.Module):
@@ -50,7 +50,7 @@ def net():
     return model.eval()
 
 
-RECIPE = Recipe(name="test", criterion="l2", training=Training(epochs=2, lr=0.01))
+RECIPE = Recipe(name="test").with_training(FineTune(epochs=2, lr=0.01))
 
 
 def test_a_counted_budget_is_met_exactly_and_the_files_load_bit_for_bit(net, tmp_path):
@@ -105,7 +105,11 @@ def test_a_function_is_a_recipe(net):
 
 def test_a_quality_floor_that_does_not_hold_is_said(net):
     fitted = sartor.fit(
-        net, data(), data(seed=1), budget="macs<=8%, drop<=0.1", recipe=Recipe(criterion="random", floor=0)
+        net,
+        data(),
+        data(seed=1),
+        budget="macs<=8%, drop<=0.1",
+        recipe=Recipe(score=Criterion("random"), allocate=Global(floor=0.0)),
     )
     (drop,) = [r for r in fitted.result["budget"] if r["metric"] == "drop"]
     assert not drop["met"] and fitted.result["status"] == "missed" and not fitted.met
@@ -120,7 +124,7 @@ def test_a_quality_floor_that_does_not_hold_is_said(net):
         (UnknownName, "Did you mean 'taylor'", {"budget": "macs<=50%", "recipe": "tailor"}),
         (BadInput, "val=", {"budget": "macs<=50%, drop<=1"}),
         (UnknownName, "onnxruntime-cpu", {"budget": "latency<=50% @ onnxruntime-cp"}),
-        (UnknownName, "pattern", {"budget": "macs<=50%", "recipe": Recipe(only=("nothing*",))}),
+        (UnknownName, "pattern", {"budget": "macs<=50%", "recipe": Recipe(cut=Axes(only=("nothing*",)))}),
         (UnknownName, "has 3 of channels", {"budget": "macs<=50%", "cut": "heads"}),
     ],
 )
@@ -130,7 +134,7 @@ def test_what_cannot_be_done_is_said(net, error, words, arguments):
 
 
 def test_a_user_chooses_what_may_be_cut(net):
-    quick = Recipe(criterion="l2", refresh_norm=False, fold_mean=False)
+    quick = Recipe(heal=())
     asked = {"budget": "macs<=90%", "recipe": quick, "example": data()[0][0]}
 
     def offered(**choice):
@@ -151,7 +155,7 @@ def test_wrong_inputs_keep_the_forwards_own_words(net):
 
 
 def test_nan_in_training_is_said_and_leaves_no_result(net, tmp_path):
-    bad = Recipe(criterion="l2", training=Training(epochs=1, lr=1e30, warmup=0.0))
+    bad = Recipe().with_training(FineTune(epochs=1, lr=1e30, warmup=0.0))
     with pytest.raises(TrainingDiverged):
         sartor.fit(net, data(), budget="macs<=50%", recipe=bad, out=tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
@@ -178,8 +182,8 @@ def test_damaged_files_and_other_networks_are_refused(net, tmp_path):
 
 
 def test_a_measured_budget_is_met_on_the_target(monkeypatch):
-    monkeypatch.setattr("sartor.run.decide._ROUND_S", 0.6)
-    monkeypatch.setattr("sartor.run.fit._TO_HOLD", {"sessions": 2, "min_seconds": 0.3, "max_seconds": 0.5})
+    monkeypatch.setattr("sartor.run.stopwatch._ROUND_S", 0.6)
+    monkeypatch.setattr("sartor.run.fit.TO_HOLD", Effort(sessions=2, min_seconds=0.3, max_seconds=0.5))
     with seeded(0):
         wide = nn.Sequential(
             nn.Conv2d(3, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 48, 3, padding=1), nn.ReLU(),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sartor.errors import BadInput, CorruptFile, MissingExtra, UnknownName
-from sartor.sources import Data, load_data
+from sartor.sources import DataSet, load_data
 
 
 def everything(loader):
@@ -44,9 +44,9 @@ def test_the_split_depends_on_its_own_seed_alone():
 
 def test_parts_share_no_sample():
     data = load_data("digits:", batch=100)
-    sets = [set(map(int, part.indices)) for part in (data.train, data.val, data.test)]
+    sets = [set(map(int, part.samples.indices)) for part in (data.train, data.val, data.test)]
     assert not sets[0] & sets[1] and not sets[0] & sets[2] and not sets[1] & sets[2]
-    assert set(map(int, data.calibration.indices)) == sets[0]
+    assert set(map(int, data.calibration.samples.indices)) == sets[0]
 
 
 def test_digits_without_scikit_learn(monkeypatch):
@@ -171,7 +171,7 @@ def test_npz_parts(tmp_path):
 def test_npz_takes_floats_and_tokens_as_they_are(tmp_path):
     x = np.random.default_rng(0).normal(size=(40, 7))
     data = load_data(f"npz:{write_npz(tmp_path / 'a.npz', x_train=x)}?split_seed=2")
-    torch.testing.assert_close(everything(data.val)[0], torch.from_numpy(x)[data.val.indices].float())
+    torch.testing.assert_close(everything(data.val)[0], torch.from_numpy(x)[data.val.samples.indices].float())
     tokens = np.arange(80, dtype=np.int32).reshape(40, 2)
     assert load_data(f"npz:{write_npz(tmp_path / 'b.npz', x_train=tokens)}").example.dtype == torch.int64
 
@@ -281,7 +281,7 @@ def test_folders_that_are_none(tmp_path, monkeypatch):
     (tmp_path / "b").mkdir()
     root = write_images(tmp_path / "b", ["train"], n=3)
     (root / "train" / "ape" / "0.png").write_bytes(b"no image")
-    with pytest.raises(CorruptFile, match=r"0\.png is no image"):
+    with pytest.raises(CorruptFile, match=r"0\.png is no readable image"):
         everything(load_data(f"imagefolder:{root}?size=32", val=0.4).calibration)
         everything(load_data(f"imagefolder:{root}?size=32", val=0.4).val)
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
@@ -323,7 +323,7 @@ def test_own_loaders(own):
     torch.manual_seed(4)
     data = load_data(f"{own}:loaders?n=24", batch=6)
     assert torch.equal(torch.rand(2), expected)
-    assert isinstance(data, Data) and data.example.shape == (1, 3) and data.classes == ("a", "b")
+    assert isinstance(data, DataSet) and data.example.shape == (1, 3) and data.classes == ("a", "b")
     assert len(data.train) == 4 and data.test is None and data.calibration is data.train
     assert load_data(f"{own}:pair").val is not None
     example = load_data(f"{own}:texts").example
@@ -334,7 +334,7 @@ def test_own_loaders(own):
     ("wrong", BadInput, "got a dict with training"),
     ("typo", UnknownName, "Did you mean 'val'"),
     ("number", BadInput, "tuple .train, val.* got int"),
-    ("once", BadInput, "anew every epoch; got an iterator"),
+    ("once", BadInput, "again in every epoch; got an iterator"),
     ("empty", BadInput, "at least one batch"),
     ("alone", BadInput, "got Tensor"),
     ("broken", BadInput, "raised OSError: disk on fire"),

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sartor.errors import BadInput
-from sartor.sources.loader import Loader
+from sartor.sources.loader import Loader, Subset
 from sartor.sources.tensors import TensorSamples
 
 
@@ -61,7 +61,7 @@ def test_taking_never_changes_what_is_held():
 
 
 def test_only_the_chosen_samples_come():
-    loader = Loader(numbered(10), batch=3, indices=torch.tensor([2, 5, 7, 9]), shuffle=True)
+    loader = Loader(Subset(numbered(10), torch.tensor([2, 5, 7, 9])), batch=3, shuffle=True)
     assert sorted(torch.cat([y for _, y in loader]).tolist()) == [2, 5, 7, 9] and loader.count == 4
 
 
@@ -69,7 +69,7 @@ def test_errors():
     with pytest.raises(BadInput, match="at least 1; got 0"):
         Loader(numbered(3), batch=0)
     with pytest.raises(BadInput, match="got none"):
-        Loader(numbered(3), batch=1, indices=torch.tensor([], dtype=torch.long))
+        Loader(Subset(numbered(3), torch.tensor([], dtype=torch.long)), batch=1)
     with pytest.raises(BadInput, match="as many targets"):
         TensorSamples(torch.zeros(3, 1), torch.zeros(2))
     with pytest.raises(BadInput, match="1 or 3 numbers"):

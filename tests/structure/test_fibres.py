@@ -14,7 +14,7 @@ from sartor.cost import macs, params
 from sartor.errors import BadInput, ProofFailed
 from sartor.export.onnx import export_onnx
 from sartor.export.weights import load_weights_, save_weights
-from sartor.repair import fold_means_, refit_consumers_
+from sartor.repair import Original, fold_means_, refit_consumers_
 from sartor.structure import Graph, trace
 from sartor.structure.axes import find
 from sartor.structure.example import call
@@ -322,8 +322,8 @@ def test_repairs_work_on_fibred_plans(name):
 
     def repaired(network, to) -> list[Tensor]:
         folded, refitted = cut(network, graph, to), cut(network, graph, to)
-        assert fold_means_(folded, network, graph, to, [example], samples=8) > 0
-        assert refit_consumers_(refitted, network, graph, to, [example]) > 0
+        assert fold_means_(folded, Original(network, graph, to), [example], samples=8) > 0
+        assert refit_consumers_(refitted, Original(network, graph, to), [example]) > 0
         return [*folded.parameters(), *folded.buffers(), *refitted.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(repaired(model, plan), repaired(one, flat), strict=True))

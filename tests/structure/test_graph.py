@@ -5,7 +5,7 @@ import torch
 from tests.zoo_graphs import understood
 from torch import nn
 
-from sartor.activations.replay import replay
+from sartor.activations.follow import replay
 from sartor.errors import BadInput, CannotTrace, UnknownName
 from sartor.structure import trace
 from sartor.structure.rules import RULES

@@ -7,8 +7,9 @@ from sartor.errors import BadInput, NothingToDo, TrainingDiverged
 from sartor.sources.augment import crop_flip
 from sartor.sources.loader import Loader
 from sartor.sources.tensors import TensorSamples
-from sartor.train import accuracy, fine_tune
-from sartor.types import Training
+from sartor.train import TrainingSetup, accuracy
+from sartor.train import fine_tune as fine_tune_with
+from sartor.types import Data, FineTune, Judge, Listener
 
 
 def network(seed=0):
@@ -42,7 +43,12 @@ def equal(a, b):
 
 
 def options(**changes):
-    return Training(**{"epochs": 2, "lr": 0.1, "distill": 0.5, **changes})
+    return FineTune(**{"epochs": 2, "lr": 0.1, "distill": 0.5, **changes})
+
+
+def fine_tune(model, train, *, options, val=None, teacher=None, seed=0, loss=None, evaluate=None, **told):
+    setup = TrainingSetup(options, teacher, seed)
+    return fine_tune_with(model, Data(train=train, val=val), setup, judge=Judge(loss, evaluate), **told)
 
 
 VARIANTS = {
@@ -237,7 +243,9 @@ def test_a_loader_without_length_trains():
 
 def test_progress_ends_below_or_at_one():
     told = []
-    fine_tune(network(), loader(), options=options(), progress=lambda *event: told.append(event))
+    listener = Listener(lambda *event: told.append(event))
+    listener.step = "train"
+    fine_tune(network(), loader(), options=options(), listener=listener)
     assert told and all(name == "train" and 0 <= done <= 1 and "loss" in text for name, done, text in told)
 
 
@@ -265,7 +273,7 @@ def test_weights_that_break_in_the_last_step_are_noticed():
 
 def test_nothing_to_do():
     with pytest.raises(NothingToDo, match="epoch"):
-        fine_tune(network(), loader(), options=Training())
+        fine_tune(network(), loader(), options=FineTune())
     with pytest.raises(NothingToDo, match="gradient"):
         fine_tune(network().requires_grad_(False), loader(), options=options())
 

@@ -1,1 +1,1 @@
-"""What layers see while data passes through them: one pass, its readers, patches and Gram matrices."""
+"""What layers read and give while data passes through them: following a forward, observers, Gram matrices."""

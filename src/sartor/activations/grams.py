@@ -1,19 +1,19 @@
-"""What the readers of a group take in, as Gram matrices, and what an error at each of them costs in the end."""
+"""Gram matrices of what the readers of a group read, and what an error at each reader costs at the output."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.lockstep import lockstep
+from sartor.activations.follow import Interventions, Numerics, follow, replay
 from sartor.activations.patches import Reading
 from sartor.activations.readers import Read
 from sartor.activations.refit_sites import refits
-from sartor.activations.replay import replay
 from sartor.activations.sites import read_sites
 from sartor.borrow import borrowed
 from sartor.structure import Graph, Site
@@ -25,18 +25,25 @@ _EXACT_OUTPUTS = 16
 _MOST_INPUTS = 8192  # of a layer whose Gram matrix is gathered
 
 
+@dataclass(frozen=True)
+class GramOptions:
+    """How Gram matrices and sensitivities are estimated."""
+
+    rows: int = 40_000  # positions read for one layer; sums are in double precision
+    flatten: float = 0.5
+    # exponent of a layer's sensitivity: 1 is the cost of an error if no layer behind is refitted, 0 makes all layers
+    # equal. Layers that are refitted later compensate part of an error, so the truth lies between
+    samples: int = 64  # on which sensitivities are measured
+
+
 class Grams:
-    """The Gram matrices of all layers that read some groups, from one pass over calibration inputs.
+    """The Gram matrices of all layers that read the graph's groups, from one pass over calibration inputs.
 
     Args:
-        graph: of the model.
+        graph: of the model, with the groups whose readers are taken.
         model: borrowed.
-        batches: inputs, where the model lies.
-        groups: whose readers are looked at.
-        rows: positions looked at for a layer; sums are in double precision.
-        flatten: exponent of a layer's sensitivity: 1 takes what an error costs if nothing behind is refitted, 0 takes
-            all layers as equal. Layers that are refitted later take up part of an error, so the truth lies between.
-        samples: on which sensitivities are measured.
+        batches: inputs, on the model's device.
+        options: how many positions and samples are read.
         seed: draws positions, and mixtures of outputs.
     """
 
@@ -45,27 +52,25 @@ class Grams:
         graph: Graph,
         model: nn.Module,
         batches: Sequence[Example],
-        groups: Iterable[str],
         *,
-        rows: int = 40_000,
-        flatten: float = 0.5,
-        samples: int = 64,
+        options: GramOptions = GramOptions(),
         seed: int = 0,
     ):
         self.graph, self.model = graph, model
         self.tensors = {n: t.detach() for *_, n, t in named_tensors(model)}
         layers = {f.op: f for f in refits(graph)}
         self.sites: dict[str, list[Site]] = {}
-        for name in groups:
+        for name in graph.groups:
             mine = [s for s in read_sites(graph, name) if s.slot == "in0" and s.op in layers]
             self.sites[name] = [s for s in mine if self._inputs(s.op) <= _MOST_INPUTS]
         self.layers = {s.op: layers[s.op] for mine in self.sites.values() for s in mine}
         self.generator = torch.Generator().manual_seed(seed)
-        self.gram = self._gathered(batches, rows)
-        few = batches[0] if batch_of(batches[0]) <= samples else with_batch(batches[0], samples)
+        self.gram = self._gathered(batches, options.rows)
+        first = batches[0]
+        few = first if batch_of(first) <= options.samples else with_batch(first, options.samples)
         costs = self._sensitivities(few) if self.layers else {}
         typical = torch.tensor([c for c in costs.values() if c > 0] or [1.0]).double().log().mean().exp()
-        self.scale = {i: float(typical * (costs.get(i, 0.0) / typical) ** flatten) for i in self.layers}
+        self.scale = {i: float(typical * (costs.get(i, 0.0) / typical) ** options.flatten) for i in self.layers}
 
     def reads(self, group: str) -> list[Read]:
         """The readers of a group; empty if no convolution or linear layer reads it."""
@@ -120,14 +125,14 @@ class Grams:
         with borrowed(self.model):
             for b in batches:
                 replay(self.graph, self.model, b, see)
-        found = {}
+        covariance = {}
         for i, (_, square, total, n) in sums.items():
             mean = total / n
-            found[i] = square / n - mean[:, :, None] * mean[:, None, :]
-        return found
+            covariance[i] = square / n - mean[:, :, None] * mean[:, None, :]
+        return covariance
 
     def _sensitivities(self, inputs: Example) -> dict[int, float]:
-        """Layer -> how far the output moves, relative to its size, for each unit of squared error where it is judged.
+        """Layer -> how far the output moves, relative to its size, for each unit of squared error in its result.
 
         To first order: the squared Jacobian of the outputs, summed over everything; the error counts as spread evenly
         over channels and positions, summed over channels and averaged over positions, as the costs of `elimination`
@@ -136,15 +141,16 @@ class Grams:
         ends = {f.chain[-1]: i for i, f in self.layers.items()}
         taps: dict[int, Tensor] = {}
 
-        def behind(op: Op, out: Any) -> Any:
+        def tapped(op: Op, out: Any) -> Any:
             if op.index not in ends or not isinstance(out, Tensor):
                 return out
             tap = out if out.requires_grad else out.detach().requires_grad_()
             taps[ends[op.index]] = tap
-            return tap.clone()  # what the model writes into its own does not reach the tap
+            return tap.clone()  # in-place operators of the model write to the copy, not to the tap
 
         with borrowed(self.model):
-            with lockstep(self.graph, self.model, lambda *_: None, behind=behind, gradients=True):
+            changes, numerics = Interventions(after=tapped), Numerics(gradients=True)
+            with follow(self.graph.ops, self.model, lambda *_: None, changes=changes, numerics=numerics):
                 given = call(self.model, inputs)
             out = first_tensor(given).reshape(batch_of(inputs), -1)
             squares = dict.fromkeys(taps, 0.0)

@@ -1,13 +1,14 @@
-"""What data-driven criteria look at, one batch at a time: activations, gradients, contributions. Nothing is kept.
+"""What data-driven criteria read, one batch at a time: activations, gradients, contributions. Nothing is kept.
 
-One forward shows the activations, and one backward behind it gives the gradients, for everybody who asks. What a batch
-needs in memory is one forward (with gradients: what a training step holds); take smaller batches to need less.
-The model is only borrowed, and stays on its device.
+One forward shows the activations and one backward gives the gradients, for all criteria together. A batch needs the
+memory of one forward (with gradients: that of a training step); smaller batches need less. The model is only borrowed,
+and stays on its device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sartor.activations.lockstep import Args, autocast, lockstep
+from sartor.activations.follow import Args, Interventions, Kwargs, Numerics, autocast, follow
 from sartor.activations.sites import Carried, read_sites, sample_dim, site_value, unit_samples
 from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput
 from sartor.structure import Graph, Site
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import as_args, batch_of, first_tensor, map_tensors, to_device, with_batch
+from sartor.types import Loss, Precision
 
-Loss = Callable[[Any, Any], Tensor]
 Visit = Callable[[Any, Carried], None]
 
 
@@ -38,7 +39,7 @@ def limited(batches: Iterable[Any] | None, samples: int, *, needed_for: str) -> 
     Args:
         batches: (inputs, targets) pairs; inputs as the model takes them: a tensor, a tuple or a dict.
         samples: at most this many in total.
-        needed_for: who asks, for the message.
+        needed_for: what needs them, for the message.
 
     Raises:
         BadInput: no batches, or something else than pairs.
@@ -66,7 +67,24 @@ def limited(batches: Iterable[Any] | None, samples: int, *, needed_for: str) -> 
 
 
 @dataclass(frozen=True)
-class Seen:
+class Request:
+    """What is to be observed in one batch."""
+
+    watch: Mapping[Any, Site] = field(default_factory=dict)  # places whose activations are shown, by any keys
+    visit: Visit | None = None  # called as visit(key, carried) for each of them
+    contributions: Collection[str] = ()
+    # groups whose units' contributions to each sample's loss are computed; the answer leaves out those whose units no
+    # operator reads or writes
+    grads: bool = False  # whether the gradient at every floating-point parameter is computed
+
+    @property
+    def backward(self) -> bool:
+        """Whether gradients are needed."""
+        return self.grads or bool(self.contributions)
+
+
+@dataclass(frozen=True)
+class Observation:
     """What one batch gave."""
 
     grads: Mapping[str, Tensor] = field(default_factory=dict)  # parameter -> gradient of the mean loss
@@ -76,28 +94,19 @@ class Seen:
 def observe(
     graph: Graph,
     model: nn.Module,
-    inputs: Any,
-    targets: Any = None,
+    batch: tuple[Any, Any],
+    request: Request,
     *,
-    watch: Mapping[Any, Site] | None = None,
-    visit: Visit | None = None,
-    contributions: Collection[str] = (),
-    grads: bool = False,
     loss: Loss | None = None,
-    precision: str = "float32",
-) -> Seen:
-    """Run the model once on one batch, in evaluation mode, and once backwards if something asks for gradients.
+    precision: Precision = "float32",
+) -> Observation:
+    """Run the model once on one batch, in evaluation mode, and once backwards if gradients are needed.
 
     Args:
         graph: of the model.
         model: untouched: its weights, buffers, `.grad`s, `requires_grad`s and modes are as before afterwards.
-        inputs: as the model takes them.
-        targets: what `loss` takes.
-        watch: places whose activations are shown, by keys of one's own.
-        visit: called as visit(key, carried) for each of them.
-        contributions: groups whose units' contributions to each sample's loss are wanted; those whose units no
-            operator reads or writes are left out of the answer.
-        grads: whether the gradient at every floating-point parameter is wanted.
+        batch: (inputs as the model takes them, targets as `loss` takes them or None).
+        request: what is to be observed.
         loss: loss(output, targets) -> scalar tensor, a mean over samples; None: cross entropy of the first output.
         precision: "float32" (the model's own) or "bfloat16" (autocast).
 
@@ -108,28 +117,25 @@ def observe(
         BadInput: the loss is not one finite number.
         CannotTrace: the model takes another path than when it was traced.
     """
-    device = device_of(model)
-    inputs, targets = to_device(inputs, device), to_device(targets, device)
-    watch = watch or {}
-    later = _Later(graph, batch_of(inputs))
-    one = _one_batch(graph, model, inputs, targets, watch, visit, contributions, grads, loss, precision, later)
+    batch = to_device(batch, device_of(model))
+    later = _Later(graph, batch_of(batch[0]))
+    observer = _Observer(graph, model, loss, precision)
+    together = observer.observe(batch, request, later)
     if not (later.watch or later.groups):
-        return one
+        return together
     parts: dict[Hashable, list[Tensor]] = {key: [] for key in later.watch}
     alone: dict[str, list[Tensor]] = {name: [] for name in later.groups}
+    single = Request(later.watch, lambda key, carried: parts[key].append(carried.between(0, 1)), later.groups)
     for i in range(later.n):
-        x, y = map_tensors(lambda t: t[i : i + 1] if t.dim() and t.shape[0] == later.n else t, (inputs, targets))  # noqa: B023
-        keep = lambda key, carried: parts[key].append(carried.between(0, 1))
-        single = _one_batch(
-            graph, model, x, y, later.watch, keep, later.groups, False, loss, precision, _Later(graph, 1)
-        )
-        for name, c in single.contributions.items():
+        one = map_tensors(lambda t: t[i : i + 1] if t.dim() and t.shape[0] == later.n else t, batch)  # noqa: B023
+        for name, c in observer.observe(one, single, _Later(graph, 1)).contributions.items():
             alone[name].append(c)
     for key, views in parts.items():
-        assert visit is not None
-        together = torch.cat(views, 1)
-        visit(key, Carried(together, 0, torch.arange(len(together))[:, None], 1))
-    return Seen(one.grads, {**one.contributions, **{name: torch.cat(c, 1) for name, c in alone.items()}})
+        assert request.visit is not None
+        joined = torch.cat(views, 1)
+        request.visit(key, Carried(joined, 0, torch.arange(len(joined))[:, None], 1))
+    added = {name: torch.cat(c, 1) for name, c in alone.items()}
+    return Observation(together.grads, {**together.contributions, **added})
 
 
 class _Later:
@@ -145,63 +151,64 @@ class _Later:
         return sample_dim(self.graph, site, value, self.n) if self.n > 1 else None
 
 
-def _one_batch(
-    graph: Graph,
-    model: nn.Module,
-    inputs: Any,
-    targets: Any,
-    watch: Mapping[Any, Site],
-    visit: Visit | None,
-    contributions: Collection[str],
-    grads: bool,
-    loss: Loss | None,
-    precision: str,
-    later: _Later,
-) -> Seen:
-    backward = grads or bool(contributions)
-    taps = _Taps(graph, contributions)
-    wanted: dict[int, list[tuple[Hashable, Site]]] = {}
-    for key, site in watch.items():
-        wanted.setdefault(site.op, []).append((key, site))
+class _Observer:
+    """A model and the loss that its gradients are of."""
 
-    def see(op: Op, args: Args, out: Any) -> None:
-        for key, site in wanted.get(op.index, ()):
-            value = site_value(site, args, out).detach()
-            d = later.dim(site, value)
-            if d is None and later.n > 1:
-                later.watch[key] = site
-            elif visit is not None:
-                with torch.no_grad():
-                    visit(key, Carried(value, site.dim, site.positions, d))
+    def __init__(self, graph: Graph, model: nn.Module, loss: Loss | None, precision: Precision):
+        self.graph, self.model = graph, model
+        self.loss, self.precision = loss or cross_entropy, precision
 
-    args, kwargs = as_args(inputs)
-    weights = {n: p.detach().requires_grad_(grads and p.is_floating_point()) for n, p in model.named_parameters()}
-    buffers = {n: b.detach().clone() for n, b in model.named_buffers()}
-    with borrowed(model):
-        if wanted or contributions:
-            with lockstep(
-                graph, model, see, before=taps.before if contributions else None,
-                behind=taps.behind if contributions else None, gradients=backward, precision=precision,
-            ):  # fmt: skip
-                output = torch.func.functional_call(model, {**weights, **buffers}, args, kwargs)
-        else:
-            with autocast(model, precision), torch.set_grad_enabled(backward):
-                output = torch.func.functional_call(model, {**weights, **buffers}, args, kwargs)
-        if not backward:
-            return Seen()
-        with torch.enable_grad():
-            value = _checked((loss or cross_entropy)(output, targets))
-    floating = {n: w for n, w in weights.items() if w.requires_grad}
-    if not value.requires_grad:  # nothing that is asked for plays a part
-        found = [torch.zeros_like(t) for t in (*floating.values(), *taps.tensors)]
-    else:
-        found = list(
-            torch.autograd.grad(
-                value.reshape(()), [*floating.values(), *taps.tensors], allow_unused=True, materialize_grads=True
+    def observe(self, batch: tuple[Any, Any], request: Request, later: _Later) -> Observation:
+        """One forward, and one backward if needed; what cannot be told apart by sample is entered in `later`."""
+        taps = _Taps(self.graph, request.contributions)
+        weights = {
+            n: p.detach().requires_grad_(request.grads and p.is_floating_point())
+            for n, p in self.model.named_parameters()
+        }
+        with borrowed(self.model):
+            output = self._forward(batch[0], weights, request, taps, later)
+            if not request.backward:
+                return Observation()
+            with torch.enable_grad():
+                value = _checked(self.loss(output, batch[1]))
+        floating = {n: w for n, w in weights.items() if w.requires_grad}
+        if value.requires_grad:
+            grads = list(
+                torch.autograd.grad(
+                    value.reshape(()), [*floating.values(), *taps.tensors], allow_unused=True, materialize_grads=True
+                )
             )
-        )
-    by_name = {n: g.float() if g.itemsize < 4 else g for n, g in zip(floating, found)}
-    return Seen(by_name, taps.contributions(found[len(floating) :], later))
+        else:  # the loss depends on none of them
+            grads = [torch.zeros_like(t) for t in (*floating.values(), *taps.tensors)]
+        by_name = {n: g.float() if g.itemsize < 4 else g for n, g in zip(floating, grads)}
+        return Observation(by_name, taps.contributions(grads[len(floating) :], later))
+
+    def _forward(self, inputs: Any, weights: Mapping[str, Tensor], request: Request, taps: _Taps, later: _Later) -> Any:
+        keys_at: dict[int, list[tuple[Hashable, Site]]] = {}
+        for key, site in request.watch.items():
+            keys_at.setdefault(site.op, []).append((key, site))
+
+        def see(op: Op, args: Args, kwargs: Kwargs, out: Any) -> None:
+            for key, site in keys_at.get(op.index, ()):
+                value = site_value(site, args, out).detach()
+                d = later.dim(site, value)
+                if d is None and later.n > 1:
+                    later.watch[key] = site
+                elif request.visit is not None:
+                    with torch.no_grad():
+                        request.visit(key, Carried(value, site.dim, site.positions, d))
+
+        args, kwargs = as_args(inputs)
+        buffers = {n: b.detach().clone() for n, b in self.model.named_buffers()}
+        with ExitStack() as context:
+            if keys_at or request.contributions:
+                changes = Interventions(taps.before, after=taps.after) if request.contributions else Interventions()
+                numerics = Numerics(request.backward, self.precision)
+                context.enter_context(follow(self.graph.ops, self.model, see, changes=changes, numerics=numerics))
+            else:
+                context.enter_context(autocast(self.model, self.precision))
+                context.enter_context(torch.set_grad_enabled(request.backward))
+            return torch.func.functional_call(self.model, {**weights, **buffers}, args, kwargs)
 
 
 def _checked(value: Any) -> Tensor:
@@ -216,7 +223,7 @@ def _checked(value: Any) -> Tensor:
 
 
 class _Taps:
-    """Ones to differentiate at: the tensor at every reader of the groups asked for, with a gradient of its own."""
+    """Tensors to differentiate at: what every reader of the requested groups reads, with a gradient of its own."""
 
     def __init__(self, graph: Graph, groups: Collection[str]):
         self.graph = graph
@@ -234,11 +241,11 @@ class _Taps:
         i = next(i for i, a in enumerate(op.args) if isinstance(a, Value))
         return (*args[:i], self._tap(args[i], here, copied=self._overwritten(op, op.args[i])), *args[i + 1 :])
 
-    def behind(self, op: Op, out: Any) -> Any:
+    def after(self, op: Op, out: Any) -> Any:
         here = [(name, s) for name, s in self.sites.get(op.index, ()) if s.slot == "out"]
         if not here:
             return out
-        # the model gets a copy: what it writes into its own does not reach the tap
+        # in-place operators of the model write to the copy, not to the tap
         if isinstance(out, Tensor):
             return self._tap(out, here, copied=False).clone()
         return type(out)((self._tap(out[0], here, copied=False).clone(), *out[1:]))
@@ -259,7 +266,7 @@ class _Taps:
 
     def contributions(self, grads: Iterable[Tensor], later: _Later) -> dict[str, Tensor]:
         """group -> [units, samples]: gradient times value, summed over positions and places."""
-        found: dict[str, Tensor] = {}
+        totals: dict[str, Tensor] = {}
         for tap, grad, here in zip(self.tensors, grads, self.of):
             product = tap.detach().double() * grad.double() * later.n  # of the sum of the samples' losses
             for name, site in here:
@@ -268,5 +275,5 @@ class _Taps:
                     later.groups.add(name)
                     continue
                 c = unit_samples(product, site.dim, site.positions, d).sum(2)
-                found[name] = found[name] + c if name in found else c
-        return {name: c for name, c in found.items() if name not in later.groups}
+                totals[name] = totals[name] + c if name in totals else c
+        return {name: c for name, c in totals.items() if name not in later.groups}

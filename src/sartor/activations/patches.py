@@ -1,4 +1,4 @@
-"""Convolutions and linear layers as what they are: one matrix, applied to rows. Which rows, and what lies in them."""
+"""Convolutions and linear layers as one matrix that is applied to rows: which rows there are, and what they hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Reading:
     """A convolution of any dimension, or a linear layer: out = rows @ weight.T + bias.
 
     Rows are positions of the output. `rows` and `targets` give, for the same picked positions, what the operator reads
-    there and what stands there afterwards. Transposed convolutions are not rows times one matrix: see `of`.
+    and what it gives. Transposed convolutions are not rows times one matrix: see `of`.
     """
 
     def __init__(self, op: Op, weight: Value):
@@ -41,21 +41,21 @@ class Reading:
         return 1 if self.convolution else ndim - 1
 
     def pick(self, out: Tensor, rows: int, generator: torch.Generator) -> Tensor:
-        """Positions to look at, about `rows` of a batch, the same in every sample of a convolution.
+        """Positions to read, about `rows` of a batch, the same in every sample of a convolution.
 
         Args:
             out: the operator's output, [n, channels, *positions] or [..., features].
-            rows: how many rows are wanted of this batch.
+            rows: how many rows to take from this batch.
             generator: draws them; all are taken when there are fewer.
 
         Returns:
             int64 [picked], sorted.
         """
         there = out[0, 0].numel() if self.convolution else out[..., 0].numel()
-        wanted = -(-rows // out.shape[0]) if self.convolution else rows
-        if wanted >= there:
+        picked = -(-rows // out.shape[0]) if self.convolution else rows
+        if picked >= there:
             return torch.arange(there, device=out.device)
-        return torch.randperm(there, generator=generator)[:wanted].sort().values.to(out.device)
+        return torch.randperm(there, generator=generator)[:picked].sort().values.to(out.device)
 
     def rows(self, x: Tensor, picked: Tensor) -> Tensor:
         """What the operator reads: [groups, rows, inputs of a group], inputs ordered as in `matrix`."""
@@ -77,7 +77,7 @@ class Reading:
         return grouped.permute(1, 0, 3, 2, 4).reshape(self.groups, n * len(picked), -1)
 
     def targets(self, y: Tensor, picked: Tensor) -> Tensor:
-        """What stands at the picked positions of a tensor of the output's shape: [rows, outputs]."""
+        """The values at the picked positions of a tensor of the output's shape: [rows, outputs]."""
         if not self.convolution:
             return y.reshape(-1, y.shape[-1])[picked]
         return y.flatten(2)[:, :, picked].transpose(1, 2).reshape(-1, y.shape[1])

@@ -1,4 +1,4 @@
-"""The weights with which operators read the units of a group, in the units of what the network sees of the result."""
+"""The weights with which operators read the units of a group, scaled by the batch norm behind the operator."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Read:
     """One reader of a group."""
 
     gram: Tensor  # [inputs, inputs], covariance of what it reads, float64
-    weight: Tensor  # [outputs, inputs], in the units of where it is judged
+    weight: Tensor  # [outputs, inputs], scaled by the batch norm behind
     columns: Tensor  # [units, k]: the inputs that carry each unit
-    scale: float = 1.0  # what a squared error there costs
+    scale: float = 1.0  # cost of a squared error at its output; see `grams`
 
 
 def reader_weight(graph: Graph, group: str, site: Site, tensors: Mapping[str, Tensor]) -> Tensor:

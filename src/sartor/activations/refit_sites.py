@@ -1,4 +1,4 @@
-"""Which layers can be refitted, and where in the network each is judged."""
+"""Which layers can be refitted, and where in the network the result of each is compared with the original's."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _RELU = {"relu"}
 
 @dataclass(frozen=True)
 class Refit:
-    """A convolution or linear layer, what follows it at once, and when everything for its refit is there."""
+    """A convolution or linear layer that can be refitted, and what follows it up to where its result is compared."""
 
     op: int
     weight: str
     chain: tuple[int, ...]  # from the layer to the last operator before the residual sum, to be run again
     norm: int | None  # batch norm in the chain
     other: tuple[int, int] | None  # (sum, which argument): what the result is added to
-    judged: Value  # of the original: the sum, or the end of the chain
+    judged: Value  # of the original, where results are compared: the sum, or the end of the chain
     relu: bool  # whether only a ReLU reads what is judged
-    stage: int  # the operator after which both networks hold all of it
+    stage: int  # the operator after which all that the refit reads has been computed
 
     def seen(self, stepper: Stepper) -> list[Value]:
-        """What a refit looks at, to be held until its stage."""
-        found = [stepper.ops[self.op].args[0], *(stepper.ops[i].outputs[0] for i in self.chain)]
-        return found if self.other is None else [*found, stepper.ops[self.other[0]].args[self.other[1]]]
+        """What a refit reads, to be held until its stage."""
+        values = [stepper.ops[self.op].args[0], *(stepper.ops[i].outputs[0] for i in self.chain)]
+        return values if self.other is None else [*values, stepper.ops[self.other[0]].args[self.other[1]]]
 
 
 def refits(graph: Graph, *, compensate: bool = True) -> list[Refit]:
@@ -39,12 +39,12 @@ def refits(graph: Graph, *, compensate: bool = True) -> list[Refit]:
     for op in graph.ops:
         for v in op.inputs:
             uses[id(v)] = uses.get(id(v), 0) + 1
-    found = []
+    layers = []
     for op in graph.ops:
         reading = Reading.of(op) if op.live else None
         if reading is not None and uses[id(reading.weight)] == 1:
-            found.append(_refit(graph, readers, op, compensate))
-    return sorted(found, key=lambda f: f.op)
+            layers.append(_refit(graph, readers, op, compensate))
+    return sorted(layers, key=lambda f: f.op)
 
 
 def _refit(graph: Graph, readers: dict[int, list[Op]], op: Op, compensate: bool) -> Refit:
@@ -53,7 +53,7 @@ def _refit(graph: Graph, readers: dict[int, list[Op]], op: Op, compensate: bool)
         after = readers.get(id(end), [])
         if len(after) != 1 or after[0].mutates or after[0].args[0] is not end:
             break
-        if norm is None and len(chain) == 1 and _still_norm(after[0]):
+        if norm is None and len(chain) == 1 and _has_running_statistics(after[0]):
             norm = after[0].index
         elif after[0].name not in _PASSES:
             break
@@ -84,8 +84,8 @@ def _readers(graph: Graph) -> dict[int, list[Op]]:
     return readers
 
 
-def _still_norm(op: Op) -> bool:
-    """A batch norm with statistics of its own."""
+def _has_running_statistics(op: Op) -> bool:
+    """Whether this is a batch norm with running statistics."""
     return op.kind == "batch_norm" and all(
         isinstance(op.arg(n), Value) and op.arg(n).name is not None for n in ("running_mean", "running_var")
     )

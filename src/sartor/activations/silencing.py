@@ -1,7 +1,7 @@
-"""How much worse a network gets without some of its units: measured by silencing them, one forward pass a question.
+"""How much worse a network gets without some of its units, measured by silencing them, one forward pass each.
 
 Silencing a unit zeroes every parameter slice it has and keeps the shapes, as the proof of a cut does; a norm that takes
-statistics over the units counts the silent ones.
+statistics over the units counts the silent ones too.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.lockstep import autocast
-from sartor.activations.observers import Loss, observe
+from sartor.activations.follow import autocast
+from sartor.activations.observers import Request, observe
 from sartor.activations.sites import read_sites
 from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput
@@ -21,23 +21,24 @@ from sartor.structure import Graph
 from sartor.structure.axes import find, keep_mask
 from sartor.structure.example import as_args, batch_of, first_tensor, to_device
 from sartor.structure.model_copy import named_tensors
+from sartor.types import Loss, Precision
 
-_EXACT_OUTPUTS = 16  # up to so many outputs a sample, each is differentiated; beyond, so many random mixtures of them
+_EXACT_OUTPUTS = 16  # a sample with more outputs is differentiated along this many random mixtures of them instead
 
 
 class Gap:
-    """Asked of one group: the loss with only some units left, minus that of the whole network.
+    """The loss of a network with only some units of one group left, minus that of the whole network.
 
     Calling it with `stays` [units], bool, runs the network once on the samples kept and returns a float: without a loss
     the squared distance of the first output from the original's, relative to its squared size (>= 0); with a loss, its
     mean's rise (negative where the network gets better).
 
-    `units` is how many there are, `passes` how many questions are still free of charge for this group.
+    `units` is how many there are, `passes` how many forward passes the group may still use.
     """
 
-    def __init__(self, units: int, passes: int, ask: Callable[[Tensor], float], estimate: Callable[[], Tensor]):
-        self.units, self.passes, self._ask, self._estimate = units, passes, ask, estimate
-        self.estimated = False  # whether an estimate was asked for
+    def __init__(self, units: int, passes: int, measure: Callable[[Tensor], float], estimate: Callable[[], Tensor]):
+        self.units, self.passes, self._measure, self._estimate = units, passes, measure, estimate
+        self.estimated = False  # whether `estimate` was called
 
     def __call__(self, stays: Tensor) -> float:
         if stays.shape != (self.units,) or stays.dtype != torch.bool:
@@ -46,10 +47,10 @@ class Gap:
                 f"got {stays.dtype} {tuple(stays.shape)}"
             )
         self.passes -= 1
-        return self._ask(stays)
+        return self._measure(stays)
 
     def estimate(self) -> Tensor:
-        """[units], float64: the same numbers for every unit alone, from derivatives at the whole network.
+        """[units], float64: an estimate of the gap without each single unit, from derivatives at the whole network.
 
         Without a loss: |d output / d gate|^2 of a gate on the unit (Gauss-Newton; the outputs' first order), relative
         as above. With a loss: minus its derivative at the gate.
@@ -68,7 +69,7 @@ class Gaps:
         batches: Sequence[tuple[Any, Any]],
         *,
         loss: Loss | None,
-        precision: str,
+        precision: Precision,
         seed: int,
     ):
         self.graph, self.model, self.loss, self.precision, self.seed = graph, model, loss, precision, seed
@@ -80,18 +81,18 @@ class Gaps:
         first: dict[int, str] = {}
         self.names = {n: first.setdefault(id(t), n) for *_, n, t in named_tensors(model)}
         self.directions = {v.name for op in graph.ops if op.kind == "weight_norm" for v in op.args[:1]}
-        self.wanted = [first_tensor(self._output(x, {})).detach() for x, _, _ in self.batches]
-        self.size = sum(float(w.double().square().sum()) for w in self.wanted) or 1.0
+        self.outputs = [first_tensor(self._output(x, {})).detach() for x, _, _ in self.batches]
+        self.size = sum(float(w.double().square().sum()) for w in self.outputs) or 1.0
         self.start = self._mean_loss({}) if loss else 0.0
         self._estimates: Mapping[str, Tensor] | None = None
 
     def of(self, group: str, passes: int) -> Gap:
-        """The gap of one group, with so many passes to spend."""
+        """The gap of one group, which may use this many forward passes."""
         units = self.graph.group(group).units
-        return Gap(units, passes, lambda stays: self._ask(group, stays), lambda: self._estimate(group))
+        return Gap(units, passes, lambda stays: self._measure(group, stays), lambda: self._estimate(group))
 
     def shares(self, groups: Iterable[str], passes: int) -> dict[str, int]:
-        """Passes by group, in proportion to their units; a group that nothing can be estimated for gets them all."""
+        """Forward passes by group, in proportion to its units; a group without an estimate gets one for each unit."""
         units = {g: self.graph.group(g).units for g in groups}
         blind = {g for g in units if not read_sites(self.graph, g)}
         left = max(0, passes - sum(units[g] for g in blind))
@@ -103,13 +104,13 @@ class Gaps:
         over = sorted(rest, key=lambda g: -(left * units[g] % total))[: left - sum(share.values())]
         return {g: units[g] if g in blind else share[g] + (g in over) for g in units}
 
-    def _ask(self, group: str, stays: Tensor) -> float:
+    def _measure(self, group: str, stays: Tensor) -> float:
         silent = self._silenced(group, stays)
         if self.loss:
             return self._mean_loss(silent) - self.start
         far = 0.0
-        for (x, _, _), want in zip(self.batches, self.wanted):
-            far += float((first_tensor(self._output(x, silent)).double() - want.double()).square().sum())
+        for (x, _, _), original in zip(self.batches, self.outputs):
+            far += float((first_tensor(self._output(x, silent)).double() - original.double()).square().sum())
         return far / self.size
 
     def _silenced(self, group: str, stays: Tensor) -> dict[str, Tensor]:
@@ -144,23 +145,22 @@ class Gaps:
 
     def _all_estimates(self) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
-        found: dict[str, Tensor] = {}
+        estimates: dict[str, Tensor] = {}
 
         def add(x: Any, y: Any, loss: Loss | None, value: Callable[[Tensor], Tensor]) -> None:
-            seen = observe(
-                self.graph, self.model, x, y, contributions=self.graph.groups, loss=loss, precision=self.precision
-            )
+            request = Request(contributions=self.graph.groups)
+            seen = observe(self.graph, self.model, (x, y), request, loss=loss, precision=self.precision)
             for name, c in seen.contributions.items():
                 part = value(c).cpu()
-                found[name] = found[name] + part if name in found else part
+                estimates[name] = estimates[name] + part if name in estimates else part
 
-        for (x, y, n), want in zip(self.batches, self.wanted):
+        for (x, y, n), output in zip(self.batches, self.outputs):
             if self.loss:
                 add(x, y, self.loss, lambda c: -c.sum(1) / self.n)
                 continue
-            for v, weight in _directions(want, n, generator):
+            for v, weight in _directions(output, n, generator):
                 add(x, y, _projection(v, n), lambda c, w=weight: c.square().sum(1) * w / self.size)  # type: ignore[misc]
-        return found
+        return estimates
 
 
 def _directions(output: Tensor, n: int, generator: torch.Generator) -> Iterable[tuple[Tensor, float]]:

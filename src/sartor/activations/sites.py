@@ -15,9 +15,9 @@ from sartor.structure.example import tensors
 
 
 def sites(graph: Graph, group: str, at: str) -> list[Site]:
-    """The places a criterion looks at: what readers take in ("read"), or what writers give ("written").
+    """The places where a criterion reads activations: inputs of readers ("read") or outputs of writers ("written").
 
-    A group without places of one kind is looked at where the other kind is; one with neither has none.
+    A group that has places of only one kind is read at those; one that has neither gets an empty list.
     """
     if at == "read":
         return graph.sites(group)
@@ -26,13 +26,13 @@ def sites(graph: Graph, group: str, at: str) -> list[Site]:
 
 
 def read_sites(graph: Graph, group: str) -> list[Site]:
-    """Places where the units are used up: operators that sum over them, not those that pass each on by itself.
+    """Places whose operator sums over the units, not those whose operator passes each unit on by itself.
 
-    A depthwise convolution hands its units on; counting it and its reader would count one path twice.
+    A depthwise convolution passes its units on; counting it and its reader would count one path twice.
     """
     leaf = find(graph.leaves[graph.group(group).name])
-    found = graph.sites(group)
-    return [s for s in found if s.slot == "in0" and _sums_over(graph.ops[s.op], leaf)] or found
+    places = graph.sites(group)
+    return [s for s in places if s.slot == "in0" and _sums_over(graph.ops[s.op], leaf)] or places
 
 
 def _sums_over(op: Op, leaf: Axis) -> bool:
@@ -46,14 +46,15 @@ def _first(op: Op) -> Value | None:
 
 
 def site_value(site: Site, args: tuple[Any, ...], out: Any) -> Tensor:
-    """The tensor of a place, out of what the operator was called with and gave."""
+    """The tensor of a place, from the arguments and the result of its operator."""
     return next(tensors(out if site.slot == "out" else args))
 
 
 def sample_dim(graph: Graph, site: Site, value: Tensor, n: int) -> int | None:
     """The dimension of a place's tensor that counts the n samples of a batch.
 
-    Told by the one size that differs from the tracing run (or, for equal batches, by the axis of the model's input).
+    It is the one dimension whose size differs from the tracing run (or, for equal batches, the one with the axis of the
+    model's input).
     None where the samples are part of a larger dimension, or of none.
     """
     op = graph.ops[site.op]
@@ -73,7 +74,7 @@ def sample_dim(graph: Graph, site: Site, value: Tensor, n: int) -> int | None:
 
 @dataclass(frozen=True)
 class Carried:
-    """What the units of a group carry at one place, for one batch: [units, samples, rest], gathered as it is asked for.
+    """What the units of a group carry at one place, for one batch: [units, samples, rest], gathered on access.
 
     `samples` is the dimension of the tensor that counts them; None: all of it is one sample.
     """

@@ -1,8 +1,9 @@
-"""A forward that stops after every operator, for many batches at once: what repair changes midway, the rest sees.
+"""A forward that can stop after every operator, for many batches at once; later operators see changed weights.
 
-Layer-by-layer methods change a weight once the layers before it are done, and everything behind must then see the
+Layer-by-layer methods change a weight once the layers before it are done, and all layers behind must then see the
 change. Running the forward again from the start for every layer costs the square of the depth; here each operator runs
-once. Recorded operators are executed as they are, on real tensors; a tensor is let go after its last reader.
+once. Recorded operators are executed as they are, on real tensors; a tensor is released after its last
+reader.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sartor.activations.follow import follow
 from sartor.borrow import borrowed, device_of
 from sartor.errors import CannotTrace
 from sartor.structure.calls import Op, Value, values
-from sartor.structure.example import Example, as_args, tensors
+from sartor.structure.example import Example, call, tensors
 from sartor.structure.model_copy import named_tensors
-from sartor.structure.operator_watch import watching
 from sartor.structure.recorder import record
 from sartor.structure.recording import Recording
 from sartor.structure.value_reads import QUESTIONS
 
-_LOOKS_AT_VALUES = {"nonzero"}  # as many results as the values say
+_SIZED_BY_VALUES = {"nonzero"}  # operators whose number of results depends on tensor values
 
 
 class Stepper:
@@ -34,8 +35,8 @@ class Stepper:
         batches: inputs, all of one batch size, where the model lies.
 
     Raises:
-        CannotTrace: batches of unequal size, a forward that looks at values, which a recording cannot repeat, or one
-            that writes to the model's own tensors.
+        CannotTrace: batches of unequal size, a forward whose control flow depends on tensor values, which a recording
+            cannot repeat, or one that writes to the model's own tensors.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Example]):
@@ -44,14 +45,14 @@ class Stepper:
             raise CannotTrace(f"stepping: expected batches of one shape; got {len(sizes)} different shapes")
         self.recording: Recording = record(model, batches[0])
         for op in self.ops:
-            if op.name in _LOOKS_AT_VALUES:
-                raise CannotTrace(f"{op.where} looks at values: its forward cannot be taken step by step")
+            if op.name in _SIZED_BY_VALUES:
+                raise _depends_on_values(op)
         own = {v.storage for v in self.recording.tensors.values()}
         for op in self.ops:
             if op.mutates and any(v.storage in own for v in op.inputs[:1]):
                 raise CannotTrace(f"{op.where} writes to the model's own tensors: steps would change the model")
         self._device = device_of(model)
-        self._held: dict[int, int] = {}  # id of a Value -> how many want it
+        self._held: dict[int, int] = {}  # id of a Value -> how many holders it has
         self._past = -1  # the last operator that ran
         self._named = {name: t.detach() for *_, name, t in named_tensors(model)}
         self._last = self._last_uses()
@@ -76,11 +77,11 @@ class Stepper:
         return len(self._env)
 
     def get(self, value: Value, batch: int) -> Tensor:
-        """What a Value is now, in one batch."""
+        """The tensor of a Value as it is now, in one batch."""
         return self._named[value.name] if value.name is not None else self._env[batch][id(value)]
 
     def advance(self, last: int) -> None:
-        """Run every batch up to the operator `last`, that one included; what nobody reads any more is let go."""
+        """Run every batch up to the operator `last`, that one included; tensors without a later reader are released."""
         with torch.inference_mode():
             for env in self._env:
                 for op in self.ops[self._past + 1 : last + 1]:
@@ -104,7 +105,7 @@ class Stepper:
 
         out = op.func(*_mapped(real, op.args), **_mapped(real, op.kwargs))
         if op.name in QUESTIONS and out != op.out:
-            raise CannotTrace(f"{op.where} looks at values: its forward cannot be taken step by step")
+            raise _depends_on_values(op)
         for v, t in zip(values(op.out), tensors(out), strict=True):
             env[id(v)] = t
 
@@ -114,7 +115,7 @@ class Stepper:
             self._held[id(v)] = self._held.get(id(v), 0) + 1
 
     def free(self, values_: Iterable[Value]) -> None:
-        """The opposite of `hold`; what has no reader left is let go."""
+        """The opposite of `hold`; tensors without a later reader are released."""
         for v in values_:
             self._held[id(v)] -= 1
             if not self._held[id(v)]:
@@ -137,24 +138,23 @@ class Stepper:
     def _constants(self, model: nn.Module, example: Example) -> dict[int, Tensor]:
         """Tensors the model holds outside its parameters and buffers, taken from a real forward."""
         made = {id(v) for op in self.ops for v in op.outputs} | {id(v) for v in self.recording.inputs}
-        wanted = {id(v) for op in self.ops for v in op.inputs if v.name is None} - made
-        if not wanted:
+        missing = {id(v) for op in self.ops for v in op.inputs if v.name is None} - made
+        if not missing:
             return {}
-        found: dict[int, Tensor] = {}
-        place = 0
+        constants: dict[int, Tensor] = {}
 
-        def see(func: Any, args: Any, kwargs: Any, out: Any, path: str) -> None:
-            nonlocal place
-            op = self.ops[place]
+        def take(op: Op, args: Any, kwargs: Any, out: Any) -> None:
             for v, t in zip(values((op.args, op.kwargs)), tensors((args, kwargs)), strict=True):
-                if id(v) in wanted and id(v) not in found:
-                    found[id(v)] = t.clone()
-            place += 1
+                if id(v) in missing and id(v) not in constants:
+                    constants[id(v)] = t.clone()
 
-        positional, named = as_args(example)
-        with borrowed(model), watching(model, see, meta=False):
-            model(*positional, **named)
-        return found
+        with borrowed(model), follow(self.ops, model, take):
+            call(model, example)
+        return constants
+
+
+def _depends_on_values(op: Op) -> CannotTrace:
+    return CannotTrace(f"{op.where}: the forward depends on tensor values, so it cannot be run step by step")
 
 
 def _mapped(real: Any, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What may be taken away, piece by piece: a bundle is the least step one group, or several tied ones, can shrink by."""
+"""Bundles: the smallest steps by which groups can shrink. Tied groups shrink together."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sartor.types import Scores
 
 @dataclass(frozen=True)
 class Bundle:
-    """One step down of groups that shrink together: each goes from `before` to `after` kept units."""
+    """One step of groups that shrink together: each goes from `before` to `after` kept units."""
 
     groups: tuple[str, ...]
     before: int
     after: int
-    score: float  # mean of the units it takes; never falls from one step of a group to the next
-    depth: float  # share of the group that is gone halfway through the step
+    score: float  # mean score of the units it removes; does not decrease from one step of a group to the next
+    depth: float  # share of the group that is removed halfway through the step
 
 
 def ladder(units: int, floor: float, round_to: int) -> list[int]:
-    """Counts a group may keep, from whole down to its floor.
+    """Counts that a group may keep, from all units down to its floor.
 
     >>> ladder(30, 0.2, 8), ladder(6, 0.0, 8), ladder(3, 0.0, 1)
     ([30, 24, 16, 8], [6], [3, 2, 1])
@@ -38,7 +38,7 @@ def ladder(units: int, floor: float, round_to: int) -> list[int]:
 def bundles(
     scores: Scores, units: Mapping[str, int], ties: Sequence[Sequence[str]], floor: float, round_to: int
 ) -> list[Bundle]:
-    """Every step every group may take, those of one group in order.
+    """Every step of every group; those of one group in order.
 
     Raises:
         BadInput: scores and units do not fit together, or an option is out of range.
@@ -54,14 +54,17 @@ def bundles(
         counts = ladder(n, floor, round_to)
         highest = -math.inf
         for before, after in itertools.pairwise(counts):
-            taken = torch.stack([ordered[g][n - before : n - after] for g in together])
-            highest = max(highest, float(taken.mean()))  # a mean of equal numbers may fall by one rounding error
+            removed = torch.stack([ordered[g][n - before : n - after] for g in together])
+            highest = max(highest, float(removed.mean()))  # the mean of equal numbers may differ by a rounding error
             steps.append(Bundle(together, before, after, highest, 1 - (before + after) / (2 * n)))
     return steps
 
 
 def tied_classes(units: Mapping[str, int], ties: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """Groups that shrink together; classes with a group that `units` does not name are left out.
+    """Groups that shrink together; a class with a group that is not in `units` is left out.
+
+    Raises:
+        BadInput: tied groups have different numbers of units.
 
     >>> tied_classes({"a": 4, "b": 4, "c": 2}, [("b", "a"), ("c", "d")])
     [('a', 'b')]
@@ -79,18 +82,18 @@ def tied_classes(units: Mapping[str, int], ties: Sequence[Sequence[str]]) -> lis
     classes: dict[str, list[str]] = {}
     for g in parent:
         classes.setdefault(root(g), []).append(g)
-    found = [tuple(c) for c in classes.values() if all(g in units for g in c)]
-    for c in found:
+    complete = [tuple(c) for c in classes.values() if all(g in units for g in c)]
+    for c in complete:
         if len({units[g] for g in c}) > 1:
             sizes = ", ".join(f"{g} {units[g]}" for g in c)
             raise BadInput(f"tied groups must keep equal counts, so they must have equal sizes; got {sizes}")
-    return found
+    return complete
 
 
 def floor_counts(
     units: Mapping[str, int], ties: Sequence[Sequence[str]] = (), floor: float = 0.1, round_to: int = 1
 ) -> dict[str, int]:
-    """Counts of the smallest network allowed.
+    """Kept units by group of the smallest network allowed.
 
     >>> floor_counts({"a": 30, "b": 6}, floor=0.2, round_to=8)
     {'a': 8, 'b': 6}
@@ -100,7 +103,7 @@ def floor_counts(
 
 
 def kept(scores: Scores, counts: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Sorted indices of the units of highest score, `counts[group]` of each; of equal ones the first stay.
+    """Sorted indices of the `counts[group]` units with the highest scores; among equal scores the first stay.
 
     >>> kept({"a": torch.tensor([1.0, 3.0, 2.0])}, {"a": 2})
     {'a': (1, 2)}

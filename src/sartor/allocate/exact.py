@@ -1,4 +1,4 @@
-"""From an order of removal to counts that meet every cap with nothing to spare."""
+"""From an order of removal to kept counts that meet every cap, with as few units removed as possible."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from sartor.errors import BadInput, BudgetNotMet, NothingToDo
 from sartor.types import Counts, Scores
 
 
-def fit(
+def cut_until_met(
     order: Sequence[Bundle], limits: Sequence[Cap | tuple[Callable[[Counts], float], float]], scores: Scores
 ) -> Keep:
-    """Take bundles away from the front of `order` until every cap is met, then put back what still fits.
+    """Remove bundles from the front of `order` until every cap is met, then put back bundles that still fit.
 
-    The number to take is found by bisection. Putting back goes from the end: the bundle that `order` would rather have
-    kept comes first; once a step of a group does not fit it never will, because costs only grow with what is put back.
-    Cost functions are called about log2(bundles) times, and then a few times a group.
+    The number of bundles is found by bisection. They are put back in reverse order. If a bundle of a group does not
+    fit, the group's remaining bundles are not tried: costs only grow while bundles are put back. Cost functions are
+    called about log2(bundles) times, then a few times per group.
 
     Args:
-        order: bundles, those of one group in their order.
+        order: bundles; those of one group are in their order.
         limits: caps.
-        scores: which units stay, given how many.
+        scores: select the units that stay, once their number is known.
 
     Returns:
         Kept units of the groups that are cut.
@@ -32,19 +32,19 @@ def fit(
     """
     caps = [Cap(*limit) for limit in limits]
     fits = feasible(caps, order, scores)
-    few, enough = 0, len(order)  # taking `few` misses, taking `enough` meets
+    few, enough = 0, len(order)  # removing `few` bundles exceeds a cap, removing `enough` meets all
     while enough - few > 1:
         middle = (few + enough) // 2
-        few, enough = (few, middle) if fits(_taken({}, order[:middle])) else (middle, enough)
-    counts = _taken({}, order[:enough])
-    stuck = order[enough - 1].groups  # the last one taken is known not to fit
+        few, enough = (few, middle) if fits(_removed({}, order[:middle])) else (middle, enough)
+    counts = _removed({}, order[:enough])
+    stuck = order[enough - 1].groups  # bisection has shown that the last bundle does not fit
     counts = put_back(counts, [b for b in order[: enough - 1] if b.groups != stuck], fits)
     whole = {g: b.before for b in reversed(order) for g in b.groups}
     return kept(scores, {g: k for g, k in counts.items() if k < whole[g]})
 
 
 def feasible(caps: Sequence[Cap], order: Sequence[Bundle], scores: Scores) -> Callable[[Counts], bool]:
-    """The test whether counts meet every cap, once it is known that there is something to do and it can be done.
+    """The test whether counts meet every cap; first checks that cutting is necessary and can meet them.
 
     Raises:
         NothingToDo, BudgetNotMet, BadInput: see `Allocator`.
@@ -54,16 +54,16 @@ def feasible(caps: Sequence[Cap], order: Sequence[Bundle], scores: Scores) -> Ca
     fits = _Test(caps)
     if fits({}):
         raise NothingToDo("the original already meets every counted limit; there is nothing to cut")
-    least = _taken({}, order)
+    least = _removed({}, order)
     if not fits(least):
         raise BudgetNotMet(_floor_message(caps, least), kept(scores, least))
     return fits
 
 
-def put_back(counts: Counts, taken: Sequence[Bundle], fits: Callable[[Counts], bool]) -> dict[str, int]:
-    """Give back bundles from the end of `taken` while they fit; once a step of a group does not, its others do not."""
+def put_back(counts: Counts, removed: Sequence[Bundle], fits: Callable[[Counts], bool]) -> dict[str, int]:
+    """Put bundles back from the end of `removed` while they fit; a group of which one does not fit is left as it is."""
     counts = dict(counts)
-    candidates = list(reversed(taken))
+    candidates = list(reversed(removed))
     while candidates:
         back = _fitting(counts, candidates, fits)
         counts = _put_back(counts, candidates[:back])
@@ -72,7 +72,7 @@ def put_back(counts: Counts, taken: Sequence[Bundle], fits: Callable[[Counts], b
     return counts
 
 
-def _taken(counts: Counts, steps: Sequence[Bundle]) -> dict[str, int]:
+def _removed(counts: Counts, steps: Sequence[Bundle]) -> dict[str, int]:
     return {**counts, **{g: b.after for b in steps for g in b.groups}}
 
 
@@ -81,12 +81,12 @@ def _put_back(counts: Mapping[str, int], steps: Sequence[Bundle]) -> dict[str, i
 
 
 def _fitting(counts: Counts, steps: Sequence[Bundle], fits: Callable[[Counts], bool]) -> int:
-    """How many of the first steps can be put back together."""
+    """How many of the first steps fit together when they are put back."""
     return _longest(lambda k: fits(_put_back(counts, steps[:k])), len(steps))
 
 
 def _longest(fine: Callable[[int], bool], most: int) -> int:
-    """Largest n in [0, most] with fine(n), where fine(0) holds and fine never comes back once lost; gallops.
+    """Largest n in [0, most] with fine(n), by doubling and bisection; fine(0) holds and fine is monotone.
 
     >>> _longest(lambda n: n <= 11, 100), _longest(lambda n: n == 0, 100), _longest(lambda n: True, 5)
     (11, 0, 5)
@@ -102,7 +102,7 @@ def _longest(fine: Callable[[int], bool], most: int) -> int:
 
 
 class _Test:
-    """Whether counts meet every cap; the cap that failed last is asked first."""
+    """Whether counts meet every cap; the cap that failed last is tested first."""
 
     def __init__(self, caps: Sequence[Cap]):
         self.caps = list(caps)
@@ -116,9 +116,9 @@ class _Test:
 
 
 def _floor_message(caps: Sequence[Cap], least: Counts) -> str:
-    """What the smallest allowed network costs, for every cap it misses."""
+    """The cost of the smallest allowed network, for every cap it exceeds."""
     missed = [(c, c.cost(least)) for c in caps]
     parts = [
         f"{c.name} cannot go below {v:.6g}, asked for at most {c.at_most:.6g}" for c, v in missed if not v <= c.at_most
     ]
-    return f"no plan meets the budget: {'; '.join(parts)}. Allow more, lower the floor, or cut more groups"
+    return f"no plan meets the budget: {'; '.join(parts)}. Raise the limit, lower the floor, or cut more groups"

@@ -1,11 +1,11 @@
-"""One order over all units of the network."""
+"""Global allocation: one ranking of all units of the network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 from sartor.allocate.bundles import bundles
-from sartor.allocate.exact import fit
+from sartor.allocate.exact import cut_until_met
 from sartor.allocate.registry import ALLOCATORS, Cap, Keep
 from sartor.types import Counts, Scores
 
@@ -20,10 +20,10 @@ def global_(
     floor: float = 0.1,
     round_to: int = 1,
 ) -> Keep:
-    """The units of lowest score go first, wherever they are.
+    """The units with the lowest scores are removed, whatever their group.
 
-    Scores are compared across groups as they are; `importance.score` normalises them. See `Allocator` for arguments,
-    result and errors. Of equal scores those go first whose group has lost least.
+    Scores are compared across groups without normalisation; `importance.score` normalises them. See `Allocator` for
+    arguments, result and errors. Among equal scores, units of the group that lost the smallest share go first.
     """
     steps = bundles(scores, units, ties, floor, round_to)
-    return fit(sorted(steps, key=lambda b: (b.score, b.depth)), limits, scores)
+    return cut_until_met(sorted(steps, key=lambda b: (b.score, b.depth)), limits, scores)

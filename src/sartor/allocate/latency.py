@@ -1,4 +1,4 @@
-"""From a limit on measured latency to the share of MACs that meets it: propose, build, measure, correct."""
+"""A search for the largest share of the MACs that meets a limit on measured latency."""
 
 from __future__ import annotations
 
@@ -14,79 +14,84 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class Step:
-    """One round: at this share of the original's MACs the network took this share of its time.
+    """One round of the search."""
 
-    A search may count its shares in something else that grows with latency, such as the latency that was predicted.
-    """
+    macs_share: float  # of the original's MACs, or of another cost that grows with latency, such as predicted latency
+    ratio: float  # measured latency, as a share of the original's
+    predicted: float | None = None  # the ratio predicted by latency tables, if they were used
+    noisy: str = ""  # how the machine was disturbed during the measurement; "": it was not
 
-    macs_share: float
-    ratio: float
-    predicted: float | None = None  # the ratio that tables of latency said, where they were asked
-    noisy: str = ""  # how the machine was disturbed meanwhile, in words
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Options of `fit_latency`."""
+
+    tolerance: float = 0.05  # a ratio in [limit * (1 - tolerance), limit] ends the search; in (0, 1)
+    rounds: int = 6  # measurements at most, >= 1; one more at the lowest share if none of them met the limit
+    lowest: float = 0.0  # the least share that `plan_at` can reach, if known; in [0, 1)
+    first: float | None = None  # the share measured first, in (0, 1); None: the limit itself
+
+    def __post_init__(self) -> None:
+        if not (0 < self.tolerance < 1 and self.rounds >= 1 and 0 <= self.lowest < 1):
+            raise BadInput(
+                "latency search: expected tolerance in (0, 1), rounds >= 1 and lowest in [0, 1); "
+                f"got {self.tolerance}, {self.rounds} and {self.lowest}"
+            )
+        if self.first is not None and not 0 < self.first < 1:
+            raise BadInput(f"latency search, 'first': expected a share in (0, 1); got {self.first}")
 
 
 def fit_latency(
     plan_at: Callable[[float], A],
     measure: Callable[[A], float],
     limit: float,
-    *,
-    tolerance: float = 0.05,
-    rounds: int = 6,
-    lowest: float = 0.0,
-    first: float | None = None,
+    options: SearchOptions = SearchOptions(),
 ) -> tuple[A, tuple[Step, ...]]:
-    """Find the share of MACs at which the network, measured, is just fast enough.
+    """Find the largest network whose measured latency meets a limit.
 
-    Latency falls with MACs, but in stairs and with noise, so every answer is a measurement: the share is moved by
-    interpolation between the nearest too slow and the nearest too fast one until the ratio lies in
-    [limit * (1 - tolerance), limit]. When no share gives that (a stair jumps over it), the largest network that was
-    measured under the limit is the answer.
+    Latency decreases with MACs, but in steps and with noise, so every round measures a network. The next share of the
+    MACs is interpolated between the largest share that was fast enough and the smallest that was too slow, until the
+    ratio lies in [limit * (1 - tolerance), limit]. If no share gives such a ratio (latency jumps over the interval),
+    the largest network measured within the limit is returned.
 
     Args:
-        plan_at: share of the original's MACs in (0, 1) -> what to measure. May raise BudgetNotMet where it is too low.
-        measure: that -> latency as a share of the original's; called once a round.
+        plan_at: share of the original's MACs in (0, 1) -> what to measure. May raise BudgetNotMet if the share is too
+            low.
+        measure: the latency of what `plan_at` returned, as a share of the original's; called once a round.
         limit: largest ratio allowed, in (0, 1).
-        tolerance: how far below the limit is still a hit, as a share of it.
-        rounds: measurements at most; one more if none of them met the limit and the floor was not among them.
-        lowest: the least share that `plan_at` can reach, when known.
-        first: the share to begin with; None: the limit itself.
+        options: of the search.
 
     Returns:
-        (what was measured within the limit, the rounds in order).
+        (the largest network measured within the limit, the rounds in order).
 
     Raises:
         NothingToDo: limit >= 1.
         BudgetNotMet: even the smallest network measured is too slow; the message says how slow, `plan` is the
-            fastest one measured. Or what `plan_at` raised, if it can build nothing at all.
+            fastest one measured. Or what `plan_at` raised, if it returned nothing at any share.
+        BadInput: the limit is not positive, or `measure` returned no positive number.
     """
     if not (math.isfinite(limit) and limit > 0):
         raise BadInput(f"latency limit: expected a share of the original above 0; got {limit}")
     if limit >= 1:
         raise NothingToDo(f"the original already meets a latency limit of {100 * limit:.4g} % of itself")
-    if not (0 < tolerance < 1 and rounds >= 1 and 0 <= lowest < 1):
-        raise BadInput(
-            f"tolerance in (0, 1), rounds >= 1, lowest in [0, 1) expected; got {tolerance}, {rounds}, {lowest}"
-        )
-    if first is not None and not 0 < first < 1:
-        raise BadInput(f"latency search, 'first': expected a share in (0, 1); got {first}")
-    search = _Search(limit, tolerance, lowest, limit if first is None else first)
-    fastest: tuple[float, A] | None = None  # for the message when nothing is fast enough
-    best: tuple[float, A] | None = None  # largest share under the limit
-    for number in range(rounds + 1):
-        if number == rounds and (best or search.floor_measured):
+    search = _Search(limit, options)
+    fastest: tuple[float, A] | None = None  # (ratio, network)
+    best: tuple[float, A] | None = None  # (share, network) of the largest share within the limit
+    for number in range(options.rounds + 1):
+        if number == options.rounds and (best or search.floor_measured):
             break
-        built = _build(plan_at, search, at_floor=number == rounds)
+        built = _build(plan_at, search, at_floor=number == options.rounds)
         if built is None:
             break
-        share, thing = built
-        ratio = float(measure(thing))
+        share, network = built
+        ratio = float(measure(network))
         if not (math.isfinite(ratio) and ratio > 0):
             raise BadInput(f"measured latency ratio: expected a positive number; got {ratio}")
         search.trail.append(Step(share, ratio))
         if fastest is None or ratio < fastest[0]:
-            fastest = (ratio, thing)
+            fastest = (ratio, network)
         if ratio <= limit and (best is None or share > best[0]):
-            best = (share, thing)
+            best = (share, network)
         if search.done:
             break
     if best:
@@ -95,13 +100,16 @@ def fit_latency(
     raise BudgetNotMet(
         f"latency cannot go below {100 * fastest[0]:.4g} % of the original (measured; the smallest network tried has "
         f"{100 * search.smallest:.4g} % of the MACs), asked for at most {100 * limit:.4g} %. "
-        "Allow more, lower the floor, or cut more groups",
+        "Raise the limit, lower the floor, or cut more groups",
         fastest[1],
     )
 
 
 def _build(plan_at: Callable[[float], A], search: _Search, *, at_floor: bool) -> tuple[float, A] | None:
-    """What lies at the next share; where that cannot be reached, halfway back up. None: nothing new is left."""
+    """(share, network) at the next share; if it is out of reach, halfway towards the smallest share measured.
+
+    None: no share is left that was not measured.
+    """
     share = search.floor if at_floor and search.floor else search.next()
     while True:
         try:
@@ -116,40 +124,41 @@ def _build(plan_at: Callable[[float], A], search: _Search, *, at_floor: bool) ->
 
 
 class _Search:
-    """What is known so far. Shares between `fast` and `slow` are worth trying."""
+    """The state of a search. The share looked for lies between those of `fast` and `slow`."""
 
-    def __init__(self, limit: float, tolerance: float, floor: float, first: float):
-        self.limit, self.first = limit, first
-        self.floor = floor * (1 + 1e-9)  # so that rounding does not put it out of reach
-        self.low_end = limit * (1 - tolerance)
-        self.aim = limit * (1 - tolerance / 2)
-        self.unreachable = 0.0  # largest share known to be below what can be cut
+    def __init__(self, limit: float, options: SearchOptions):
+        self.limit = limit
+        self.first = limit if options.first is None else options.first
+        self.floor = options.lowest * (1 + 1e-9)  # so that rounding does not put it out of reach
+        self.low_end = limit * (1 - options.tolerance)
+        self.aim = limit * (1 - options.tolerance / 2)
+        self.unreachable = 0.0  # the largest share that `plan_at` refused
         self.trail: list[Step] = []
 
     @property
     def slow(self) -> Step:
-        """The least share that was too slow; the original itself in the beginning."""
+        """The round with the smallest share that was too slow; before there is one, the original."""
         return min((s for s in self.trail if s.ratio > self.limit), key=lambda s: s.macs_share, default=Step(1.0, 1.0))
 
     @property
     def fast(self) -> Step | None:
-        """The largest share below that which was fast enough."""
+        """The round with the largest share below `slow` that was fast enough."""
         below = [s for s in self.trail if s.ratio <= self.limit and s.macs_share < self.slow.macs_share]
         return max(below, key=lambda s: s.macs_share, default=None)
 
     @property
     def smallest(self) -> float:
-        """The least share measured."""
+        """The smallest share measured."""
         return min((s.macs_share for s in self.trail), default=1.0)
 
     @property
     def floor_measured(self) -> bool:
-        """As little as can be left was measured, to half a per cent."""
+        """Whether the smallest reachable share was measured, to within half a per cent."""
         return self.smallest <= self.floor * 1.001 or self.smallest - self.unreachable <= 0.005 * self.smallest
 
     @property
     def done(self) -> bool:
-        """The last round hit, or no share is left that could."""
+        """Whether the last round met the target interval, or no share is left that could."""
         if self.low_end <= self.trail[-1].ratio <= self.limit:
             return True
         if self.fast is None:
@@ -157,7 +166,7 @@ class _Search:
         return self.slow.macs_share - self.fast.macs_share < 0.004
 
     def next(self) -> float:
-        """The share to try."""
+        """The share to measure next."""
         if not self.trail:
             guess = max(self.first, self.floor)
         elif self.fast is None:
@@ -169,12 +178,12 @@ class _Search:
     def _between(self, fast: Step, slow: Step) -> float:
         span = slow.macs_share - fast.macs_share
         guess = fast.macs_share + span * (self.aim - fast.ratio) / (slow.ratio - fast.ratio)
-        if len(self.trail) > 3:  # on stairs interpolation creeps; halving does not
+        if len(self.trail) > 3:  # where latency changes in steps, interpolation converges slowly; bisection does not
             guess = (guess + (slow.macs_share + fast.macs_share) / 2) / 2
         return min(max(guess, fast.macs_share + 0.1 * span), slow.macs_share - 0.1 * span)
 
     def _downwards(self) -> float:
-        """Everything was too slow: along the line from the original, at least a tenth further; the third time, far."""
+        """Every share was too slow: extrapolate from the original, at least 10 % lower; from the third time on, far."""
         slow = self.slow
         slope = (1 - slow.ratio) / (1 - slow.macs_share)
         guess = slow.macs_share - (slow.ratio - self.aim) / slope if slope > 0.1 else slow.macs_share / 2

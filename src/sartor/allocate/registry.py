@@ -1,18 +1,19 @@
-"""The phone book of allocators, and the words they share."""
+"""The registry of allocators and the types they share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from sartor.registry import Registry
-from sartor.types import Counts, Scores
+from sartor.registry import Entry, Registry
+from sartor.types import Counts, Custom, Scores
+from sartor.types.recipe import Allocation
 
 
 class Cap(NamedTuple):
-    """One counted cost that must not exceed a bound. Plain (cost, at_most) pairs do as well."""
+    """A bound on one counted cost. Functions of this package also accept plain pairs (cost, at_most)."""
 
-    cost: Callable[[Counts], float]  # kept units by group -> cost; never smaller when more units are kept
+    cost: Callable[[Counts], float]  # kept units by group -> cost; must not decrease when more units are kept
     at_most: float
     name: str = "limit"
 
@@ -21,24 +22,24 @@ Keep = dict[str, tuple[int, ...]]  # group -> sorted indices of the units that s
 
 
 class Allocator(Protocol):
-    """How many units stay where.
+    """Decides which units of every group stay.
 
     Args:
-        scores: group -> [units], larger = keep; groups that `units` does not name are ignored.
-        limits: caps to meet, all of them.
-        units: group -> how many there are; groups left out stay whole.
-        ties: tuples of groups that must keep equal counts; when one of them stays whole, all do.
-        floor: least share of every group that stays; at least one unit does in any case.
-        round_to: a group that is cut keeps a multiple of it; a group that cannot stays whole.
+        scores: group -> [units], larger = keep; groups that are not in `units` are ignored.
+        limits: caps; all of them must be met.
+        units: group -> number of units; groups that are not in it stay whole.
+        ties: tuples of groups that must keep equal counts; if one of them is not in `units`, all stay whole.
+        floor: least share of every group that stays; at least one unit always does.
+        round_to: a group that is cut keeps a multiple of this number; a group that cannot stays whole.
 
     Returns:
-        Kept units of the groups that are cut: those of highest score. Every cap is met, and no unit taken away (with
-        those that go with it) could be put back.
+        Kept units of the groups that are cut: those with the highest scores. Every cap is met, and putting back any
+        removed unit (with those tied to it) would exceed a cap.
 
     Raises:
         NothingToDo: the original meets all caps.
-        BudgetNotMet: not even the smallest allowed network meets them; the message says what it costs,
-            `plan` holds its kept units.
+        BudgetNotMet: even the smallest allowed network exceeds a cap; the message says what it costs, `plan` holds its
+            kept units.
         BadInput: scores and units do not fit together, or an option is out of range.
     """
 
@@ -55,3 +56,15 @@ class Allocator(Protocol):
 
 
 ALLOCATORS: Registry[Allocator] = Registry("allocator")
+
+
+def allocator_of(allocation: Allocation) -> Entry[Allocator]:
+    """The registered allocator that a recipe names, or a function of one's own as an entry without traits.
+
+    Raises:
+        UnknownName: no allocator is called so.
+    """
+    if not isinstance(allocation, Custom):
+        return ALLOCATORS[allocation.kind]
+    named = allocation.allocator
+    return ALLOCATORS[named] if isinstance(named, str) else Entry(getattr(named, "__name__", "custom"), named, "", "")

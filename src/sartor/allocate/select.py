@@ -1,4 +1,4 @@
-"""Which groups may be cut: by kind, by name and by module, as a recipe or a user says."""
+"""Selection of the groups that may be cut, by patterns of their kind, name or module."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ _SHOWN = 4  # names spelled out in an error
 
 
 def select(groups: Mapping[str, Group], only: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
-    """Names of the groups that match any pattern of `only` (all if it is empty) and none of `exclude`, in order.
+    """Names of the groups that match any pattern of `only` (empty: all groups) and none of `exclude`, in order.
 
-    A pattern is a kind ("heads", "head-dimension"), or else is compared with the group's name and with the paths of
-    the modules that write its units, by the rules of fnmatch. "kind:", "name:" and "module:" before it say which.
+    A pattern that is a kind ("heads", "head-dimension") matches groups of this kind. Any other pattern is compared with
+    the group's name and with the paths of the modules that write its units, by the rules of fnmatch. The prefixes
+    "kind:", "name:" and "module:" restrict a pattern to one of these.
 
     Raises:
-        UnknownName: a pattern matches nothing, which is a misspelling more often than not; says what there is.
-        BadInput: nothing is left.
+        UnknownName: a pattern matches no group; the message lists kinds and names.
+        BadInput: no group is left.
     """
     chosen = [g for g in groups.values() if not only or any(matches(g, p) for p in only)]
     for pattern in (*only, *exclude):
@@ -31,14 +32,14 @@ def select(groups: Mapping[str, Group], only: Sequence[str] = (), exclude: Seque
             raise _nothing(pattern, groups)
     left = [g.name for g in chosen if not any(matches(g, p) for p in exclude)]
     if groups and not left:
-        said = [f"cut {', '.join(only)}"] if only else []
-        said += [f"keep {', '.join(exclude)}"] if exclude else []
-        raise BadInput(f"{' and '.join(said)}: no group is left to cut, of {_census(groups)}; loosen them")
+        clauses = [f"cut {', '.join(only)}"] if only else []
+        clauses += [f"keep {', '.join(exclude)}"] if exclude else []
+        raise BadInput(f"{' and '.join(clauses)}: no group is left to cut, of {_census(groups)}; relax the patterns")
     return left
 
 
 def matches(group: Group, pattern: str) -> bool:
-    """Whether one pattern speaks of a group.
+    """Whether a pattern matches a group.
 
     >>> from sartor.types import Member
     >>> g = Group("layer4.0.qkv", "head dimension", 8, (Member("layer4.0.qkv.weight", 0, "out"),))
@@ -55,22 +56,25 @@ def matches(group: Group, pattern: str) -> bool:
     return way != "name:" and any(fnmatchcase(p, pattern) for p in _homes(group))
 
 
-def patterns(said: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Patterns from one text with commas, or from several texts.
+def patterns(text: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Patterns from one comma-separated text, or from several.
 
     >>> patterns("heads, layer4*"), patterns(["a", "b,c"]), patterns(None)
     (('heads', 'layer4*'), ('a', 'b', 'c'), ())
     """
-    texts = [said] if isinstance(said, str) else list(said or ())
+    texts = [text] if isinstance(text, str) else list(text or ())
     if not all(isinstance(t, str) for t in texts):
-        raise BadInput(f"cut and keep: expected patterns as text, such as 'heads' or 'layer4*'; got {said!r}")
+        raise BadInput(f"cut and keep: expected patterns as text, such as 'heads' or 'layer4*'; got {text!r}")
     return tuple(p.strip() for t in texts for p in t.split(",") if p.strip())
 
 
 def narrowed(recipe: Recipe, cut: str | Sequence[str] | None = None, keep: str | Sequence[str] | None = None) -> Recipe:
-    """The recipe that cuts only what `cut` names, in place of what it cuts itself, and keeps `keep` whole as well."""
+    """The recipe with the patterns of `cut` in place of its own (None: its own), and with those of `keep` excluded."""
     only, whole = patterns(cut), patterns(keep)
-    return replace(recipe, only=only or recipe.only, exclude=(*recipe.exclude, *whole)) if only or whole else recipe
+    if not (only or whole):
+        return recipe
+    axes = replace(recipe.cut, only=only or recipe.cut.only, exclude=(*recipe.cut.exclude, *whole))
+    return replace(recipe, cut=axes)
 
 
 def _as_kind(pattern: str) -> str:
@@ -78,13 +82,13 @@ def _as_kind(pattern: str) -> str:
 
 
 def _homes(group: Group) -> set[str]:
-    """Paths of the modules that write the units, and of those these lie in."""
+    """Paths of the modules that write the units, and of the modules that contain them."""
     tensors = [m.tensor for m in group.members if m.role != "in"] or [m.tensor for m in group.members]
-    found = set()
+    paths: set[str] = set()
     for tensor in tensors:
         parts = tensor.split(".")[:-1]
-        found |= {".".join(parts[:i]) for i in range(1, len(parts) + 1)}
-    return found
+        paths |= {".".join(parts[:i]) for i in range(1, len(parts) + 1)}
+    return paths
 
 
 def _census(groups: Mapping[str, Group]) -> str:

@@ -1,11 +1,11 @@
-"""The same share everywhere."""
+"""Uniform allocation: every group loses the same share of its units."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
 from sartor.allocate.bundles import bundles
-from sartor.allocate.exact import fit
+from sartor.allocate.exact import cut_until_met
 from sartor.allocate.registry import ALLOCATORS, Cap, Keep
 from sartor.types import Counts, Scores
 
@@ -20,10 +20,11 @@ def uniform(
     floor: float = 0.1,
     round_to: int = 1,
 ) -> Keep:
-    """Every group loses the same share; the units of lowest score within it go.
+    """Every group loses the same share of its units, those with the lowest scores.
 
-    Shares lost are equal up to half a step of a group, and up to what still fits under the caps in the end: it is given
-    back to the groups that lost the largest share first. See `Allocator` for arguments, result and errors.
+    The shares are equal up to half a step of a group, and up to the units that still fit under the caps at the end:
+    these are put back first into the groups that lost the largest share. See `Allocator` for arguments, result and
+    errors.
     """
     steps = bundles(scores, units, ties, floor, round_to)
-    return fit(sorted(steps, key=lambda b: (b.depth, b.score)), limits, scores)
+    return cut_until_met(sorted(steps, key=lambda b: (b.depth, b.score)), limits, scores)

@@ -1,4 +1,4 @@
-"""The program `sartor`: its commands, its exit codes."""
+"""The program `sartor`: its commands and exit codes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import typer
 
 from sartor.cli import tables as tables_
 from sartor.cli.bench import oneshot
-from sartor.cli.command_result import Reply, print_json, print_reply
+from sartor.cli.command_result import CommandResult, print_json, print_result
 from sartor.cli.demo import demo
 from sartor.cli.discovery import discovery
 from sartor.cli.export import export
-from sartor.cli.failures import DONE, FAILURE, INTERRUPTED, Interrupted, exit_code, sentence
+from sartor.cli.failures import DONE, FAILURE, INTERRUPTED, WRONG_USAGE, Interrupted, exit_code, message
 from sartor.cli.fit import fit
 from sartor.cli.frontier import frontier
 from sartor.cli.inspect import inspect
@@ -31,7 +31,7 @@ from sartor.cli.resume import resume
 
 app = typer.Typer(
     name="sartor",
-    help="Neural networks, cut to measure: fit any PyTorch network to a device, with proof.",
+    help="Fit any PyTorch network to a device by structured pruning, with proof.",
     epilog="Exit codes: 0 done, 1 failure, 2 wrong usage, 3 budget not met, 130 interrupted.",
     add_completion=False,
     rich_markup_mode="rich",
@@ -51,19 +51,21 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every failure.")] = False,
 ) -> None:
-    """Neural networks, cut to measure: fit any PyTorch network to a device, with proof."""
+    """Fit any PyTorch network to a device by structured pruning, with proof."""
 
 
-def _command(name: str, function: Callable[..., Reply], home: typer.Typer = app) -> None:
+def _command(name: str, function: Callable[..., CommandResult], home: typer.Typer = app) -> None:
     @wraps(function)
-    def called(*args: Any, **kwargs: Any) -> Reply:
+    def called(*args: Any, **kwargs: Any) -> CommandResult:
         try:
             return function(*args, **kwargs)
-        except KeyboardInterrupt as e:  # some parsers turn it into an exit without a word
-            raise Interrupted(sentence(e)) from e
+        except KeyboardInterrupt as e:  # some versions of the parser would exit without a message
+            raise Interrupted(message(e)) from e
 
     home.command(name)(called)
 
@@ -73,12 +75,12 @@ for _name, _function in (
     ("resume", resume), ("report", report), ("export", export), ("list", list_),
 ):  # fmt: skip
     _command(_name, _function)
-bench = typer.Typer(help="Methods side by side on the same networks; the tables of the docs.", no_args_is_help=True)
+bench = typer.Typer(help="Compare methods on the same networks; makes the tables of the docs.", no_args_is_help=True)
 _command("oneshot", oneshot, bench)
 _command("discovery", discovery, bench)
 _command("latency", latency, bench)
 app.add_typer(bench, name="bench")
-tables = typer.Typer(help="Latency of operators by width, on this machine's targets.", no_args_is_help=True)
+tables = typer.Typer(help="Latency tables: operators timed by width on this machine's targets.", no_args_is_help=True)
 _command("list", tables_.list_, tables)
 _command("show", tables_.show, tables)
 _command("build", tables_.build, tables)
@@ -89,12 +91,12 @@ app.add_typer(tables, name="tables")
 
 @bench.callback()
 def _bench() -> None:
-    """Methods side by side on the same networks; the tables of the docs."""
+    """Compare methods on the same networks; makes the tables of the docs."""
 
 
 @tables.callback()
 def _tables() -> None:
-    """Latency of operators by width, on this machine's targets."""
+    """Latency tables: operators timed by width on this machine's targets."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -104,22 +106,22 @@ def run(arguments: Sequence[str]) -> int:
         arguments: without the program's name.
 
     Returns:
-        The exit code. With --json, stdout gets exactly one JSON object, also when the command fails:
+        The exit code. With --json, exactly one JSON object goes to stdout, also if the command fails:
         {"error": {"kind", "message", "exit_code"}}. Everything else goes to stderr.
     """
-    words = [a for a in arguments if a != "--debug"] or ["--help"]
-    debug, as_json, stream = len(words) < len(arguments), "--json" in words, sys.stdout
+    args = [a for a in arguments if a != "--debug"] or ["--help"]
+    debug, as_json, stream = len(args) < len(arguments), "--json" in args, sys.stdout
     try:
-        with redirect_stdout(sys.stderr) if as_json else nullcontext(), _calm(debug):
+        with redirect_stdout(sys.stderr) if as_json else nullcontext(), _library_warnings(shown=debug):
             program = typer.main.get_command(app)
-            answer = program.main(args=words, prog_name="sartor", standalone_mode=False)
-        if isinstance(answer, Reply):
-            print_reply(answer, stream, as_json=as_json)
-            return answer.code
-        if answer == INTERRUPTED:
+            result = program.main(args=args, prog_name="sartor", standalone_mode=False)
+        if isinstance(result, CommandResult):
+            print_result(result, stream, as_json=as_json)
+            return result.code
+        if result == INTERRUPTED:
             raise KeyboardInterrupt
-        return answer if isinstance(answer, int) else DONE
-    except BrokenPipeError:  # `sartor list criteria | head -1`
+        return result if isinstance(result, int) else DONE
+    except BrokenPipeError:  # the reader closed the pipe, as in `sartor list criteria | head -1`
         sys.stdout = None  # type: ignore[assignment]
         return DONE
     except (Exception, KeyboardInterrupt) as e:
@@ -127,24 +129,25 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(error: BaseException, stream: Any, *, debug: bool, as_json: bool) -> int:
-    code, words = exit_code(error), sentence(error)
-    if debug or words is None:
+    """Print the error and return its exit code."""
+    code, text = exit_code(error), message(error)
+    if debug or text is None:
         traceback.print_exception(error, file=sys.stderr)
-    if words is not None:
-        print(f"sartor: {words}", file=sys.stderr)
-        if code == 2 and callable(getattr(error, "format_message", None)):
-            print("sartor: `sartor --help` and `sartor COMMAND --help` show what there is", file=sys.stderr)
+    if text is not None:
+        print(f"sartor: {text}", file=sys.stderr)
+        if code == WRONG_USAGE and callable(getattr(error, "format_message", None)):
+            print("sartor: `sartor --help` and `sartor COMMAND --help` list commands and options", file=sys.stderr)
     if as_json:
-        message = words or f"{type(error).__name__}: {error}"
-        print_json({"error": {"kind": type(error).__name__, "message": message, "exit_code": code}}, stream)
+        text = text or f"{type(error).__name__}: {error}"
+        print_json({"error": {"kind": type(error).__name__, "message": text, "exit_code": code}}, stream)
     return code
 
 
 @contextmanager
-def _calm(debug: bool) -> Iterator[None]:
-    """Warnings of the libraries underneath are for developers: shown with --debug."""
+def _library_warnings(*, shown: bool) -> Iterator[None]:
+    """Python warnings inside the block are shown, or ignored."""
     with warnings.catch_warnings():
-        if not debug:
+        if not shown:
             warnings.simplefilter("ignore")
         yield
 
@@ -155,7 +158,7 @@ def main() -> None:
     def stop(*_: object) -> None:
         raise SystemExit(128 + signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, stop)  # so that half-written files are removed
+    signal.signal(signal.SIGTERM, stop)  # an exception, so that cleanup code removes half-written files
     code = run(sys.argv[1:])
     try:
         if sys.stdout is not None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sartor.cli.command_result import Reply
+from sartor.cli.command_result import CommandResult
 from sartor.cli.frontier import parse_shares
-from sartor.cli.markdown_block import Page
+from sartor.cli.markdown_block import MarkdownBlock
 from sartor.cli.options import AsJson, Quiet, Seed
 from sartor.cli.progress import Steps, steps
 from sartor.cli.request import known_fields, read_toml
@@ -36,7 +36,7 @@ class Network:
     data: str
     weights: str | None = None
     options: dict[str, Any] = field(default_factory=dict)  # of the model's factory
-    train: dict[str, Any] = field(default_factory=dict)  # fields of Training: how weights that are missing are made
+    train: dict[str, Any] = field(default_factory=dict)  # fields of FineTune: how weights that are missing are made
     batch: int = 125
     calibration: int = 1000
     judge: int | None = None  # test samples at most
@@ -61,7 +61,7 @@ def oneshot(
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
-) -> Reply:
+) -> CommandResult:
     """Every criterion at several shares of the MACs: cut only, batch norms refreshed, repaired; seconds to decide."""
     from rich.console import Group as Stack
     from rich.text import Text
@@ -74,7 +74,7 @@ def oneshot(
     networks = [n for n in networks if only is None or only.lower() in n.name.lower()]
     if not networks:
         raise BadInput(f"{file}: no network's name contains {only!r}")
-    page = None if write is None else Page(write, "oneshot")
+    page = None if write is None else MarkdownBlock(write, "oneshot")
     store = _Store(keep, seed)
     with steps(quiet=quiet) as progress:
         found = [_run(n, shares, recipe, judge, peers, store, seed, progress) for n in networks]
@@ -84,7 +84,7 @@ def oneshot(
     view: list[Any] = []
     for n in found:
         view += [Text(f"{n['name']}: {n['original']:.2f} % whole", style="bold"), oneshot_table(n)]
-    return Reply(answer, Stack(*view))
+    return CommandResult(answer, Stack(*view))
 
 
 def read_bench(path: Path) -> tuple[list[float], list[Network]]:
@@ -129,13 +129,14 @@ def _run(
     network: Network, shares: list[float], recipes: str | None, judge: int | None, peers: bool, store: _Store,
     seed: int, progress: Steps,
 ) -> dict[str, Any]:  # fmt: skip
-    from sartor.run.subject import understand
+    from sartor.run import stages
+    from sartor.run.context import Context
     from sartor.sources import load_data
     from sartor.sources.factory import find_factory
-    from sartor.studies.oneshot import oneshot as sweep
-    from sartor.studies.oneshot import peer_rows
+    from sartor.studies.oneshot import OneShotStudy
     from sartor.train import accuracy
     from sartor.train.batch import first_samples
+    from sartor.types import Listener
 
     progress("load", None, network.name)
     data = load_data(expanded(network.data), batch=network.batch, seed=seed)
@@ -144,7 +145,8 @@ def _run(
     model = _trained(network, data, seed, progress)
     most = judge or network.judge
     test = list(data.test) if most is None else list(first_samples(data.test, most))
-    subject = understand(model, data.calibration, example=data.example, calibration=network.calibration)
+    subject = stages.understand(model, data.example)
+    subject = stages.with_held_out(subject, data.calibration, network.calibration)
     samples = sum(len(y) for _, y in test)
     store.open(network, samples)
     original = accuracy(model, test)
@@ -152,13 +154,13 @@ def _run(
     def tell(text: str) -> None:
         progress(network.name, None, text)
 
-    for row in sweep(
-        subject, chosen(network, recipes), shares, test, seed=seed, known=store.knows, note=tell, tell=tell
-    ):
+    listener = Listener(lambda step, done, text: tell(text), tell)
+    study = OneShotStudy(subject, shares, test, Context(seed=seed, listener=listener), store.knows)
+    for row in study.rows(chosen(network, recipes)):
         store.add(row)
     for words in network.peers if peers else ():
         place, _, name = expanded(words).rpartition(":")
-        for row in peer_rows(find_factory(place, name), subject, shares, test, seed=seed, known=store.knows, tell=tell):
+        for row in study.peer_rows(find_factory(place, name)):
             store.add({**row, "peer": words})
     return {
         "name": network.name, "model": network.model, "original": original, "test_samples": samples,
@@ -187,16 +189,17 @@ def _trained(network: Network, data: Any, seed: int, progress: Steps) -> nn.Modu
     from safetensors.torch import save
 
     from sartor.export.files import atomic_write
-    from sartor.train import fine_tune
-    from sartor.types import Training
+    from sartor.train import TrainingSetup, fine_tune
+    from sartor.types import Data, FineTune
 
     try:
-        options = Training(**network.train)
-    except TypeError as e:
+        options = FineTune(**network.train)
+    except BadInput as e:
         raise BadInput(f"network {network.name!r}, train: {e}") from e
     with seeded(seed), torch.random.fork_rng(devices=[]):
         model = load_model(expanded(network.model), None, network.options)
-        fine_tune(model, data.train, options=options, seed=seed, progress=progress)
+        progress.begin("train")
+        fine_tune(model, Data(train=data.train), TrainingSetup(options, seed=seed), listener=progress)
     atomic_write(path, save({k: v.contiguous() for k, v in model.state_dict().items()}))
     return model.eval()
 

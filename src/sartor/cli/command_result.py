@@ -1,4 +1,4 @@
-"""What a command answers, and how it is printed."""
+"""The result of a command, and how it is printed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from rich.console import Console, RenderableType
 
 
 @dataclass(frozen=True)
-class Reply:
-    """The answer of a command: one object for `--json`, one picture of it for people, and the exit code."""
+class CommandResult:
+    """What a command returns."""
 
-    data: Mapping[str, Any]
-    view: RenderableType
-    code: int = 0
+    data: Mapping[str, Any]  # the object that `--json` prints
+    view: RenderableType  # the same for people
+    code: int = 0  # exit code of the program
 
 
-def print_reply(reply: Reply, stream: TextIO, *, as_json: bool) -> None:
-    """Write the answer: exactly one JSON object, or the view."""
+def print_result(result: CommandResult, stream: TextIO, *, as_json: bool) -> None:
+    """Write exactly one JSON object, or the view."""
     if as_json:
-        print_json(reply.data, stream)
+        print_json(result.data, stream)
     else:
         wide = {} if stream.isatty() else {"width": 120}
-        Console(file=stream, highlight=False, **wide).print(reply.view)  # type: ignore[arg-type]
+        Console(file=stream, highlight=False, **wide).print(result.view)  # type: ignore[arg-type]
     stream.flush()
 
 
 def print_json(data: Mapping[str, Any], stream: TextIO) -> None:
-    """One line; numbers that JSON does not know become null."""
+    """Write one line of JSON; NaN and infinite numbers become null."""
     from sartor.types import to_plain
 
     stream.write(json.dumps(to_plain(dict(data)), ensure_ascii=False, allow_nan=False) + "\n")

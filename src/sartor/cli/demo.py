@@ -1,4 +1,4 @@
-"""`sartor demo`: the whole job on real images that come with scikit-learn, on two cores within two minutes."""
+"""`sartor demo`: a complete run on images that come with scikit-learn; less than two minutes on two cores."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Annotated, Any
 
 import typer
 
-from sartor.cli.command_result import Reply
+from sartor.cli.command_result import CommandResult
 from sartor.cli.failures import BUDGET_NOT_MET, DONE, Interrupted
 from sartor.cli.fit import make_room
 from sartor.cli.options import AsJson, Force, Quiet, Seed
 from sartor.cli.progress import Steps, steps
 from sartor.cli.recipe import choose_recipe
-from sartor.cli.request import Asked, write_asked
-from sartor.cli.write_artefacts import deliver
+from sartor.cli.request import Request, write_request
+from sartor.cli.write_artefacts import write_artefacts
 
 BUDGET = "latency<=60% @ onnxruntime-cpu, macs<=50%"
 DATA = "digits:"
-VAL = 0.2  # share of the images kept for validation: 360 of them, so that a point is more than three images
+VAL = 0.2  # share of the images for validation: 360, so that one point of accuracy is more than three images
 BATCH = 32
-ROUND_TO = 16  # ONNX Runtime's convolutions work on blocks of channels: 45 of 64 channels take as long as all of them
+ROUND_TO = 16  # ONNX Runtime's convolutions compute blocks of channels: 45 of 64 channels take as long as 64
 
 
 def demo(
@@ -32,56 +32,67 @@ def demo(
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
-) -> Reply:
-    """Train a small residual network on digits, fit it to 60 % of its latency and half its MACs, prove it."""
+) -> CommandResult:
+    """Train a small residual network on digits, fit it to 60 % of its latency and half its MACs, and prove the cut."""
     start = time.monotonic()
     make_room(out, force=force)
-    with steps(quiet=quiet) as progress, _one_thread():
+    with steps(quiet=quiet) as listener, _one_thread():
         try:
-            result = perform(out, seed, progress)
+            result = perform(out, seed, listener)
         except KeyboardInterrupt as e:
-            raise Interrupted(f"interrupted; {out} holds what was finished, --force starts afresh") from e
+            raise Interrupted(f"interrupted; {out} holds the finished steps. `sartor demo --force` starts again") from e
     result["wall_seconds"] = time.monotonic() - start
     code = DONE if result.get("status", "met") == "met" else BUDGET_NOT_MET
-    return Reply(result, _view(result, out), code)
+    return CommandResult(result, _view(result, out), code)
 
 
-def perform(folder: Path, seed: int, progress: Steps, *, epochs: int = 8, recovery: int = 6) -> dict[str, Any]:
-    """The job: train the original, fit it, judge both on images nobody decided by; returns the result."""
+def perform(folder: Path, seed: int, listener: Steps, *, epochs: int = 8, recovery: int = 6) -> dict[str, Any]:
+    """Train the original, fit it, and evaluate both on test images that no decision used.
+
+    Args:
+        folder: the run folder.
+        seed: of every random choice.
+        listener: receives progress.
+        epochs: of training the original.
+        recovery: epochs of fine-tuning the fitted network.
+
+    Returns:
+        The result, as `demo --json` prints it without "wall_seconds".
+    """
     import sartor
     from sartor.cli.demo_net import net
     from sartor.seed import seeded
     from sartor.sources import load_data
-    from sartor.train import fine_tune
-    from sartor.types import Training
+    from sartor.train import TrainingSetup, fine_tune
+    from sartor.types import FineTune
 
-    progress("data", None, "handwritten digits of scikit-learn")
+    listener.begin("data", "handwritten digits of scikit-learn")
     data = load_data(DATA, batch=BATCH, seed=seed, val=VAL)
     with seeded(seed):
         network = net()
-    lesson = Training(epochs=epochs, lr=0.05, distill=0.0, warmup=0.1)
-
-    def training(event: str, done: float | None = None, detail: str = "") -> None:
-        progress("train the original", done, detail)
-
-    fine_tune(network, data.train, options=lesson, val=data.val, seed=seed, progress=training)
+    setup = TrainingSetup(FineTune(epochs=epochs, lr=0.05, distill=0.0, warmup=0.1), seed=seed)
+    listener.begin("train the original")
+    fine_tune(network, data, setup, listener=listener)
     network.eval()
-    asked = Asked(
+    request = Request(
         model="sartor.cli.demo_net:net", data=DATA, val=VAL, batch=BATCH, budget=BUDGET, out=str(folder), seed=seed,
-        recipe={"base": "taylor", "round_to": ROUND_TO, "training": {"epochs": recovery, "lr": 0.02, "distill": 0.7}},
+        recipe={
+            "base": "taylor", "allocate.round_to": ROUND_TO,
+            "heal": {"fine-tune": {"epochs": recovery, "lr": 0.02, "distill": 0.7}},
+        },
     )  # fmt: skip
-    write_asked(asked, folder)
+    write_request(request, folder)
     fitted = sartor.fit(
-        network, data.train, data.val, budget=BUDGET, recipe=choose_recipe(asked.recipe), example=data.example,
-        calibration=data.calibration, test=data.test, out=folder, seed=seed, progress=progress,
+        network, data.train, data.val, budget=BUDGET, recipe=choose_recipe(request.recipe), example=data.example,
+        calibration=data.calibration, test=data.test, out=folder, seed=seed, progress=listener,
         model_name="a small residual network for digits",
     )  # fmt: skip
-    return deliver(fitted, folder, progress)
+    return write_artefacts(fitted, folder, listener)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """A network this small gains little from a second thread of torch, and loses much when another program has it."""
+    """One torch thread inside the block: a second one gains little here, and costs much if its core is busy."""
     import torch
 
     before = torch.get_num_threads()
@@ -100,6 +111,6 @@ def _view(result: dict[str, Any], folder: Path) -> Any:
 
     return Stack(
         summary(result),
-        Text(f"{result['wall_seconds']:.0f} s in all; run folder: {folder}"),
+        Text(f"{result['wall_seconds']:.0f} s in total; run folder: {folder}"),
         Text(f"report: {(folder / 'report.html').resolve()}", style="bold"),
     )

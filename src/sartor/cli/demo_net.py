@@ -29,8 +29,8 @@ class DemoNet(nn.Module):
 
     Args:
         width: channels of the first stage; the second has twice as many.
-        depth: blocks a stage.
-        classes: of the output.
+        depth: blocks of a stage.
+        classes: number of classes.
     """
 
     def __init__(self, width: int = 64, depth: int = 2, classes: int = 10):

@@ -1,4 +1,4 @@
-"""What `trace` found, as plain objects: the answer of `inspect --json`."""
+"""A traced graph as plain objects: what `inspect --json` prints."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 def describe(graph: Graph) -> dict[str, Any]:
-    """Groups with their shares of the cost, frozen axes with reasons, and how much can be cut at all.
+    """Groups with their shares of the cost, frozen axes with reasons, and the share of the network that can be cut.
 
     Returns:
         {"groups": [{"name", "kind", "units", "mixes", "members", "macs_share", "params_share", "writes", "reads"}],
         "frozen": [{"axis", "reason"}], "coverage": {"params_on_cuttable_axis", "macs_on_cuttable_axis"},
-        "kinds": {kind: number of groups}, "ties": [[groups that must keep equal counts]]}. "writes" and "reads" are
-        the modules whose parameters do so.
-        Shares are of what lies on the group; they overlap, since a weight has two sides.
+        "kinds": {kind: number of groups}, "ties": [[groups that must keep equal counts]]}. "writes" and "reads" list
+        the modules whose parameters write or read the group's units. A share counts every parameter or MAC on the
+        group's axis; shares of groups overlap, because a weight has an input axis and an output axis.
     """
     from sartor.cost import macs
-    from sartor.run import group_rows
+    from sartor.run.record_rows import group_rows, plain_rows
     from sartor.studies.discovery import coverage
 
-    rows = [{k: v for k, v in row.items() if k != "kept"} for row in group_rows(graph)]
+    rows = [{k: v for k, v in row.items() if k != "kept"} for row in plain_rows(group_rows(graph))]
     for row in rows:
         members = graph.groups[row["name"]].members
         for verb, roles in (("writes", ("out",)), ("reads", ("in",))):
@@ -42,7 +42,7 @@ def describe(graph: Graph) -> dict[str, Any]:
 
 
 def _cuttable_macs(graph: Graph) -> int:
-    """MACs of the operators that a cut can shrink."""
+    """MACs of the operators with at least one axis that can be cut."""
     from sartor.cost.macs import evaluate, terms
     from sartor.structure.axes import find, leaves
 
@@ -51,7 +51,7 @@ def _cuttable_macs(graph: Graph) -> int:
 
 
 def coverage_line(coverage: Mapping[str, Any]) -> str:
-    """One sentence on how much can be cut."""
+    """The coverage in one sentence."""
     params, counted = coverage["params_on_cuttable_axis"], coverage["macs_on_cuttable_axis"]
     return (
         f"{100 * params:.1f} % of the parameters and {100 * counted:.1f} % of the MACs lie on an axis that can be cut."

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from sartor.cli.command_result import Reply
-from sartor.cli.markdown_block import Page
+from sartor.cli.command_result import CommandResult
+from sartor.cli.markdown_block import MarkdownBlock
 from sartor.cli.options import AsJson, Quiet, Seed
 from sartor.cli.progress import steps
 from sartor.errors import BadInput, UnknownName
@@ -38,7 +38,7 @@ def discovery(
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
-) -> Reply:
+) -> CommandResult:
     """Find every axis of one small variant of each family, cut half of all, run, prove, train one step, export."""
     from sartor.measure import environment
     from sartor.report.discovery import discovery_markdown, discovery_table
@@ -53,7 +53,7 @@ def discovery(
         wanted += [(name, n, b) for n, b in known[name]().items() if only is None or only in n]
     if not wanted:
         raise BadInput(f"no network of these sets has {only!r} in its name")
-    page = None if write is None else Page(write, "discovery")
+    page = None if write is None else MarkdownBlock(write, "discovery")
     rows = _kept(keep)
     with steps(quiet=quiet) as progress:
         for i, (group, name, build) in enumerate(wanted):
@@ -82,7 +82,7 @@ def discovery(
     }
     if page is not None:
         page.fill(discovery_markdown(answer))
-    return Reply(answer, discovery_table(answer))
+    return CommandResult(answer, discovery_table(answer))
 
 
 def _libraries(groups: set[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`sartor export`: files that load anywhere, checked against the network they come from."""
+"""`sartor export`: ONNX and torch.export files, checked against the network."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from sartor.cli.command_result import Reply
+from sartor.cli.command_result import CommandResult
 from sartor.cli.inputs import is_run
-from sartor.cli.open_model import load_subject
+from sartor.cli.open_model import ModelOptions, open_model
 from sartor.cli.options import AsJson, Data, Factory, Input, Out, SubjectOrRun, Weights
 from sartor.errors import BadInput
 
 
 class Format(StrEnum):
-    """Kinds of files."""
+    """Kinds of exported files."""
 
     onnx = "onnx"
     pt2 = "pt2"
@@ -25,17 +25,17 @@ class Format(StrEnum):
 
 def export(
     model: SubjectOrRun,
-    to: Annotated[list[Format] | None, typer.Option("--to", help="Kind of file; repeatable. Default: onnx.")] = None,
+    to: Annotated[list[Format] | None, typer.Option("--to", help="Kind of file; repeatable (onnx).")] = None,
     out: Out = None,
     weights: Weights = None,
     option: Factory = None,
     shape: Input = None,
     data: Data = None,
     factory: Annotated[
-        str | None, typer.Option(help="The factory of a run's network, where the run knows none.")
+        str | None, typer.Option(help="Factory of the network, for a run folder that does not record it.")
     ] = None,
     as_json: AsJson = False,
-) -> Reply:
+) -> CommandResult:
     """Export a network, or the fitted network of a run folder, to ONNX or torch.export."""
     from rich.text import Text
 
@@ -43,37 +43,38 @@ def export(
     from sartor.units import show_bytes
 
     formats = list(dict.fromkeys(to or [Format.onnx]))
-    places = {f: _place(model, f, out, len(formats)) for f in formats}
-    subject = load_subject(model, weights=weights, option=option, shape=shape, data=data, factory=factory)
-    written = {f.value: _write(f, subject.module, subject.example, places[f]) for f in formats}
-    table = grid("file", "size", "batch", "checked at batches", "largest relative error")
+    paths = {f: _path(model, f, out, len(formats)) for f in formats}
+    options = ModelOptions(weights=weights, option=option, shape=shape, data=data, factory=factory)
+    network = open_model(model, options)
+    written = {f.value: _write(f, network.module, network.example, paths[f]) for f in formats}
+    table = grid("file", "size", "batch size", "checked at batch sizes", "max. relative error against PyTorch")
     for facts in written.values():
         free = "free" if facts.get("dynamic") else "fixed"
         checked = ", ".join(map(str, facts.get("batches") or ()))
         error = f"{facts['max_relative_error']:.1e}"
         table.add_row(Text(str(facts["path"])), show_bytes(facts["bytes"]), free, checked, error)
-    return Reply({"model": model, "files": written}, table)
+    return CommandResult({"model": model, "files": written}, table)
 
 
-def _place(model: str, to: Format, out: Path | None, formats: int) -> Path:
+def _path(model: str, to: Format, out: Path | None, formats: int) -> Path:
     if out is None:
         return Path(model) / f"model.{to.value}" if is_run(model) else Path(f"{slug(model)}.{to.value}")
     if out.is_dir():
         return out / f"model.{to.value}"
     if formats > 1:
-        raise BadInput(f"--out {out}: several kinds of files are asked for; expected a folder that exists")
+        raise BadInput(f"--out {out}: expected an existing folder, because --to names several kinds of files")
     if out.suffix != f".{to.value}":
         raise BadInput(f"--out {out}: expected a name that ends in .{to.value}")
     return out
 
 
-def slug(words: str) -> str:
-    """A file name made of a model's.
+def slug(model: str) -> str:
+    """A file name made of a model spec.
 
     >>> slug("timm:resnet18"), slug("bench/net.py:make?depth=20")
     ('timm-resnet18', 'bench-net-make-depth-20')
     """
-    return re.sub(r"[^A-Za-z0-9_]+", "-", words.replace(".py", "")).strip("-")
+    return re.sub(r"[^A-Za-z0-9_]+", "-", model.replace(".py", "")).strip("-")
 
 
 def _write(to: Format, module: Any, example: Any, path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Every way a command can fail, as an exit code and a sentence."""
+"""Every way a command can fail, as an exit code and a message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DONE, FAILURE, WRONG_USAGE, BUDGET_NOT_MET, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class Interrupted(SartorError):
-    """Ctrl-C; the message says what is left and how to go on."""
+    """The user pressed Ctrl-C; the message says what was finished and how to continue."""
 
 
 def exit_code(error: BaseException) -> int:
@@ -28,8 +28,8 @@ def exit_code(error: BaseException) -> int:
     return FAILURE
 
 
-def sentence(error: BaseException) -> str | None:
-    """What to tell the user, or None for an error nobody foresaw: that one is shown with its traceback."""
+def message(error: BaseException) -> str | None:
+    """The message for the user; None for an unexpected error, which is shown with its traceback."""
     if isinstance(error, SartorError):
         return str(error)
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
@@ -37,18 +37,18 @@ def sentence(error: BaseException) -> str | None:
     if _from_parser(error):
         return error.format_message()  # type: ignore[attr-defined]
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full{_place(error)}; free some space and run the command again"
+        return f"the disk is full{_file_of(error)}; free some space and run the command again"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror.lower()}{_place(error)}"
+        return f"{error.strerror.lower()}{_file_of(error)}"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory; a smaller --batch needs less"
     return None
 
 
-def _place(error: OSError) -> str:
+def _file_of(error: OSError) -> str:
     return f": {error.filename}" if error.filename else ""
 
 
 def _from_parser(error: BaseException) -> bool:
-    """Wrong words on the command line; the parser's own exceptions moved between versions of typer."""
+    """Whether the command-line parser raised it. Its class differs between versions of typer, its attributes do not."""
     return callable(getattr(error, "format_message", None)) and hasattr(error, "exit_code")

@@ -9,25 +9,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sartor.cli.command_result import Reply
+from sartor.cli.command_result import CommandResult
 from sartor.cli.failures import BUDGET_NOT_MET, DONE, Interrupted
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Force, Input, Quiet, Weights
-from sartor.cli.output_folder import taken
+from sartor.cli.output_folder import must_be_replaced
 from sartor.cli.progress import Steps, steps
-from sartor.cli.recipe import choose_recipe, part_of
-from sartor.cli.request import FILE, Asked, from_mapping, read_run_file, write_asked
-from sartor.cli.write_artefacts import deliver
+from sartor.cli.recipe import choose_recipe
+from sartor.cli.request import REQUEST_FILE, Request, read_run_file, request_from, write_request
+from sartor.cli.write_artefacts import write_artefacts
 from sartor.errors import BadInput
 
 if TYPE_CHECKING:
     from sartor.types import Recipe
 
-RUN_FILES = (FILE, "result.json", "record.jsonl", "plan.json")  # a folder with one of them was written by a run
+RUN_FILES = (REQUEST_FILE, "result.json", "record.jsonl", "plan.json")  # a folder with one of them was written by a run
 
 
 def fit(
-    run_file: Annotated[Path | None, typer.Argument(metavar="[RUN.toml]", help="Fields of the run; flags win.")] = None,
+    run_file: Annotated[
+        Path | None, typer.Argument(metavar="[RUN.toml]", help="TOML file with fields of the run; flags override it.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="timm:NAME, torchvision:NAME, file.py:factory or package.module:factory.")
     ] = None,
@@ -40,26 +42,30 @@ def fit(
     budget: Annotated[
         str | None, typer.Option(help="Such as 'latency<=60% @ onnxruntime-cpu, macs<=50%, drop<=0.5'.")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="A name of `sartor list recipes` (taylor).")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe of `sartor list recipes` (taylor).")] = None,
     cut: Annotated[
-        list[str] | None, typer.Option(help="Cut these alone: kinds (heads), names or modules (layer4*); repeatable.")
+        list[str] | None,
+        typer.Option(help="Cut only these groups: kinds (heads), names or modules (layer4*); repeatable."),
     ] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="Keep these whole: as for --cut; repeatable.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Keep these groups whole: patterns as for --cut; repeatable.")
+    ] = None,
     change: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the recipe, such as training.lr=0.01; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="FIELD=VALUE changes the recipe, such as allocate.floor=0.05; repeatable."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=0, help="Of fine-tuning; short for --set training.epochs=N.")
+        int | None, typer.Option(min=0, help="Epochs of fine-tuning; short for --set heal.fine-tune.epochs=N.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The run folder.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Everything random follows from it (0).")] = None,
-    device: Annotated[str | None, typer.Option(help="Where to score and train, such as cuda.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random choice (0).")] = None,
+    device: Annotated[str | None, typer.Option(help="Device to score and train on, such as cuda.")] = None,
     test: Annotated[bool, typer.Option("--test", help="Also evaluate both networks on the data's test part.")] = False,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
-) -> Reply:
-    """Fit a network to a budget: score, cut, prove, repair, train, measure; writes a run folder and its report."""
+) -> CommandResult:
+    """Fit a network to a budget: score, cut, prove, repair, train and measure; write a run folder with a report."""
     values = read_run_file(run_file) if run_file is not None else {}
     flags: dict[str, Any] = {
         "model": model, "weights": None if weights is None else str(weights), "data": data, "input": shape,
@@ -70,100 +76,114 @@ def fit(
     values |= {name: value for name, value in flags.items() if value is not None}
     changes = parse_pairs(change, "--set")
     if epochs is not None:
-        changes["training.epochs"] = epochs
-    asked = from_mapping(values, "the run")
-    chosen = choose_recipe(asked.recipe, changes)
-    asked = replace(asked, recipe=_with_changes(asked.recipe, changes))
-    folder = check_asked(asked, chosen)
+        changes["heal.fine-tune.epochs"] = epochs
+    request = request_from(values, "the run")
+    chosen = choose_recipe(request.recipe, changes)
+    request = replace(request, recipe=_with_changes(request.recipe, changes))
+    folder = check_request(request, chosen)
     make_room(folder, force=force)
-    with steps(quiet=quiet) as progress:
-        result = perform(asked, chosen, folder, progress)
-    return answer(result, folder)
+    with steps(quiet=quiet) as listener:
+        result = perform(request, chosen, folder, listener)
+    return result_of(result, folder)
 
 
 def _with_changes(recipe: str | dict[str, Any], changes: dict[str, Any]) -> str | dict[str, Any]:
-    """The table that says a recipe together with its changes."""
-    if not changes:
-        return recipe
+    """The recipe field of a request with the changes of --set in it: a table, unless there are no changes."""
     table: dict[str, Any] = {"base": recipe} if isinstance(recipe, str) else dict(recipe)
-    for name, value in changes.items():
-        part = part_of(name)
-        if part is None:
-            table[name] = value
-        else:
-            table[part] = {**table.get(part, {}), name.removeprefix(f"{part}."): value}
-    return table
+    return {**table, **changes} if changes else recipe
 
 
-def check_asked(asked: Asked, recipe: Recipe) -> Path:
-    """Find what is missing or wrong before anything is loaded; returns the run folder."""
+def check_request(request: Request, recipe: Recipe) -> Path:
+    """Check the request before anything is loaded.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        BadInput: a field is missing or wrong, or fields contradict each other.
+        UnknownName: a budget metric or target that does not exist.
+    """
     from sartor.budget import parse_budget
     from sartor.measure import parse_target
 
     for name, example in (("model", "timm:resnet18"), ("budget", "'macs<=50%'"), ("out", "runs/a")):
-        if getattr(asked, name) is None:
-            raise BadInput(f"say the {name}: --{name} {example}, or {name} = in a run file")
-    budget = parse_budget(asked.budget or "")
+        if getattr(request, name) is None:
+            raise BadInput(f"missing {name}: pass --{name} {example}, or set {name} in a run file")
+    budget = parse_budget(request.budget or "")
     for limit in budget.limits:
         if limit.target is not None:
             parse_target(limit.target)
-    if asked.data is None and recipe.training.epochs:
-        raise BadInput("fine-tuning needs data: add --data, or leave it out with --epochs 0")
-    if asked.data is None and budget.max_drop is not None:
-        raise BadInput("a limit on the drop needs data to judge by: add --data, or leave drop<=... out")
-    if asked.test and asked.data is None:
+    if request.data is None and recipe.training.epochs:
+        raise BadInput("fine-tuning needs data: add --data, or turn it off with --epochs 0")
+    if request.data is None and budget.max_drop is not None:
+        raise BadInput("the limit drop<=... needs data to measure quality on: add --data, or remove the limit")
+    if request.test and request.data is None:
         raise BadInput("--test needs data: add --data")
-    return Path(str(asked.out))
+    return Path(str(request.out))
 
 
 def make_room(folder: Path, *, force: bool) -> None:
-    """Refuse to write over what is there; with force, remove an earlier run, and nothing else.
+    """Make sure that the run folder is empty or missing; with `force`, remove an earlier run.
 
     Raises:
-        BadInput: something is there that may not be replaced.
+        BadInput: the folder is not empty and `force` is False, or it holds something else than a run.
     """
-    if not taken(folder, force=force):
+    if not must_be_replaced(folder, force=force):
         return
     if not any((folder / name).is_file() for name in RUN_FILES):
         raise BadInput(f"--out {folder} does not look like a run folder; --force removes earlier runs only")
     shutil.rmtree(folder)
 
 
-def perform(asked: Asked, recipe: Recipe, folder: Path, progress: Steps) -> dict[str, Any]:
-    """The run itself: load, fit, write the folder; returns the result."""
+def perform(request: Request, recipe: Recipe, folder: Path, listener: Steps) -> dict[str, Any]:
+    """Load model and data, fit, and write the run folder.
+
+    Returns:
+        The result, as `fit --json` prints it.
+
+    Raises:
+        Interrupted: Ctrl-C.
+    """
     import sartor
     from sartor.sources import load_data, load_model
 
-    progress("load", None, str(asked.model))
-    network = load_model(str(asked.model), asked.weights, asked.model_options)
-    data = None if asked.data is None else load_data(asked.data, batch=asked.batch, seed=asked.seed, val=asked.val)
+    listener.begin("load", str(request.model))
+    network = load_model(str(request.model), request.weights, request.model_options)
+    data = (
+        None
+        if request.data is None
+        else load_data(request.data, batch=request.batch, seed=request.seed, val=request.val)
+    )
     example = (
-        data.example if data and asked.input is None else example_for(str(asked.model), network, shape=asked.input)
+        data.example
+        if data and request.input is None
+        else example_for(str(request.model), network, shape=request.input)
     )
     arguments: dict[str, Any] = {
-        "train": data and data.train, "val": data and data.val, "test": _test_part(asked, data),
-        "budget": asked.budget, "recipe": recipe, "cut": asked.cut, "keep": asked.keep,
+        "train": data and data.train, "val": data and data.val, "test": _test_part(request, data),
+        "budget": request.budget, "recipe": recipe, "cut": request.cut, "keep": request.keep,
         "example": example, "calibration": data and data.calibration,
-        "out": folder, "seed": asked.seed, "progress": progress, "device": asked.device, "model_name": asked.model,
+        "out": folder, "seed": request.seed, "progress": listener, "device": request.device,
+        "model_name": request.model,
     }  # fmt: skip
-    write_asked(asked, folder)
+    write_request(request, folder)
     try:
-        return deliver(sartor.fit(network, **arguments), folder, progress)
+        return write_artefacts(sartor.fit(network, **arguments), folder, listener)
     except KeyboardInterrupt as e:
-        raise Interrupted(f"interrupted; `sartor resume {folder}` takes the run up again") from e
+        raise Interrupted(f"interrupted; `sartor resume {folder}` repeats the run") from e
 
 
-def _test_part(asked: Asked, data: Any) -> Any:
-    """The batches that only judge, where they were asked for."""
-    if not asked.test:
+def _test_part(request: Request, data: Any) -> Any:
+    """The test batches if the request wants them, else None."""
+    if not request.test:
         return None
     if data.test is None:
         raise BadInput(f"--test: {data.describe} has no test part")
     return data.test
 
 
-def answer(result: dict[str, Any], folder: Path) -> Reply:
-    """The result as a reply; a budget that was missed exits 3."""
+def result_of(result: dict[str, Any], folder: Path) -> CommandResult:
+    """The result of a run as the result of its command; exit code 3 if the budget was not met."""
     from rich.console import Group as Stack
     from rich.text import Text
 
@@ -172,4 +192,4 @@ def answer(result: dict[str, Any], folder: Path) -> Reply:
     code = DONE if result.get("status", "met") == "met" else BUDGET_NOT_MET
     parts: list[Any] = [summary(result)]
     parts.append(Text(f"run folder: {folder}\nreport:     {(folder / 'report.html').resolve()}"))
-    return Reply(result, Stack(*parts), code)
+    return CommandResult(result, Stack(*parts), code)

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sartor.cli.command_result import Reply
+from sartor.cli.command_result import CommandResult
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Factory, Force, Input, Quiet, Seed, Subject, Weights
-from sartor.cli.output_folder import taken
+from sartor.cli.output_folder import must_be_replaced
 from sartor.cli.progress import steps
 from sartor.errors import BadInput
 
@@ -42,11 +42,14 @@ def frontier(
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
-) -> Reply:
+) -> CommandResult:
     """Show what a network keeps at several sizes, cut and repaired without training, as table and picture."""
-    import sartor.studies.frontier as sweep
     from sartor.report.frontier import frontier_table, write_frontier
+    from sartor.run.context import Context
     from sartor.sources import load_data, load_model
+    from sartor.studies.frontier import Sweep
+    from sartor.studies.frontier import frontier as study
+    from sartor.types import Data
 
     shares = parse_shares(share)
     names = [n.strip() for n in recipe.split(",") if n.strip()]
@@ -58,12 +61,14 @@ def frontier(
         parts = load_data(data, batch=batch, seed=seed, val=val)
         if test and parts.test is None:
             raise BadInput(f"--test: {parts.describe} has no test part")
-        found: dict[str, Any] = sweep.frontier(
-            network, parts.calibration or parts.train, recipes=names, shares=shares,
+        found: dict[str, Any] = study(
+            network,
+            Data(parts.train, parts.val, parts.test if test else None, parts.calibration),
+            Sweep(names, shares, judge, target, calibration),
             example=parts.example if shape is None else example_for(model, network, shape=shape),
-            val=parts.val, test=parts.test if test else None, judge=judge, target=target, calibration=calibration,
-            seed=seed, device=device, progress=progress,
-        )  # fmt: skip
+            context=Context(seed=seed, listener=progress),
+            device=device,
+        )
         found = {"model": model, **found}
         if out is not None:
             progress("write", None, str(out))
@@ -74,7 +79,7 @@ def frontier(
     view: list[Any] = [frontier_table(found)]
     view += [Text(n, style="dim") for n in found["notes"]]
     view += [Text(f"page: {found['files']['html']}")] if out is not None else []
-    return Reply(found, Stack(*view))
+    return CommandResult(found, Stack(*view))
 
 
 def parse_shares(text: str) -> list[float]:
@@ -99,5 +104,5 @@ def parse_shares(text: str) -> list[float]:
 
 def check_room(folder: Path, *, force: bool) -> None:
     """Refuse a folder that holds something else, or an earlier frontier without --force."""
-    if taken(folder, force=force) and {p.name for p in folder.iterdir()} - set(FILES):
+    if must_be_replaced(folder, force=force) and {p.name for p in folder.iterdir()} - set(FILES):
         raise BadInput(f"--out {folder} holds other files than those of a frontier; choose another folder")

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sartor.cli.command_result import Reply
+from sartor.cli.command_result import CommandResult
 from sartor.cli.frontier import parse_shares
-from sartor.cli.markdown_block import Page
+from sartor.cli.markdown_block import MarkdownBlock
 from sartor.cli.options import AsJson, Quiet, Seed
 from sartor.cli.progress import steps
 from sartor.cli.request import known_fields, read_toml
@@ -48,10 +48,10 @@ def latency(
     seed: Seed = 0,
     quiet: Quiet = False,
     as_json: AsJson = False,
-) -> Reply:
+) -> CommandResult:
     """Fit networks to shares of their latency; a fresh process measures each against its original once more."""
     from sartor.measure import environment, parse_target
-    from sartor.report.latency_study import promise_markdown, promise_table
+    from sartor.report.latency_study import latency_markdown, latency_table
     from sartor.testing.isolation import isolated
 
     targets, limits, networks = read_cases(file)
@@ -62,7 +62,7 @@ def latency(
     networks = [n for n in networks if only is None or only.lower() in n.name.lower()]
     if not networks:
         raise BadInput(f"{file}: no network's name contains {only!r}")
-    page = None if write is None else Page(write, "promise")
+    page = None if write is None else MarkdownBlock(write, "promise")
     name = recipe if allocation is None else f"{recipe}, {allocation}"
     cases = [(n, t, x) for n in networks for t in targets for x in limits]
     rows = _kept(keep)
@@ -86,8 +86,8 @@ def latency(
     found = [{k: v for k, v in rows[_key(n.name, t, x, name, seed)].items() if k != "plan"} for n, t, x in cases]
     answer = {"recipe": name, "rows": found, "environment": environment()}
     if page is not None:
-        page.fill(promise_markdown(answer))
-    return Reply(answer, promise_table(answer))
+        page.fill(latency_markdown(answer))
+    return CommandResult(answer, latency_table(answer))
 
 
 def read_cases(path: Path) -> tuple[list[str], list[float], list[Network]]:
@@ -147,15 +147,16 @@ def _fitted(
     network: Network, target: str, limit: float, recipe: str, allocation: str | None, seed: int
 ) -> dict[str, Any]:
     """In a process of its own."""
-    from dataclasses import replace
-
-    from sartor.recipes import find_recipe
+    from sartor.recipes import changed, find_recipe
+    from sartor.run.context import Context
     from sartor.studies.latency_study import fit_to_latency
+    from sartor.types import Limit
 
     chosen = find_recipe(recipe)
     if allocation is not None:
-        chosen = replace(chosen, allocation=allocation, per_cost=0.0)
-    row = fit_to_latency(*_built(network, seed), target, limit, chosen, seed=seed)
+        chosen = changed(chosen, {"allocate.kind": allocation, "score.per_cost": 0.0})
+    bound = Limit("latency", limit, True, target)
+    row = fit_to_latency(*_built(network, seed), bound, chosen, Context(seed=seed))
     floor = row.pop("floor")
     return {**row, "plan": row["plan"] and row["plan"].to_json(), **({"why": floor} if floor else {})}
 

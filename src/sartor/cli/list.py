@@ -1,4 +1,4 @@
-"""`sartor list`: every method with its paper, every target with whether it works here."""
+"""`sartor list`: every method with its source, every target and whether it works on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sartor.cli.command_result import Reply
+from sartor.cli.command_result import CommandResult
 from sartor.cli.options import AsJson
 
 
@@ -24,23 +24,26 @@ class Kind(StrEnum):
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     as_json: AsJson = False,
-) -> Reply:
-    """List criteria, recipes, targets, allocators or data sources, each with its source."""
+) -> CommandResult:
+    """List criteria, recipes, targets, allocators or data sources, each with its description and source."""
     from rich.text import Text
 
     from sartor.report.text import grid
 
     rows = _rows(kind)
-    here = kind is Kind.targets
-    table = grid("name", "what it is", "here" if here else "source", left=3)
+    last_head, last_cell = _LAST_COLUMN.get(kind, ("source", lambda row: str(row["source"])))
+    table = grid("name", "description", last_head, left=3)
     for row in rows:
-        last = (
-            ("yes" if row["available"] else f"no: {row['why_not'].split('does not work here: ')[-1]}")
-            if here
-            else row["source"]
-        )
-        table.add_row(Text(row["name"], style="bold"), Text(row["summary"].rstrip(".")), Text(last, style="dim"))
-    return Reply({kind.value: rows}, table)
+        last = Text(last_cell(row), style="dim")
+        table.add_row(Text(row["name"], style="bold"), Text(row["summary"].rstrip(".")), last)
+    return CommandResult({kind.value: rows}, table)
+
+
+def _availability(row: dict[str, Any]) -> str:
+    return "yes" if row["available"] else f"no: {row['why_not'].split('does not work here: ')[-1]}"
+
+
+_LAST_COLUMN = {Kind.targets: ("works on this machine", _availability)}  # of other kinds: the source
 
 
 def _rows(kind: Kind) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A page whose table is made by a command: what stands between two marks is replaced, and nothing else."""
+"""A block of a Markdown page that a command generates: the text between two HTML comments."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from pathlib import Path
 from sartor.errors import BadInput
 
 
-class Page:
-    """A text file with `<!-- name -->` and, behind it, `<!-- /name -->`.
+class MarkdownBlock:
+    """The text of a file between `<!-- name -->` and `<!-- /name -->`. The rest of the file is never changed.
+
+    Args:
+        path: the file.
+        name: of the block, as it stands in both comments.
 
     Raises:
-        BadInput: no such file, or the marks are not there once each; said before any work is done.
+        BadInput: the file does not exist, or either comment does not occur exactly once. The constructor checks this,
+            so that a long computation does not end with a page that cannot be written.
     """
 
     def __init__(self, path: Path, name: str):
         self.path, self.open, self.close = path, f"<!-- {name} -->", f"<!-- /{name} -->"
-        self._parts()
+        self._surroundings()
 
     def fill(self, body: str) -> None:
-        """Put the body between the marks."""
+        """Replace the text between the comments by `body`."""
         from sartor.export.files import atomic_write
 
-        before, behind = self._parts()
+        before, behind = self._surroundings()
         atomic_write(self.path, f"{before}{self.open}\n{body}\n{self.close}{behind}")
 
-    def _parts(self) -> tuple[str, str]:
+    def _surroundings(self) -> tuple[str, str]:
+        """The text before the opening comment and the text behind the closing one."""
         if not self.path.is_file():
             raise BadInput(f"--write {self.path}: no such file")
         text = self.path.read_text(encoding="utf-8")

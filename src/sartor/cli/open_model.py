@@ -1,14 +1,14 @@
-"""A network named on the command line, opened: a spec, or the folder of a run."""
+"""A network named on the command line, opened: a model spec or a run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sartor.cli.inputs import example_for, is_run, parse_pairs
-from sartor.cli.request import Asked, read_asked
+from sartor.cli.request import Request, read_request
 from sartor.errors import BadInput
 
 if TYPE_CHECKING:
@@ -16,51 +16,60 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A network and what to feed it."""
+class OpenModel:
+    """A network with example inputs."""
 
     name: str
     module: nn.Module
     example: Any
 
 
-def load_subject(
-    model: str,
-    *,
-    weights: Path | None = None,
-    option: Iterable[str] | None = None,
-    shape: str | None = None,
-    data: str | None = None,
-    factory: str | None = None,
-    beside: str | None = None,
-) -> Loaded:
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Command-line options that say how a network is built and what its inputs are. None: not given."""
+
+    weights: Path | None = None  # --weights
+    option: Sequence[str] | None = None  # --option: NAME=VALUE for the model's factory
+    shape: str | None = None  # --input
+    data: str | None = None  # --data
+    factory: str | None = None  # --factory, for a run folder that does not record its model spec
+
+
+def open_model(name: str, options: ModelOptions, *, beside: str | None = None) -> OpenModel:
     """Open a model by its spec, or the fitted network of a run folder.
 
-    A run knows the factory and the input it was made with; `factory`, `shape` and `data` stand in where it does not.
-    A model that stands beside a run folder takes the input of that run, unless told.
+    Args:
+        name: a model spec or a run folder. A run folder records its model spec and its input; `options.factory`,
+            `options.shape` and `options.data` are used where it does not.
+        options: of the command line.
+        beside: another network on the same command line. If it is a run folder and `options` give no input, a model
+            spec takes the input of that run.
+
+    Raises:
+        BadInput: options that do not apply to `name`, or nothing says how the network is built or what its inputs are.
     """
-    options = parse_pairs(option, "--option")
-    if not is_run(model):
-        if factory is not None:
-            raise BadInput("--factory is for run folders; a model is named by itself")
+    factory_options = parse_pairs(options.option, "--option")
+    if not is_run(name):
+        if options.factory is not None:
+            raise BadInput("--factory applies to run folders only; a model spec already names its factory")
         from sartor.sources import load_model
 
-        module = load_model(model, weights, options)
-        if beside is not None and is_run(beside):
-            shape, data = _input(read_asked(beside), shape, data)
-        return Loaded(model, module, example_for(model, module, shape=shape, data=data))
-    if weights is not None:
-        raise BadInput("--weights: a run folder has its own")
-    asked = read_asked(model)
-    spec = factory or (asked.model if asked else None)
+        module = load_model(name, options.weights, factory_options)
+        beside_request = read_request(beside) if beside is not None and is_run(beside) else None
+        shape, data = _input(options, beside_request)
+        return OpenModel(name, module, example_for(name, module, shape=shape, data=data))
+    if options.weights is not None:
+        raise BadInput("--weights does not apply to a run folder: it holds its own weights")
+    request = read_request(name)
+    spec = options.factory or (request.model if request else None)
     if spec is None:
-        raise BadInput(f"run folder {model!r}: it does not say how its network is made; add --factory file.py:factory")
+        raise BadInput(f"run folder {name!r} does not record how its network is built; add --factory file.py:factory")
     import sartor
 
-    make = factory_of(spec, {**(asked.model_options if asked and not factory else {}), **options})
-    module = sartor.load(model, make)
-    shape, data = _input(asked, shape, data)
-    return Loaded(model, module, example_for(spec, module, shape=shape, data=data))
+    recorded = request.model_options if request and not options.factory else {}
+    module = sartor.load(name, factory_of(spec, {**recorded, **factory_options}))
+    shape, data = _input(options, request)
+    return OpenModel(name, module, example_for(spec, module, shape=shape, data=data))
 
 
 def factory_of(spec: str, options: dict[str, Any]) -> Callable[[], nn.Module]:
@@ -70,7 +79,8 @@ def factory_of(spec: str, options: dict[str, Any]) -> Callable[[], nn.Module]:
     return lambda: load_model(spec, None, options)
 
 
-def _input(asked: Asked | None, shape: str | None, data: str | None) -> tuple[str | None, str | None]:
-    if shape is not None or data is not None or asked is None:
-        return shape, data
-    return asked.input, asked.data if asked.input is None else None
+def _input(options: ModelOptions, request: Request | None) -> tuple[str | None, str | None]:
+    """(shape, data) of the command line; if it gives neither, of the run's request."""
+    if options.shape is not None or options.data is not None or request is None:
+        return options.shape, options.data
+    return request.input, request.data if request.input is None else None

@@ -1,4 +1,4 @@
-"""Options that several commands share, said once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import Annotated
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
-Batch = Annotated[int, typer.Option(min=1, help="Samples a batch.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what the output folder holds.")]
+Batch = Annotated[int, typer.Option(min=1, help="Samples of a batch.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
-Weights = Annotated[Path | None, typer.Option(help=".safetensors or .pth with nothing but tensors.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a .pth file that holds tensors only.")]
 Data = Annotated[
     str | None,
     typer.Option(
-        help="cifar10:DIR, imagefolder:DIR, npz:FILE, digits: or file.py:factory; options follow as ?a=b&c=d."
+        help="cifar10:DIR, imagefolder:DIR, npz:FILE, digits: or file.py:factory; options are appended as ?a=b&c=d."
     ),
 ]
 Input = Annotated[
     str | None,
     typer.Option(
-        "--input", help="Shape of the example input, such as 1x3x224x224 or 1x128:int64; several with commas."
+        "--input",
+        help="Shape of the example input, such as 1x3x224x224 or 1x128:int64; several are separated by commas.",
     ),
 ]
 Factory = Annotated[list[str] | None, typer.Option("--option", help="NAME=VALUE for the model's factory; repeatable.")]

@@ -1,4 +1,4 @@
-"""Where a command writes, and what may already be there."""
+"""The folder a command writes to."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from sartor.errors import BadInput
 
 
-def taken(folder: Path, *, force: bool) -> bool:
-    """Whether something is in the folder that --force allows to replace.
+def must_be_replaced(folder: Path, *, force: bool) -> bool:
+    """Whether the folder has contents that --force allows to replace; False for a missing or empty folder.
 
     Raises:
-        BadInput: it is a file, or something is in it and --force was not said.
+        BadInput: the path is a file, or the folder is not empty and --force was not given.
     """
     if folder.is_file():
         raise BadInput(f"--out {folder}: expected a folder; there is a file of that name")

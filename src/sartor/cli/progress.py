@@ -6,24 +6,32 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
-EVERY_S = 10.0  # plain lines of one step are at least this far apart
+from sartor.types import Listener
+
+EVERY_S = 10.0  # plain lines of one step are at least this many seconds apart
 
 
-class Listener(Protocol):
-    """What `sartor.fit` reports to: a step, how much of it is done in [0, 1] or None, and a detail."""
+class Steps(Listener):
+    """A listener that displays the steps of a command: `with steps() as listener: work(listener)`.
 
-    def __call__(self, event: str, done: float | None = None, detail: str = "") -> None: ...
+    It can also be called as `listener(step, done, text)`, so that it serves as the `progress` of `sartor.fit`. Progress
+    of another step ends the step before. Notes are not displayed here: results and reports list them.
+    """
 
+    def __init__(self) -> None:
+        super().__init__(progress=self)
 
-class Steps:
-    """Use as `with steps() as progress: work(progress=progress)`; a new event ends the one before."""
+    def begin(self, step: str, text: str = "") -> None:
+        """A step begins; the share that is done is not known yet."""
+        self.step = step
+        self.tell(text)
 
     def __enter__(self) -> Steps:
         return self
@@ -31,12 +39,24 @@ class Steps:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         pass
 
-    def __call__(self, event: str, done: float | None = None, detail: str = "") -> None:
+    def __call__(self, step: str, done: float | None = None, text: str = "") -> None:
+        """Display progress of a step.
+
+        Args:
+            step: its name.
+            done: the share that is done, in [0, 1]; None: not known.
+            text: details.
+        """
         raise NotImplementedError
 
 
 def steps(stream: TextIO | None = None, *, quiet: bool = False) -> Steps:
-    """The display that suits the stream (stderr unless told)."""
+    """The display that suits the stream.
+
+    Args:
+        stream: written to; None: stderr.
+        quiet: write nothing.
+    """
     stream = stream or sys.stderr
     if quiet:
         return _Silent()
@@ -44,33 +64,39 @@ def steps(stream: TextIO | None = None, *, quiet: bool = False) -> Steps:
 
 
 class _Silent(Steps):
-    def __call__(self, event: str, done: float | None = None, detail: str = "") -> None:
+    def __call__(self, step: str, done: float | None = None, text: str = "") -> None:
         pass
 
 
 class _Plain(Steps):
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic):
-        self.stream, self.clock = stream, clock
-        self.start, self.event, self.said = clock(), "", 0.0
+    """One line when a step begins, when it ends with a text, and at most every EVERY_S seconds in between."""
 
-    def __call__(self, event: str, done: float | None = None, detail: str = "") -> None:
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic):
+        super().__init__()
+        self.stream, self.clock = stream, clock
+        self.start, self.printed_step, self.printed_at = clock(), "", 0.0
+
+    def __call__(self, step: str, done: float | None = None, text: str = "") -> None:
         now = self.clock()
-        ends = done == 1.0 and bool(detail)
-        if event == self.event and now - self.said < EVERY_S and not ends:
+        ends = done == 1.0 and bool(text)
+        if step == self.printed_step and now - self.printed_at < EVERY_S and not ends:
             return
-        self.event, self.said = event, now
+        self.printed_step, self.printed_at = step, now
         share = f" {100 * done:.0f} %" if done else ""
-        words = f": {detail}" if detail else ""
-        print(f"[{now - self.start:6.1f} s] {event}{share}{words}", file=self.stream, flush=True)
+        details = f": {text}" if text else ""
+        print(f"[{now - self.start:6.1f} s] {step}{share}{details}", file=self.stream, flush=True)
 
 
 class _Live(Steps):
+    """One line a step with a bar and a clock; text of steps is shown as it is, without markup."""
+
     def __init__(self, stream: TextIO):
+        super().__init__()
         self.display = Progress(
             _Mark(""), TextColumn("{task.description}"), BarColumn(bar_width=24), _Clock(),
             TextColumn("[dim]{task.fields[detail]}"), console=Console(file=stream),
         )  # fmt: skip
-        self.event = ""
+        self.shown_step = ""
         self.task: TaskID | None = None
 
     def __enter__(self) -> Steps:
@@ -82,13 +108,13 @@ class _Live(Steps):
             self._finish()
         self.display.stop()
 
-    def __call__(self, event: str, done: float | None = None, detail: str = "") -> None:
-        if event != self.event or self.task is None:
+    def __call__(self, step: str, done: float | None = None, text: str = "") -> None:
+        if step != self.shown_step or self.task is None:
             self._finish()
-            self.event = event
-            self.task = self.display.add_task(escape(event), total=None, detail="")
+            self.shown_step = step
+            self.task = self.display.add_task(escape(step), total=None, detail="")
         total = None if done is None else 1.0
-        self.display.update(self.task, total=total, completed=done or 0.0, detail=escape(detail))
+        self.display.update(self.task, total=total, completed=done or 0.0, detail=escape(text))
 
     def _finish(self) -> None:
         if self.task is not None:

@@ -1,4 +1,4 @@
-"""`sartor report`: the page and the table of a run folder."""
+"""`sartor report`: the HTML report and the table of a run folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sartor.cli.command_result import Reply
+from sartor.cli.command_result import CommandResult
 from sartor.cli.options import AsJson, Out
 
 
@@ -15,11 +15,11 @@ def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or its result.json.")],
     out: Out = None,
     picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="FILE.svg", help="Also write the run as one picture.")
+        Path | None, typer.Option("--picture", metavar="FILE.svg", help="Also write the run as one SVG picture.")
     ] = None,
     as_json: AsJson = False,
-) -> Reply:
-    """Write the HTML report of a run (RUN/report.html unless --out says where) and show its table."""
+) -> CommandResult:
+    """Write the HTML report of a run (to RUN/report.html, or to --out) and show its table."""
     from rich.console import Group as Stack
     from rich.text import Text
 
@@ -30,4 +30,4 @@ def report(
     answer = {"run": str(Path(run)), "report": str(path), "status": result.get("status"), "bytes": path.stat().st_size}
     if picture is not None:
         answer["picture"] = str(write_picture(result, picture).resolve())
-    return Reply(answer, Stack(summary(result), Text(f"report: {path}")))
+    return CommandResult(answer, Stack(summary(result), Text(f"report: {path}")))

@@ -1,4 +1,4 @@
-"""What `sartor fit` was asked, as one value: from flags and a run file, into the run folder, and back for `resume`."""
+"""The request of `sartor fit`: its flags and run file as one value, kept in the run folder for `sartor resume`."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from typing import Any
 
 from sartor.errors import BadInput, CorruptFile, UnknownName
 
-FILE = "command.json"
+REQUEST_FILE = "command.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """The fields of a run file; `recipe` is a name or a table with changes to one."""
+class Request:
+    """The fields of a run file. `fit` requires `model`, `budget` and `out`."""
 
-    model: str | None = None
+    model: str | None = None  # model spec, see `sartor.sources.load_model`
     weights: str | None = None
     model_options: dict[str, Any] = field(default_factory=dict)
-    data: str | None = None
-    input: str | None = None
+    data: str | None = None  # data spec, see `sartor.sources.load_data`
+    input: str | None = None  # shapes of the example input
     batch: int = 128
-    val: float | None = None  # share of the training data kept for validation where there is no part of its own
+    val: float | None = None  # share of the training data for validation, if the data set has no validation part
     budget: str | None = None
-    recipe: str | dict[str, Any] = "taylor"
-    cut: list[str] = field(default_factory=list)  # kinds, names or modules of groups; none: as the recipe says
-    keep: list[str] = field(default_factory=list)
+    recipe: str | dict[str, Any] = "taylor"  # a recipe's name, or {"base": name, field: value, ...}
+    cut: list[str] = field(default_factory=list)  # kinds, names or modules of groups; empty: as the recipe says
+    keep: list[str] = field(default_factory=list)  # groups that stay whole
     out: str | None = None
     seed: int = 0
     device: str | None = None
-    test: bool = False
+    test: bool = False  # also evaluate on the test part
 
     def __post_init__(self) -> None:
         for f in fields(self):
             value, kinds = getattr(self, f.name), _KINDS[f.name]
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                expected = " or ".join(_WORDS[k] for k in kinds if k is not type(None))
+                expected = " or ".join(_KIND_NAMES[k] for k in kinds if k is not type(None))
                 raise BadInput(f"run field {f.name!r}: expected {expected}; got {value!r}")
 
 
@@ -48,7 +48,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "val": (float, type(None)), "budget": _TEXT, "recipe": (str, dict), "out": _TEXT, "seed": (int,),
     "device": _TEXT, "test": (bool,), "cut": (list,), "keep": (list,),
 }  # fmt: skip
-_WORDS: dict[type, str] = {
+_KIND_NAMES: dict[type, str] = {
     str: "text",
     int: "a whole number",
     float: "a number",
@@ -58,14 +58,27 @@ _WORDS: dict[type, str] = {
 }
 
 
-def from_mapping(values: Mapping[str, Any], where: str) -> Asked:
-    """A checked value from a file's fields."""
-    known_fields(values, Asked, where)
-    return Asked(**values)
+def request_from(values: Mapping[str, Any], where: str) -> Request:
+    """A checked request.
+
+    Args:
+        values: field -> value.
+        where: what the values come from, for messages.
+
+    Raises:
+        UnknownName: a field that does not exist.
+        BadInput: a value of the wrong kind.
+    """
+    known_fields(values, Request, where)
+    return Request(**values)
 
 
 def known_fields(values: Mapping[str, Any], kind: Any, where: str) -> None:
-    """Refuse a name that is no field of the dataclass `kind`; says the nearest."""
+    """Check that every name is a field of the dataclass `kind`.
+
+    Raises:
+        UnknownName: a name is not; the message names the nearest field.
+    """
     known = [f.name for f in fields(kind)]
     for name in values:
         if name not in known:
@@ -73,7 +86,15 @@ def known_fields(values: Mapping[str, Any], kind: Any, where: str) -> None:
 
 
 def read_toml(path: Path, missing: str) -> dict[str, Any]:
-    """The values of a TOML file; `missing` is what to say where there is none."""
+    """The values of a TOML file.
+
+    Args:
+        path: the file.
+        missing: the message if there is no such file.
+
+    Raises:
+        BadInput: no such file, or not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -83,26 +104,30 @@ def read_toml(path: Path, missing: str) -> dict[str, Any]:
 
 
 def read_run_file(path: Path) -> dict[str, Any]:
-    """The fields of a run file in TOML; unknown ones are errors."""
+    """The fields of a run file in TOML, checked; errors as those of `read_toml` and `request_from`."""
     values = read_toml(path, f"no run file {str(path)!r}")
-    from_mapping(values, f"the run file {path}")
+    request_from(values, f"the run file {path}")
     return values
 
 
-def write_asked(asked: Asked, folder: Path) -> None:
-    """Leave it in the run folder."""
+def write_request(request: Request, folder: Path) -> None:
+    """Write the request into the run folder."""
     from sartor.export.files import atomic_write
 
-    atomic_write(folder / FILE, json.dumps(asdict(asked), indent=2, ensure_ascii=False) + "\n")
+    atomic_write(folder / REQUEST_FILE, json.dumps(asdict(request), indent=2, ensure_ascii=False) + "\n")
 
 
-def read_asked(folder: str | Path) -> Asked | None:
-    """What the run in this folder was asked; None where it was not started by the command line."""
-    path = Path(folder) / FILE
+def read_request(folder: str | Path) -> Request | None:
+    """The request of the run in this folder; None if the command line did not start it.
+
+    Raises:
+        CorruptFile: the file is damaged or of another format.
+    """
+    path = Path(folder) / REQUEST_FILE
     if not path.is_file():
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return from_mapping(values, str(path))
+        return request_from(values, str(path))
     except (json.JSONDecodeError, UnicodeDecodeError, BadInput, UnknownName, TypeError, AttributeError) as e:
         raise CorruptFile(f"{path}: expected what `sartor fit` wrote; {e}") from e

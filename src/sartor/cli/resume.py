@@ -1,4 +1,4 @@
-"""`sartor resume`: an interrupted run is taken up again."""
+"""`sartor resume`: repeats an interrupted run from its recorded request."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from sartor.cli.command_result import Reply
-from sartor.cli.fit import answer, check_asked, perform
+from sartor.cli.command_result import CommandResult
+from sartor.cli.fit import check_request, perform, result_of
 from sartor.cli.options import AsJson, Quiet
 from sartor.cli.progress import steps
 from sartor.cli.recipe import choose_recipe
-from sartor.cli.request import FILE, read_asked
+from sartor.cli.request import REQUEST_FILE, read_request
 from sartor.errors import BadInput, NothingToDo
 
 
@@ -21,15 +21,15 @@ def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of an interrupted `sartor fit`.")],
     quiet: Quiet = False,
     as_json: AsJson = False,
-) -> Reply:
-    """Take up an interrupted run: the same network, data, recipe and seed as it was asked for."""
-    asked = read_asked(run)
-    if asked is None:
-        raise BadInput(f"{run}: expected the folder of a run that `sartor fit` began; it holds no {FILE}")
-    recipe = choose_recipe(asked.recipe)
-    check_asked(asked, recipe)
+) -> CommandResult:
+    """Repeat an interrupted run in its folder: same network, data, recipe and seed."""
+    request = read_request(run)
+    if request is None:
+        raise BadInput(f"{run}: expected the folder of a run that `sartor fit` began; it holds no {REQUEST_FILE}")
+    recipe = choose_recipe(request.recipe)
+    check_request(request, recipe)
     if (run / "result.json").is_file():
         raise NothingToDo(f"{run} holds a finished run; `sartor report {run}` shows it")
-    with steps(quiet=quiet) as progress:
-        result = perform(replace(asked, out=str(run)), recipe, run, progress)
-    return answer(result, run)
+    with steps(quiet=quiet) as listener:
+        result = perform(replace(request, out=str(run)), recipe, run, listener)
+    return result_of(result, run)

@@ -1,4 +1,4 @@
-"""`sartor tables`: latency of operators by width, on this machine's targets."""
+"""`sartor tables`: latency tables, in which operators are timed by width on this machine's targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sartor.cli.command_result import Reply
+from sartor.cli.command_result import CommandResult
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Input, Quiet, Subject, Weights
 from sartor.cli.progress import steps
@@ -18,44 +18,48 @@ from sartor.errors import BadInput, UnknownName
 if TYPE_CHECKING:
     from sartor.measure.tables import Kind, Store
 
-File = Annotated[Path | None, typer.Option("--file", help="The tables' file; SARTOR_CACHE names its folder otherwise.")]
-Place = Annotated[str, typer.Option(help="Where it was timed, such as onnxruntime-cpu:threads=1.")]
+File = Annotated[
+    Path | None, typer.Option("--file", help="Database of the tables; by default in the folder SARTOR_CACHE.")
+]
+Place = Annotated[str, typer.Option(help="Target the operators are timed on, such as onnxruntime-cpu:threads=1.")]
 
 
-def list_(file: File = None, as_json: AsJson = False) -> Reply:
-    """List what was timed: machines, runtimes, targets."""
+def list_(file: File = None, as_json: AsJson = False) -> CommandResult:
+    """List the tables: target, runtime and machine of each."""
     from sartor.report.text import grid
 
     store = _store(file)
     rows = store.wheres()
-    table = grid("target", "runtime", "machine", "operators", "timings", left=3)
+    table = grid("target", "runtime", "machine and CPU", "operators", "timings", left=3)
     for r in rows:
         machine = f"{r['machine']} {r['cpu']}"
         table.add_row(str(r["target"]), str(r["runtime"]), machine, str(r["kinds"]), str(r["timings"]))
-    return Reply({"file": store.path, "tables": rows}, table)
+    return CommandResult({"file": store.path, "tables": rows}, table)
 
 
 def show(
-    operator: Annotated[str | None, typer.Argument(help="An operator's name as listed; none: list them.")] = None,
+    operator: Annotated[str | None, typer.Argument(help="Name of an operator; without one, all are listed.")] = None,
     target: Place = "onnxruntime-cpu",
-    letter: Annotated[str, typer.Option(help="Which of its widths varies.")] = "a",
-    at: Annotated[str | None, typer.Option(help="The others, such as b=64,c=3; whole unless told.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write the staircase here, as SVG.")] = None,
+    letter: Annotated[str, typer.Option(help="The width that varies.")] = "a",
+    at: Annotated[str | None, typer.Option(help="The other widths, such as b=64,c=3; full width by default.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the plot to this SVG file.")] = None,
     file: File = None,
     as_json: AsJson = False,
-) -> Reply:
-    """List the operators of a target, or show the staircase of one."""
+) -> CommandResult:
+    """List the operators of a target, or show the latency of one by width."""
     from sartor.measure.tables import Table
 
     table = Table(target, store=_store(file))
     known = table.store.kinds(table.where)
     if operator is None:
         return _operators(target, known)
-    kind = _find(operator, known)
+    kind = _kind_named(operator, known)
     table.load([kind])
-    stairs = table.stairs.get(kind.key)
+    stairs = table.staircases.get(kind.key)
     if stairs is None:
-        raise BadInput(f"operator {operator!r}: it has single timings only; `sartor tables build` makes its staircase")
+        raise BadInput(
+            f"operator {operator!r} was timed at single widths only; `sartor tables build` times it at all widths"
+        )
     letters = "abcdefghijklmnopqrstuvwxyz"[: kind.letters]
     if letter not in letters or not letter:
         raise UnknownName(f"width of {kind.label!r}", letter, letters)
@@ -81,13 +85,15 @@ def show(
         "combs": [{"multiple": c.multiple, "block": c.block} for c in stairs.combs],
         "line": [{"width": n, "us": us} for n, us in line], "timed": [n for n, _ in timed], "plot": picture,
     }  # fmt: skip
-    return Reply(answer, _stairs_view(answer))
+    return CommandResult(answer, _stairs_view(answer))
 
 
 def build(
     model: Subject,
     target: Place = "onnxruntime-cpu",
-    correct: Annotated[bool, typer.Option(help="Measure ten complete networks too, and learn from them.")] = True,
+    correct: Annotated[
+        bool, typer.Option(help="Also time ten complete networks, and correct the tables by them.")
+    ] = True,
     weights: Weights = None,
     option: Factory = None,
     shape: Input = None,
@@ -95,11 +101,12 @@ def build(
     file: File = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
-) -> Reply:
-    """Time the operators of a network at the widths they may take; what is known already is not timed again."""
+) -> CommandResult:
+    """Time the operators of a network at every width a cut may leave; timings in the tables are not repeated."""
     from rich.text import Text
 
-    from sartor.run.table_latency import predictor_for
+    from sartor.measure.tables import Table
+    from sartor.run.table_latency import predictor_for, uncorrected_predictor
     from sartor.sources import load_model
     from sartor.structure import trace
     from sartor.surgery import probe
@@ -109,11 +116,14 @@ def build(
     graph = probe(network, trace(network, example))
     store = _store(file)
     start, before = time.perf_counter(), sum(int(r["timings"]) for r in store.wheres())
-    with steps(quiet=quiet) as progress:
-        predictor = predictor_for(
-            network, graph, example, target, store=store, correct=correct,
-            tell=lambda text: progress("tables", None, text),
-        )  # fmt: skip
+    with steps(quiet=quiet) as listener:
+        listener.begin("tables")
+        table = Table(target, store=store)
+        predictor = (
+            predictor_for(network, graph, example, table, listener=listener)
+            if correct
+            else uncorrected_predictor(network, example, table, listener)
+        )
     taken = sum(int(r["timings"]) for r in store.wheres()) - before
     answer: dict[str, Any] = {
         "model": model, "target": target, "file": store.path, "operators": len(predictor.kinds), "timings": taken,
@@ -124,27 +134,28 @@ def build(
         },
     }  # fmt: skip
     error = predictor.correction.error
-    words = f"{model} on {target}: {taken} timings of {len(predictor.kinds)} operators, {answer['seconds']:.1f} s. "
-    words += f"Plans held out are predicted to {100 * error:.1f} % (median)." if error is not None else ""
-    return Reply(answer, Text(words.strip()))
+    text = f"{model} on {target}: {taken} new timings of {len(predictor.kinds)} operators in {answer['seconds']:.1f} s."
+    if error is not None:
+        text += f" Median prediction error on networks not used for the correction: {100 * error:.1f} %."
+    return CommandResult(answer, Text(text))
 
 
 def merge(
     other: Annotated[Path, typer.Argument(help="Another file of tables.")], file: File = None, as_json: AsJson = False
-) -> Reply:
-    """Take over the timings of another file."""
+) -> CommandResult:
+    """Add the timings of another file."""
     from rich.text import Text
 
     store = _store(file)
     new = store.merge(other)
-    return Reply({"file": store.path, "from": other, "new": new}, Text(f"{new} new timings from {other}"))
+    return CommandResult({"file": store.path, "from": other, "new": new}, Text(f"{new} new timings from {other}"))
 
 
 def export(
-    out: Annotated[Path, typer.Argument(help="Where to write: one JSON object a line.")],
+    out: Annotated[Path, typer.Argument(help="File to write, one JSON object per line.")],
     file: File = None,
     as_json: AsJson = False,
-) -> Reply:
+) -> CommandResult:
     """Write every timing as JSON lines."""
     from rich.text import Text
 
@@ -152,7 +163,7 @@ def export(
 
     rows = list(_store(file).rows())
     atomic_write(out, "".join(json.dumps(r) + "\n" for r in rows))
-    return Reply({"out": out, "timings": len(rows)}, Text(f"{len(rows)} timings in {out}"))
+    return CommandResult({"out": out, "timings": len(rows)}, Text(f"{len(rows)} timings in {out}"))
 
 
 def _store(file: Path | None) -> Store:
@@ -161,41 +172,43 @@ def _store(file: Path | None) -> Store:
     return Store(file)
 
 
-def _operators(target: str, known: list[tuple[Kind, int]]) -> Reply:
+def _operators(target: str, known: list[tuple[Kind, int]]) -> CommandResult:
     from sartor.report.text import grid
 
     rows = [{"operator": k.key, "label": k.label, "letters": k.letters, "timings": n} for k, n in known]
-    table = grid("operator", "what it is", "widths", "timings", left=2)
+    table = grid("operator", "description", "number of widths", "timings", left=2)
     for r in rows:
         table.add_row(str(r["operator"]), str(r["label"]), str(r["letters"]), str(r["timings"]))
-    return Reply({"target": target, "operators": rows}, table)
+    return CommandResult({"target": target, "operators": rows}, table)
 
 
-def _find(name: str, known: list[tuple[Kind, int]]) -> Kind:
-    found = [k for k, _ in known if k.key.startswith(name)]
-    if len(found) != 1:
+def _kind_named(name: str, known: list[tuple[Kind, int]]) -> Kind:
+    """The one operator whose key begins with `name`."""
+    matching = [k for k, _ in known if k.key.startswith(name)]
+    if len(matching) != 1:
         raise UnknownName("operator of this target", name, [k.key for k, _ in known])
-    return found[0]
+    return matching[0]
 
 
 def _numbers(text: str | None, letters: str) -> dict[str, int]:
-    found = {}
+    """The widths given by --at: letter -> width."""
+    widths = {}
     for name, value in parse_pairs(text.split(",") if text else None, "--at").items():
         if name not in letters:
             raise UnknownName("width", name, letters)
         if not isinstance(value, int) or value < 1:
             raise BadInput(f"--at {name}: expected a whole number of at least 1; got {value!r}")
-        found[name] = value
-    return found
+        widths[name] = value
+    return widths
 
 
 def _stairs_view(answer: dict[str, Any]) -> Any:
     from sartor.report.text import grid
 
-    table = grid(f"width {answer['letter']}", "microseconds", "", left=0)
+    table = grid(f"width {answer['letter']}", "latency (us)", "timed or interpolated", left=0)
     rows = answer["line"]
     step = max(1, len(rows) // 32)
     timed = set(answer["timed"])
     for row in rows[step - 1 :: step]:
-        table.add_row(str(row["width"]), f"{row['us']:.1f}", "timed" if row["width"] in timed else "")
+        table.add_row(str(row["width"]), f"{row['us']:.1f}", "timed" if row["width"] in timed else "interpolated")
     return table

@@ -1,38 +1,47 @@
-"""The last step of a run on the command line: files that load anywhere, and the report."""
+"""The last step of a run on the command line: exported files and the report."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sartor.cli.progress import Steps
 from sartor.errors import SartorError
 
 if TYPE_CHECKING:
     from sartor import Fitted
+    from sartor.types import Listener
 
 
-def deliver(fitted: Fitted, folder: Path, progress: Steps) -> dict[str, Any]:
-    """Export the fitted network, note the files in the result, write the report; returns the result.
+def write_artefacts(fitted: Fitted, folder: Path, listener: Listener) -> dict[str, Any]:
+    """Export the fitted network and write the report.
 
-    A kind of file that cannot be made (a package is missing, an operator is not known to ONNX) is left out, and the
-    result's notes say why: the fitted network itself is already safe.
+    A file that cannot be made (a package is missing, ONNX has no such operator) is left out, and the result's notes say
+    why: the run folder already holds the fitted network.
+
+    Args:
+        fitted: what `sartor.fit` returned.
+        folder: the run folder.
+        listener: receives progress.
+
+    Returns:
+        The result of the run with the files that were written and these notes; result.json holds the same.
     """
     from sartor.report import write_report
     from sartor.run.folder import write_result
 
-    result = dict(fitted.result)
-    files, notes = dict(result.get("files") or {}), list(result.get("notes") or ())
+    files, notes = dict(fitted.record.files), list(fitted.record.notes)
+    listener.begin("export")
     for kind in ("onnx", "pt2"):
         name = f"model.{kind}"
-        progress("export", None, name)
+        listener.tell(name)
         try:
             fitted.export(folder / name)
             files[kind] = name
         except SartorError as e:
             notes.append(f"{name} was not written: {e}")
-    result |= {"files": {**files, "report": "report.html"}, "notes": notes}
-    progress("report", None, "")
-    write_report({"record": [], **result, "run": str(folder)}, folder / "report.html")
-    write_result(folder, result)
-    return result
+    files["report"] = "report.html"
+    record = fitted.record.model_copy(update={"files": files, "notes": notes, "run": str(folder)})
+    listener.begin("report")
+    write_report(record.with_steps(), folder / "report.html")
+    write_result(folder, record)
+    return record.result()

@@ -1,4 +1,4 @@
-"""Artefacts that load anywhere, checked before they are written, and written whole."""
+"""Files that load anywhere: checked before they are written, and written completely or not at all."""
 
 from sartor.export.files import atomic_path, atomic_write
 from sartor.export.onnx import export_onnx

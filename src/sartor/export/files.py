@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Writes files completely or not at all."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SENTENCES = {
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Write beside, then move into place.
+    """Write to a temporary file in the same folder, then move it into place.
 
-    Yields a path in the same folder with the same ending. When the block ends, what was written there replaces
-    `path` in one step; when it raises, it is removed and `path` is as it was. Missing folders are made.
+    Yields the path of the temporary file, which has the same ending. When the block ends, the file replaces `path` in
+    one step. If the block raises, the file is removed and `path` stays as it was. Missing folders are made.
 
     Raises:
         BadInput: `path` is a folder.
-        SartorError: it cannot be written; says why. Nothing is left behind.
+        SartorError: it cannot be written; the message says why. No file is left behind.
     """
     with _beside(Path(path)) as temporary:
         yield temporary
@@ -43,7 +43,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def atomic_write(path: str | Path, content: str | bytes) -> None:
-    """Write text (UTF-8) or bytes so that `path` holds all of it, or what it held before.
+    """Write text (UTF-8) or bytes; `path` then holds all of it, or its former content if that fails.
 
     Raises:
         BadInput, SartorError: as `atomic_path`.
@@ -53,7 +53,7 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Find out before long work whether `path` can be written; leaves nothing but its folder.
+    """Check before long work that `path` can be written. Its folder is made; nothing else stays.
 
     Raises:
         BadInput, SartorError: as `atomic_path`.
@@ -64,7 +64,7 @@ def check_writable(path: str | Path) -> None:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """An empty file in the folder of `path`, gone afterwards; failures of the system become sentences."""
+    """An empty temporary file in the folder of `path`, removed afterwards; system errors become `SartorError`."""
     if path.is_dir():
         raise BadInput(f"{path}: expected the name of a file; got a folder")
     temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}{path.suffix}")

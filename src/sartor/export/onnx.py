@@ -1,7 +1,8 @@
-"""Exported = eager: ONNX files that were run before they are handed over."""
+"""ONNX files, which are run and compared with eager before they are written."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from sartor.borrow import borrowed
 from sartor.export.files import atomic_write, check_writable
-from sartor.export.verification import compare_batches, eager_call, with_ending
+from sartor.export.verification import compare_batches, with_ending
+from sartor.measure import Artefact
 from sartor.measure.onnx_graph import to_onnx
-from sartor.measure.onnx_runtimes import feeds
-from sartor.measure.ort_backend import open_session
 from sartor.measure.program import on_cpu
+from sartor.measure.targets import require
 from sartor.structure.example import Example
-from sartor.types import Target
 
 
 def export_onnx(
@@ -29,8 +28,8 @@ def export_onnx(
         model: borrowed in eval mode; as before afterwards.
         example: example inputs.
         path: ends in .onnx; replaced in one step, and only by a file that passed the check.
-        check: batch sizes at which the file must agree with eager. When the model allows one batch size only, the
-            file is fixed at that of the example and checked there.
+        check: batch sizes at which the file must agree with eager. Where only one batch size can be exported, it is
+            that of the example, and the file is checked at that one.
         tolerance: largest relative error allowed (see `sartor.measure.agreement.relative_error`).
 
     Returns:
@@ -39,26 +38,23 @@ def export_onnx(
 
     Raises:
         MissingExtra: onnx, onnxscript or onnxruntime is not installed.
-        SartorError: cannot be exported, disagrees with eager, or cannot be written. Nothing is left behind.
+        SartorError: the model cannot be exported, or the file disagrees with eager or cannot be written. No file is
+            left behind.
 
     Source: torch.onnx.export(dynamo=True), https://docs.pytorch.org/docs/stable/onnx_export.html
     """
     start = time.perf_counter()
     path = with_ending(path, ".onnx")
     check_writable(path)
+    require("onnxruntime-cpu")  # now, not after the conversion
     model, example = on_cpu(model, example)
     graph = to_onnx(model, example)
-    session = open_session(graph.data, Target("onnxruntime"), name=f"the ONNX export of {type(model).__name__}")
-    names = [i.name for i in session.get_inputs()]
-    with borrowed(model):
-        report = compare_batches(
-            eager_call(model),
-            lambda inputs: session.run(None, feeds(names, inputs)),
-            example,
-            batches=check if graph.dynamic else None,
-            tolerance=tolerance,
-            what=f"the ONNX export of {type(model).__name__}",
-        )
+    with tempfile.TemporaryDirectory(prefix="sartor-") as folder:
+        file = Path(folder) / "model.onnx"
+        file.write_bytes(graph.data)
+        exported = Artefact(file, "onnxruntime-cpu", name=f"the ONNX export of {type(model).__name__}")
+        batches = check if graph.dynamic else None
+        report = compare_batches(Artefact(model), exported, example, batches=batches, tolerance=tolerance)
     atomic_write(path, graph.data)
     return {
         "path": str(path),

@@ -1,8 +1,8 @@
-"""Files of torch.export: load anywhere with torch alone, without the model's code."""
+"""Files of torch.export, which load with torch alone, without the model's code."""
 
 from __future__ import annotations
 
-import io
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from sartor.borrow import borrowed
 from sartor.errors import SartorError
 from sartor.export.files import atomic_write, check_writable
-from sartor.export.verification import compare_batches, eager_call, with_ending
+from sartor.export.verification import compare_batches, with_ending
+from sartor.measure import Artefact
 from sartor.measure.program import Program, capture, on_cpu
 from sartor.measure.silence_output import first_line, quiet
-from sartor.structure.example import Example, call, with_batch
+from sartor.structure.example import Example, with_batch
 
 
 def export_pt2(
@@ -29,7 +29,8 @@ def export_pt2(
         model: borrowed in eval mode; as before afterwards.
         example: example inputs.
         path: ends in .pt2; replaced in one step, and only by a file that passed the check.
-        check: batch sizes at which the reloaded program must agree; only the example's when the batch is fixed.
+        check: batch sizes at which the reloaded program must agree with eager; only that of the example if the batch is
+            fixed.
         tolerance: largest relative error allowed.
 
     Returns:
@@ -37,7 +38,8 @@ def export_pt2(
         "max_relative_error", "seconds"}.
 
     Raises:
-        SartorError: cannot be exported, disagrees with eager, or cannot be written. Nothing is left behind.
+        SartorError: the model cannot be exported, or the file disagrees with eager or cannot be written. No file is
+            left behind.
 
     Source: torch.export, https://docs.pytorch.org/docs/stable/export.html
     """
@@ -62,39 +64,33 @@ def export_pt2(
 
 
 class _Broken(Exception):
-    """A batch size that is not free although torch.export took it to be."""
+    """A batch size that torch.export takes to be free does not work."""
 
 
 def _checked(
     model: nn.Module, example: Example, program: Program, check: Sequence[int], tolerance: float
 ) -> tuple[bytes, Program, dict[str, Any]]:
-    """The bytes of a program that agrees with eager once reloaded, and how far."""
-    stream = io.BytesIO()
-    with quiet():
+    """The bytes of a program that agrees with eager when it is loaded again, the program, and the report."""
+    original = Artefact(model)
+    with tempfile.TemporaryDirectory(prefix="sartor-") as folder:
+        file = Path(folder) / "model.pt2"
+        exported = Artefact(file, name=f"the .pt2 export of {type(model).__name__}")
         try:
-            torch.export.save(program.exported, stream)
-            reloaded = torch.export.load(io.BytesIO(stream.getvalue())).module()
+            with quiet():
+                torch.export.save(program.exported, file)
         except Exception as e:
             raise SartorError(f"export to .pt2: torch cannot save {type(model).__name__}: {first_line(e)}") from e
-    if program.dynamic:
-        with quiet():
+        if program.dynamic:
             try:
-                call(reloaded, with_batch(example, program.batch))
-            except NameError as e:  # its guards speak of what they do not know
+                with quiet():
+                    exported.run(with_batch(example, program.batch))
+            except NameError as e:  # a guard of the program refers to a name that does not exist in it
                 raise _Broken(f"with a free batch the program does not run: {first_line(e)}") from e
-        for n in check:
-            try:
-                with borrowed(model), torch.no_grad():
-                    call(model, with_batch(example, n))
-            except Exception as e:  # dimension 0 is something else: the nodes of a graph
-                raise _Broken(f"the model itself does not run at batch size {n}: {first_line(e)}") from e
-    with borrowed(model):
-        report = compare_batches(
-            eager_call(model),
-            eager_call(reloaded),
-            example,
-            batches=check if program.dynamic else None,
-            tolerance=tolerance,
-            what=f"the .pt2 export of {type(model).__name__}",
-        )
-    return stream.getvalue(), program, report
+            for n in check:
+                try:
+                    original.run(with_batch(example, n))
+                except Exception as e:  # dimension 0 is not a batch, such as the nodes of a graph
+                    raise _Broken(f"the model itself does not run at batch size {n}: {first_line(e)}") from e
+        batches = check if program.dynamic else None
+        report = compare_batches(original, exported, example, batches=batches, tolerance=tolerance)
+        return file.read_bytes(), program, report

@@ -1,4 +1,4 @@
-"""Weights as safetensors: every parameter and buffer by name, tied ones once, loaded only after everything fits."""
+"""Weights as safetensors: all parameters and buffers by name, tied ones once; loading is all or nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sartor.structure.model_copy import named_tensors
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
-    """Write all parameters and buffers, those outside the state dict too; tied tensors once, with their other names."""
+    """Write all parameters and buffers, also those outside the state dict; tied ones once, with their other names."""
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
     tensors = {}
@@ -31,11 +31,11 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def load_weights_(model: nn.Module, path: str | Path) -> None:
-    """Copy weights into the model, bit by bit, after names, shapes and kinds were all checked.
+    """Copy weights into the model exactly, after all names, shapes and dtypes were checked.
 
     Raises:
-        CorruptFile: no safetensors file.
-        BadInput: names, shapes or kinds differ; lists the first few.
+        CorruptFile: the file is not a safetensors file.
+        BadInput: names, shapes or dtypes differ; the message lists the first few.
     """
     try:
         with safe_open(str(path), "pt") as f:
@@ -54,12 +54,12 @@ def load_weights_(model: nn.Module, path: str | Path) -> None:
         if n in own and (own[n].shape != t.shape or own[n].dtype != t.dtype)
     ]
     if missing or extra or wrong:
-        found = "; ".join(
+        differences = "; ".join(
             f"{what}: {', '.join(names[:4])}{' ...' if len(names) > 4 else ''}"
             for what, names in (("not in the file", missing), ("not in the model", extra), ("another shape", wrong))
             if names
         )
-        raise BadInput(f"{path}: does not fit the model; {found}")
+        raise BadInput(f"{path}: does not fit the model; {differences}")
     with torch.no_grad():
         for name, t in loaded.items():
             own[name].copy_(t)

@@ -1,89 +1,80 @@
-"""One streaming pass over calibration data that calls every criterion on what it asked for.
+"""One streaming pass over calibration data that calls every criterion on what it reads.
 
-Only sums of scores stay from batch to batch. A criterion that looks at samples one by one is handed a few at a time, so
-that what it computes on the way stays small.
+Only sums of scores are kept from batch to batch. A criterion whose scores do not depend on the batch is given a few
+samples at a time, which bounds the memory of what it computes.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sartor.activations.grams import Grams
-from sartor.activations.observers import Loss, limited, observe
+from sartor.activations.observers import Request, limited, observe
 from sartor.activations.readers import reader_weight
 from sartor.activations.silencing import Gaps
 from sartor.activations.sites import Carried, sites
 from sartor.borrow import device_of
 from sartor.errors import BadInput
 from sartor.importance.reduce import Means
-from sartor.importance.registry import Criterion
+from sartor.importance.registry import ScoreFunction
 from sartor.structure import Graph
 from sartor.structure.example import to_device, with_batch
 from sartor.structure.model_copy import named_tensors
-from sartor.types import Group, Member, Role
+from sartor.types import Calibration, Group, Listener, Member, Reduce, Role
 
 DATA = {"grad", "activation", "contribution", "gap", "reads"}  # what calibration samples are needed for
-CHUNK = 2**23  # elements of activations a criterion that looks at samples one by one is handed at once
-Note = Callable[[str], None]
+CHUNK = 2**23  # elements of activations that a criterion whose batches may be split is given at once
 
 
 def gather(
     graph: Graph,
     model: nn.Module,
-    criteria: Sequence[Criterion],
-    groups: Mapping[str, Group],
-    *,
-    reduce: str,
-    batches: Iterable[Any] | None,
-    loss: Loss | None,
-    samples: int,
-    seed: int,
-    note: Note,
-    precision: str = "float32",
-    passes: int = 0,
-    pass_samples: int = 0,
-) -> dict[Criterion, Means]:
-    """Means of scores by criterion, group and place; groups that a criterion has nothing to say about are missing.
+    criteria: Sequence[ScoreFunction],
+    calibration: Calibration,
+    reduce: Reduce,
+    listener: Listener,
+) -> dict[ScoreFunction, Means]:
+    """Means of scores by criterion, group and place; groups that a criterion cannot score are missing.
 
-    Arguments are those of `scores`; with criteria that need no data, `batches` is not touched.
+    Arguments are those of `scores`; if no criterion reads data, the batches are not touched.
     """
-    work = _Pass(graph, model, criteria, groups, reduce, seed)
+    work = _Pass(graph, model, criteria, reduce, calibration.seed)
     work.without_data()
-    hungry = [c for c in criteria if DATA & set(c.needs)]
-    if not hungry:
-        return work.found
-    names = ", ".join(repr(c.name) for c in hungry)
-    of = f"{'criterion' if len(hungry) == 1 else 'criteria'} {names}"
-    kept: list[tuple[Any, Any]] = []
-    room = pass_samples if any("gap" in c.needs for c in hungry) else 0
-    reading = [c for c in hungry if "reads" in c.needs]
-    inputs_read: list[Any] = []
-    for inputs, targets, n in limited(batches, samples, needed_for=of):
-        if reading:
-            inputs_read.append(to_device(inputs, device_of(model)))
-        if room > 0:
-            kept.append(_first(inputs, targets, n, room))
-            room -= n
-        work.batch(inputs, targets, n, loss, precision)
-        if room <= 0 and work.satisfied and not reading:
+    reading_data = [c for c in criteria if DATA & set(c.needs)]
+    if not reading_data:
+        return work.means
+    names = ", ".join(repr(c.name) for c in reading_data)
+    of = f"{'criterion' if len(reading_data) == 1 else 'criteria'} {names}"
+    silencing = [c for c in reading_data if "gap" in c.needs]
+    reading_grams = [c for c in reading_data if "reads" in c.needs]
+    kept: list[tuple[Any, Any]] = []  # the first samples, for forward passes with silenced units
+    left = calibration.pass_samples if silencing else 0
+    gram_inputs: list[Any] = []
+    for inputs, targets, n in limited(calibration.batches, calibration.samples, needed_for=of):
+        if reading_grams:
+            gram_inputs.append(to_device(inputs, device_of(model)))
+        if left > 0:
+            kept.append(_first(inputs, targets, n, left))
+            left -= n
+        work.batch(inputs, targets, n, calibration)
+        if left <= 0 and work.satisfied and not reading_grams:
             break
-    asking = [c for c in hungry if "gap" in c.needs]
-    if asking:
-        gaps = Gaps(graph, model, kept, loss=loss, precision=precision, seed=seed)
-        for c in asking:
-            work.gaps(c, gaps, passes, note)
-    if reading:
-        grams = Grams(graph, model, inputs_read, groups, seed=seed)
-        for c in reading:
-            for name, group in groups.items():
+    if silencing:
+        gaps = Gaps(graph, model, kept, loss=calibration.loss, precision=calibration.precision, seed=calibration.seed)
+        for c in silencing:
+            work.silence(c, gaps, calibration.passes, listener)
+    if reading_grams:
+        grams = Grams(graph, model, gram_inputs, seed=calibration.seed)
+        for c in reading_grams:
+            for name, group in graph.groups.items():
                 if reads := grams.reads(name):
-                    work.found[c].add((name, 0), work.call(c, group, reads=reads), 1.0)
-    return work.found
+                    work.means[c].add((name, 0), work.call(c, group, reads=reads), 1.0)
+    return work.means
 
 
 def weight_places(
@@ -94,7 +85,7 @@ def weight_places(
     What operators add (biases of layers, shifts of norms) does not say what a unit is worth: left out unless `biases`.
     """
     added = set() if biases else {id(op.arg("bias")) for op in graph.ops}
-    found = {
+    by_group = {
         g.name: [
             m
             for m in g.members
@@ -104,34 +95,35 @@ def weight_places(
         ]
         for g in groups
     }
-    return {name: members for name, members in found.items() if members}
+    return {name: members for name, members in by_group.items() if members}
 
 
-def from_weights(graph: Graph, model: nn.Module, chosen: Criterion, places: Mapping[str, Sequence[Member]]) -> Means:
-    """Means of a criterion that reads weights alone, at places of one's own choice."""
-    work = _Pass(graph, model, [chosen], {n: graph.group(n) for n in places}, "sum", 0)
+def from_weights(
+    graph: Graph, model: nn.Module, chosen: ScoreFunction, places: Mapping[str, Sequence[Member]]
+) -> Means:
+    """Means of a criterion that reads weights alone, at the places given."""
+    work = _Pass(graph.only(places), model, [chosen], "sum", 0)
     work.from_weights(chosen, places, None, 1.0)
-    return work.found[chosen]
+    return work.means[chosen]
 
 
 class _Pass:
-    """The sums, and what it takes to add a batch to them."""
+    """The running means of all criteria, and what is needed to add a batch to them."""
 
     def __init__(
         self,
         graph: Graph,
         model: nn.Module,
-        criteria: Sequence[Criterion],
-        groups: Mapping[str, Group],
-        reduce: str,
+        criteria: Sequence[ScoreFunction],
+        reduce: Reduce,
         seed: int,
     ):
-        self.graph, self.model, self.groups, self.seed = graph, model, groups, seed
-        self.found = {c: Means() for c in criteria}
+        self.graph, self.model, self.groups, self.seed = graph, model, graph.groups, seed
+        self.means = {c: Means() for c in criteria}
         self.tensors = {n: t.detach() for *_, n, t in named_tensors(model)}
         first: dict[int, str] = {}  # of a parameter with several names, the first one carries the gradient
         self.first = {n: first.setdefault(id(p), n) for n, p in model.named_parameters(remove_duplicate=False)}
-        self.places = {c: weight_places(graph, groups.values(), c.roles(reduce)) for c in criteria}
+        self.places = {c: weight_places(graph, graph.groups.values(), c.roles(reduce)) for c in criteria}
         self.watched = [c for c in criteria if "activation" in c.needs]
         self.gated = [c for c in criteria if "contribution" in c.needs]
         self.derived = [c for c in criteria if "grad" in c.needs]
@@ -144,16 +136,16 @@ class _Pass:
         return not self.derived and all(c.samples is not None and n >= c.samples for c, n in self.seen.items())
 
     def without_data(self) -> None:
-        """Criteria of weights, and those that look at nothing."""
-        for c in self.found:
+        """Criteria that read weights alone, and those that read nothing."""
+        for c in self.means:
             if "weight" in c.needs and "grad" not in c.needs:
                 self.from_weights(c, self.places[c], None, 1.0)
             elif not ({"weight"} | DATA) & set(c.needs):
                 for g in self.groups.values():
-                    self.found[c].add((g.name, 0), self.call(c, g), 1.0)
+                    self.means[c].add((g.name, 0), self.call(c, g), 1.0)
 
     def from_weights(
-        self, c: Criterion, places: Mapping[str, Sequence[Member]], grads: Mapping[str, Tensor] | None, n: float
+        self, c: ScoreFunction, places: Mapping[str, Sequence[Member]], grads: Mapping[str, Tensor] | None, n: float
     ) -> None:
         """Every tensor of every group."""
         for name, members in places.items():
@@ -163,10 +155,10 @@ class _Pass:
                     given["weight"] = self.graph.unit_view(name, member, self.tensors[member.tensor]).double()
                 if grads is not None:
                     given["grad"] = self.graph.unit_view(name, member, grads[member.tensor]).double()
-                self.found[c].add((name, i), self.call(c, self.groups[name], member.tensor, **given), n)
+                self.means[c].add((name, i), self.call(c, self.groups[name], member.tensor, **given), n)
 
-    def batch(self, inputs: Any, targets: Any, n: int, loss: Loss | None, precision: str) -> None:
-        """Add one batch for everybody who still wants samples: one forward, and one backward if needed."""
+    def batch(self, inputs: Any, targets: Any, n: int, calibration: Calibration) -> None:
+        """Add one batch for every criterion that needs more samples: one forward, and one backward if needed."""
         take = {c: min(n, n if c.samples is None else c.samples - seen) for c, seen in self.seen.items()}
         watching = [c for c in self.watched if take[c] > 0]
         gated = [c for c in self.gated if take[c] > 0]
@@ -192,12 +184,12 @@ class _Pass:
                     if "reader" in c.needs:
                         given["reader"] = self.reader(key)
                     scores = self.call(c, self.groups[name], activation=carried.between(low, high), **given)
-                    self.found[c].add((name, place), scores, high - low)
+                    self.means[c].add((name, place), scores, high - low)
 
+        request = Request(watch, visit, list(self.groups) if gated else (), bool(self.derived))
         seen = observe(
-            self.graph, self.model, inputs, targets, watch=watch, visit=visit, loss=loss, precision=precision,
-            contributions=list(self.groups) if gated else (), grads=bool(self.derived),
-        )  # fmt: skip
+            self.graph, self.model, (inputs, targets), request, loss=calibration.loss, precision=calibration.precision
+        )
         grads = {name: seen.grads[first] for name, first in self.first.items() if first in seen.grads}
         for c in self.derived:
             self.from_weights(c, self.places[c], grads, n)
@@ -205,20 +197,20 @@ class _Pass:
             for name, contribution in seen.contributions.items():
                 given = self.labelled(c, targets, n, 0, take[c])
                 scores = self.call(c, self.groups[name], contribution=contribution[:, : take[c]], **given)
-                self.found[c].add((name, 0), scores, take[c])
+                self.means[c].add((name, 0), scores, take[c])
         for c in (*watching, *gated):
             self.seen[c] += take[c]
 
-    def gaps(self, c: Criterion, gaps: Gaps, passes: int, note: Note) -> None:
-        """Ask the groups one after the other, each with its share of the forward passes."""
+    def silence(self, c: ScoreFunction, gaps: Gaps, passes: int, listener: Listener) -> None:
+        """Score the groups one after the other by silencing units, each with its share of the forward passes."""
         guessed = exact = 0
         for name, share in gaps.shares(self.groups, passes).items():
             gap = gaps.of(name, share)
-            self.found[c].add((name, 0), self.call(c, self.groups[name], gap=gap), 1.0)
+            self.means[c].add((name, 0), self.call(c, self.groups[name], gap=gap), 1.0)
             exact += share - gap.passes
             guessed += gap.units - (share - gap.passes) if gap.estimated else 0
         if guessed > 0:
-            note(
+            listener.note(
                 f"criterion {c.name!r}: {exact} units were silenced one by one, the other {guessed} are scored by "
                 f"derivatives; passes={exact + guessed} silences all"
             )
@@ -230,8 +222,8 @@ class _Pass:
             self.readers[key] = reader_weight(self.graph, name, sites(self.graph, name, at)[i], self.tensors)
         return self.readers[key]
 
-    def labelled(self, c: Criterion, targets: Any, n: int, low: int, high: int) -> dict[str, Any]:
-        """The labels of some samples, for a criterion that asks for them."""
+    def labelled(self, c: ScoreFunction, targets: Any, n: int, low: int, high: int) -> dict[str, Any]:
+        """The labels of some samples, for a criterion that reads them."""
         if "labels" not in c.needs:
             return {}
         whole = isinstance(targets, Tensor) and not (targets.is_floating_point() or targets.is_complex())
@@ -240,7 +232,7 @@ class _Pass:
             raise BadInput(f"criterion {c.name!r}: expected one class number a sample as targets, ({n},); got {got}")
         return {"labels": targets[low:high].to(device_of(self.model))}
 
-    def call(self, c: Criterion, group: Group, tensor: str = "", **given: Any) -> Tensor:
+    def call(self, c: ScoreFunction, group: Group, tensor: str = "", **given: Any) -> Tensor:
         """Call the criterion and check what comes back."""
         name, units = group.name, group.units
         weight = [given.pop("weight")] if "weight" in given else []

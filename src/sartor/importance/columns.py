@@ -1,6 +1,6 @@
-"""Which rows of a matrix stand for the others: leverage for every count at once, distances to spans, regrowth.
+"""Which rows of a matrix represent the others: leverage for every count at once, distances to spans, regrowth.
 
-A row is one unit's weights; CHEX speaks of the columns of the transpose (column subset selection).
+A row is one unit's weights; CHEX takes columns of the transpose (column subset selection).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which units the others can stand in for: backward elimination on the Gram matrices of those who read them.
+"""Which units the others can replace: backward elimination on the Gram matrices of their readers.
 
-When a unit goes, its readers are refitted on what is left, so what counts is the part of their results that no linear
-combination of the remaining inputs gives back. On the inverse Gram matrix that part is known in closed form for every
-unit at once, and one downdate removes the worst candidate and refits the readers to the rest.
+When a unit is removed, its readers are refitted on the remaining inputs, so its cost is the part of their results that
+no linear combination of the remaining inputs reproduces. The inverse Gram matrix gives that part in closed form for
+every unit at once, and one downdate removes the cheapest unit and refits the readers to the rest.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from sartor.activations.readers import Read
 
 
 def elimination(reads: Sequence[Read], *, ridge: float = 1e-3) -> tuple[list[int], list[float]]:
-    """The order in which units are given up, and what each costs on top of those before.
+    """The order in which units are removed, and the cost that each adds to those before it.
 
     Args:
         reads: all readers of one group.
         ridge: added to the diagonal of a Gram matrix, relative to its mean.
 
     Returns:
-        (units, the one to go first in front; squared error summed over outputs, mean over rows, times `scale`, that is
-        added when each goes). With one reader the costs of all units add up to losing everything that varies. What
-        several readers lose is the same information, so their errors are taken to point the same way: they add up
-        before they are squared.
+        (units in the order of their removal; for each, the squared error that its removal adds, summed over outputs,
+        mean over rows, times `scale`). With one reader the costs of all units add up to the loss of everything that
+        varies. Several readers lose the same information, so their errors are assumed to point the same way: they are
+        added before they are squared.
 
     Source: the block form of Hassibi and Stork 1993, "Optimal Brain Surgeon", for a least-squares layer; the selection
     criterion of He et al. 2017, arXiv:1707.06168, section 3.1, solved by backward elimination instead of the lasso.
@@ -70,10 +70,10 @@ class _State:
         return self.scale * (w * torch.linalg.solve(block, w)).sum((1, 2)).clamp(min=0).cpu()
 
     def remove(self, unit: int) -> None:
-        """Give its part to the others as far as they can take it."""
+        """Remove a unit and refit the reader to the others."""
         c = self.columns[unit]
         rows = self.inverse[c]
         solved = torch.linalg.solve(rows[:, c], rows)  # [k, inputs]
         self.weight -= self.weight[:, c] @ solved
         self.inverse -= rows.T @ solved
-        self.inverse[c, c] = 1.0  # gone: never looked at again, and never singular
+        self.inverse[c, c] = 1.0  # removed: never read again, and never singular

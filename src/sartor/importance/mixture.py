@@ -1,4 +1,4 @@
-"""Mixtures of criteria, as one writes them: "0.5*taylor + 0.5*fpgm", "flap*fpgm"."""
+"""Mixtures of criteria, written as text: "0.5*taylor + 0.5*fpgm", "flap*fpgm"."""
 
 from __future__ import annotations
 

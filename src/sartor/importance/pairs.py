@@ -15,15 +15,15 @@ from sartor.structure.calls import Value
 from sartor.structure.fibres import Lines, joint, lines, pairs
 from sartor.types import Member
 
-UNSEEN = ("gap", "reads")  # what cannot be asked for pairs: it is computed from leaves
+UNSEEN = ("gap", "reads")  # what a criterion cannot read of pairs, because it is computed from leaves
 
 
 @dataclass(frozen=True)
 class Pairs(Graph):
     """A graph of which some groups stand for [units of H * units of D] of a leaf D that may be fibred over H.
 
-    It serves to look at tensors and activations. Nothing can be cut by it, and activations are looked at only where
-    one dimension carries both leaves.
+    It is for reading tensors and activations: nothing can be cut by it, and activations are read only where one
+    dimension carries both leaves.
     """
 
     over: Mapping[str, Axis] = field(default_factory=dict)  # group -> H
@@ -43,8 +43,8 @@ class Pairs(Graph):
 
     def read_view(self, group: str, value: Value, tensor: Tensor) -> Tensor | None:
         """What belongs to each pair in the last dimension that carries the leaf: [pairs, rest]; None: none does."""
-        found = self._lines(group, value)
-        return joint(found[-1], self.over[group], tensor) if found else None
+        places = self._lines(group, value)
+        return joint(places[-1], self.over[group], tensor) if places else None
 
     @cached_property
     def _sites(self) -> dict[Axis, tuple[list[Site], list[Site]]]:
@@ -55,14 +55,14 @@ class Pairs(Graph):
         }
 
     def _together(self, group: str, sites: Iterable[Site]) -> list[Site]:
-        found = []
+        joined = []
         for site in sites:
             op = self.ops[site.op]
             value = op.outputs[0] if site.slot == "out" else next(a for a in op.args if isinstance(a, Value))
             for where in self._lines(group, value):
                 if where.dim == site.dim and where.along is None:
-                    found.append(replace(site, positions=pairs(where, self.over[group])))
-        return found
+                    joined.append(replace(site, positions=pairs(where, self.over[group])))
+        return joined
 
     def _lines(self, group: str, value: Value) -> list[Lines]:
         return lines(value, find(self.leaves[group]), self.over[group])

@@ -8,8 +8,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-REDUCTIONS = ("sum", "mean", "max", "producer")
-NORMALISATIONS = ("none", "mean", "max", "rank", "macs")
+from sartor.types import Scaling
 
 
 class Means:
@@ -24,12 +23,12 @@ class Means:
         self.sums[key] = self.sums[key] + scores * weight if key in self.sums else scores * weight
         self.weights[key] = self.weights.get(key, 0.0) + weight
 
-    def reduced(self, reduce: str, normalise: str) -> dict[str, Tensor]:
-        """group -> [units] over its places, each normalised first."""
+    def reduced(self, scaling: Scaling) -> dict[str, Tensor]:
+        """group -> [units] over its places, each normalised first; costs are not divided by."""
         by_group: dict[str, list[Tensor]] = {}
         for key in sorted(self.sums):
-            by_group.setdefault(key[0], []).append(normalised(self.sums[key] / self.weights[key], normalise))
-        pick = {"mean": lambda t: t.mean(0), "max": lambda t: t.amax(0)}.get(reduce, lambda t: t.sum(0))
+            by_group.setdefault(key[0], []).append(normalised(self.sums[key] / self.weights[key], scaling.normalise))
+        pick = {"mean": lambda t: t.mean(0), "max": lambda t: t.amax(0)}.get(scaling.reduce, lambda t: t.sum(0))
         return {name: pick(torch.stack(rows)) for name, rows in by_group.items()}
 
 

@@ -1,4 +1,4 @@
-"""The phone book of criteria, and what a criterion asks for, read from its own parameters."""
+"""The registry of criteria, and what each one reads, taken from the names of its parameters."""
 
 from __future__ import annotations
 
@@ -26,29 +26,39 @@ At = Literal["read", "written"]
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """A function from what it asks for to one score a unit, larger = keep.
+class Sampling:
+    """How a criterion reads activations and contributions."""
 
-    `needs` names the parameters it is called with, a subset of:
+    at: At = "read"  # activations are what readers take in, or what writers give (before a norm)
+    samples: int | None = None  # how many samples suffice; None: all that are given
+    per_batch: bool | None = None
+    # whether a score depends on which samples came in one batch; if not, batches may be split in any way, and are, to
+    # bound memory. None: only if it reads `grad`
+
+
+@dataclass(frozen=True)
+class ScoreFunction:
+    """A function from what it reads to one score a unit, larger = keep.
+
+    `needs` are the names of its parameters, a subset of:
 
     - weight: [units, rest], one tensor of the group seen per unit; scores of all its tensors are reduced afterwards;
     - grad: [units, rest], gradient of one batch's mean loss at the same elements; scores are averaged over batches;
     - activation: [units, samples, rest], what the units carry at one place of the network; averaged over samples;
-    - reader: [units, rest], the weights that read the units at the place of `activation` (see `readers.py`);
+    - reader: [units, rest], the weights that read the units at the place of `activation` (see `reader_weight`);
     - labels: [samples], whole numbers, the targets of the samples of `activation` or `contribution`;
     - contribution: [units, samples], minus the first-order change of each sample's loss when the unit's activations
       become zero wherever they are read: sum over places and positions of (d loss_n / d a) * a, float64. The same as
       sum of (d loss_n / d w) * w over the weights that read the unit, without a gradient for each sample and weight:
       a gate on the unit at every reader, differentiated at 1 (one backward pass a batch). One call a group and batch;
-    - gap: how much worse the network gets without some units, by silencing them (see `silence.py`); one call a group;
+    - gap: how much worse the network gets without some units, by silencing them (see `activations/silencing.py`);
+      one call a group;
     - reads: the convolutions and linear layers that read the group, with their Gram matrices (see `elimination.py`);
-      one call a group, none for a group that nothing of the kind reads;
-    - units: how many there are, for a criterion that looks at nothing else;
+      one call a group, none for a group that no such layer reads;
+    - units: how many there are, for a criterion that reads nothing else;
     - generator: a torch.Generator, seeded for this group alone.
 
-    `reads` are the roles of the tensors it looks at. `at` is the place of its activation: what readers take in, or what
-    writers give (before a norm). `samples` is how many samples suffice it, None: all. `per_batch` says that a score
-    depends on which samples came in one batch; without it, batches may be split in any way, and are, to bound memory.
+    `reads` are the roles of the weights it reads; for `at`, `samples` and `per_batch` see `Sampling`.
     """
 
     name: str
@@ -64,7 +74,7 @@ class Criterion:
         return ("out",) if reduce == "producer" and "out" in self.reads else self.reads
 
 
-CRITERIA: Registry[Criterion] = Registry("importance criterion")
+CRITERIA: Registry[ScoreFunction] = Registry("importance criterion")
 
 
 def criterion(
@@ -72,48 +82,44 @@ def criterion(
     *,
     source: str,
     reads: tuple[Role, ...] = READABLE,
-    at: At = "read",
-    samples: int | None = None,
-    per_batch: bool | None = None,
+    sampling: Sampling = Sampling(),
     equivariant: bool = True,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Enter a function under `name`; the function comes back untouched.
 
     Args:
-        name: as recipes and the command line say it.
+        name: as recipes and the command line use it.
         source: where it was published.
-        reads: roles of the tensors it looks at.
-        at: where its activations are taken, "read" or "written".
-        samples: how many samples suffice for activations or contributions; None: all that are given.
-        per_batch: whether the score depends on how samples are split into batches; None: only if it asks for `grad`.
+        reads: roles of the weights it reads.
+        sampling: how it reads activations and contributions.
         equivariant: whether renumbering the units renumbers its scores (a random one cannot promise that).
     """
 
     def enter(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         needs = _needs(function, name)
-        split = "grad" in needs if per_batch is None else per_batch
-        chosen = Criterion(name, function, needs, reads, at, samples, split)
+        per_batch = "grad" in needs if sampling.per_batch is None else sampling.per_batch
+        chosen = ScoreFunction(name, function, needs, reads, sampling.at, sampling.samples, per_batch)
         summary = (function.__doc__ or "").strip().split("\n")[0]
         CRITERIA.add(
             name, chosen, source=source, summary=summary, needs=needs, reads=reads, equivariant=equivariant,
-            per_batch=split,
+            per_batch=per_batch,
         )  # fmt: skip
         return function
 
     return enter
 
 
-def find_criterion(criterion: str | Criterion | Callable[..., Tensor]) -> Criterion:
+def find_criterion(criterion: str | ScoreFunction | Callable[..., Tensor]) -> ScoreFunction:
     """A registered criterion by name, or any function as one (taken to depend on the batch as a whole).
 
     Raises:
         UnknownName: no criterion is called so.
-        BadInput: the function asks for something nobody can give it.
+        BadInput: a parameter of the function is none of those that a criterion can read.
 
     >>> find_criterion(lambda w: w.amax(1)).needs
     ('weight',)
     """
-    if isinstance(criterion, Criterion):
+    if isinstance(criterion, ScoreFunction):
         return criterion
     if isinstance(criterion, str):
         return CRITERIA[criterion].value
@@ -121,7 +127,7 @@ def find_criterion(criterion: str | Criterion | Callable[..., Tensor]) -> Criter
         if entry.value.function is criterion:
             return entry.value
     name = getattr(criterion, "__name__", type(criterion).__name__)
-    return Criterion(name, criterion, _needs(criterion, name), per_batch=True)
+    return ScoreFunction(name, criterion, _needs(criterion, name), per_batch=True)
 
 
 def _needs(function: Callable[..., Any], name: str) -> tuple[str, ...]:
@@ -136,16 +142,16 @@ def _needs(function: Callable[..., Any], name: str) -> tuple[str, ...]:
             raise BadInput(
                 f"criterion {name!r}, parameter {p.name!r}: expected one of {', '.join(INPUTS)}, or a default value"
             )
-    asked = [[n for n in place if n in needs] for place in PLACES]
-    if sum(map(bool, asked)) > 1:
+    by_place = [[n for n in place if n in needs] for place in PLACES]
+    if sum(map(bool, by_place)) > 1:
         raise BadInput(
-            f"criterion {name!r} asks for {' and '.join(p[0] for p in asked if p)} in one call; "
-            "they lie at different places of the network: ask for one of them"
+            f"criterion {name!r} reads {' and '.join(p[0] for p in by_place if p)} in one call; "
+            "they belong to different places of the network: take one of them as a parameter"
         )
     if "reader" in needs and "activation" not in needs:
-        raise BadInput(f"criterion {name!r} asks for the weights of a reader: ask for the activations it reads too")
+        raise BadInput(f"criterion {name!r} reads `reader`: take `activation`, which it reads, as well")
     if "labels" in needs and not {"activation", "contribution"} & set(needs):
-        raise BadInput(f"criterion {name!r} asks for labels: ask for the activations or contributions they belong to")
+        raise BadInput(f"criterion {name!r} reads labels: take the activations or contributions of the samples too")
     if not needs:
         raise BadInput(f"criterion {name!r}: expected parameters among {', '.join(INPUTS)}; got none")
     return tuple(needs)

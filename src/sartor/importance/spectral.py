@@ -1,6 +1,6 @@
 """Spectral measures of matrices whose rows are channels or samples: pure functions, batched, float64.
 
-What each row adds to the nuclear norm, what a set of rows adds together, the order in which rows are best given up, and
+What each row adds to the nuclear norm, what a set of rows adds together, the order in which rows are best removed, and
 the entropy of a kernel matrix. One eigendecomposition serves all rows.
 
 With G = A A^T, zeroing row i takes row and column i out of G, and by Jacobi's identity
@@ -84,17 +84,18 @@ def joint_drop(matrices: Tensor, rows: Tensor) -> Tensor:
 
 
 def elimination_order(matrices: Tensor, count: int | None = None) -> Tensor:
-    """Rows in the order in which they are best given up one after the other, each time the one that adds least.
+    """Rows in the order in which they are best removed one after the other, each time the one that adds least.
 
-    Each step asks `nuclear_drops` of the rows that are left. Updating the inverse at every node instead costs as much
-    memory traffic as a fresh decomposition costs arithmetic, and loses all digits once the rows become independent.
+    Each step computes `nuclear_drops` of the rows that are left. Updating the inverse at every node instead costs as
+    much memory traffic as a fresh decomposition costs arithmetic, and loses all digits once the rows become
+    independent.
 
     Args:
         matrices: [c, n], or [b, c, n]: what a row adds is then its mean over the b matrices.
-        count: how many rows to give up; None: all of them.
+        count: how many rows to remove; None: all of them.
 
     Returns:
-        [count], int64; the first is given up first; ties by index.
+        [count], int64; the first is removed first; ties by index.
 
     >>> elimination_order(torch.diag(torch.tensor([2.0, 1.0, 3.0]))).tolist()
     [1, 0, 2]

@@ -1,4 +1,4 @@
-"""AutoBot: gates trained on a frozen network under a budget; what a gate is worth is what its unit is worth.
+"""AutoBot: one gate a unit is trained on a frozen network under a budget; the gates are the scores.
 
 Source: Castells and Yeom 2023, "Automatic Neural Network Pruning that Efficiently Preserves the Model Accuracy",
 arXiv:2111.09635, section 3, and the authors' code: the constants are those of its CIFAR-10 runs. There every
@@ -9,13 +9,14 @@ unit, wherever it occurs (see `sartor.learn.gates`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.observers import Loss, cross_entropy
+from sartor.activations.observers import cross_entropy
 from sartor.cost import SoftCost, soft_macs
 from sartor.errors import BadInput
 from sartor.learn.gates import Gated
@@ -23,23 +24,31 @@ from sartor.learn.losses import divergence, relative_gap
 from sartor.seed import seeded
 from sartor.structure import Graph
 from sartor.structure.example import Example, batch_of, first_tensor, map_tensors, to_device
-from sartor.types import Gates
+from sartor.types import SILENT, Calibration, Gates, Listener, Loss
 
-Tell = Callable[[str], None]
+
+@dataclass(frozen=True)
+class SoftBudget:
+    """A share of a differentiable cost that may stay."""
+
+    keep: float  # strictly between 0 and 1
+    cost: SoftCost | None = None
+    # widths -> scalar, differentiable, as `sartor.cost.soft_macs` makes (None), or a model of latency; `widths` are the
+    # sums of the gates by group. Groups without gates are not among them
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep < 1:
+            raise BadInput(f"gates, keep: expected a share of the cost strictly between 0 and 1; got {self.keep}")
 
 
 def learn_gates(
     graph: Graph,
     model: nn.Module,
-    batches: Iterable[Any],
+    calibration: Calibration,
+    budget: SoftBudget,
     *,
-    keep: float,
     options: Gates | None = None,
-    cost: SoftCost | None = None,
-    loss: Loss | None = None,
-    groups: Sequence[str] | None = None,
-    seed: int = 0,
-    tell: Tell = lambda text: None,
+    listener: Listener = SILENT,
 ) -> dict[str, Tensor]:
     """Train one gate lambda = sigmoid(psi) a unit; the network itself is frozen, in evaluation mode.
 
@@ -52,19 +61,15 @@ def learn_gates(
     Of the last steps (`options.tail`) the one with the lowest loss gives the gates.
 
     Args:
-        graph: of the model.
+        graph: of the model. Every group gets gates; with `graph.only(names)` the other groups stay whole.
         model: borrowed; nothing of it changes.
-        batches: (inputs, targets) pairs; targets are not looked at for the tasks "distill" and "gap". Batches longer
-            than `options.batch` are split. They are gone through again and again until all steps are done: a list in
-            an order drawn from the seed, anything else in its own order.
-        keep: share of the cost that may stay, strictly between 0 and 1.
+        calibration: `batches`, `loss` (of the task "labels"; None: cross entropy) and `seed` are read. Targets are not
+            read for the tasks "distill" and "gap". Batches longer than `options.batch` are split. They are gone through
+            again and again until all steps are done: a list in an order drawn from the seed, anything else in its own
+            order.
+        budget: the share of the cost that may stay.
         options: see `sartor.types.Gates`; None: the defaults.
-        cost: widths -> scalar, differentiable, as `sartor.cost.soft_macs` makes (the default) or a model of latency;
-            `widths` are the sums of the gates by group. Groups without gates are not among them.
-        loss: loss(output, targets) for the task "labels"; None: cross entropy.
-        groups: names of those with gates; None: all. Streams left out stay whole.
-        seed: of everything drawn.
-        tell: told every tenth of the steps how far it is.
+        listener: progress after every tenth of the steps.
 
     Returns:
         group -> lambda [units], float64 on the CPU, in [0, 1]: scores for the allocator "global", with floor 0, which
@@ -75,12 +80,11 @@ def learn_gates(
         UnknownName: no such group.
     """
     options = options or Gates()
-    if not 0 < keep < 1:
-        raise BadInput(f"gates, keep: expected a share of the cost strictly between 0 and 1; got {keep}")
-    gated = Gated(graph, model, groups)
+    gated = Gated(graph, model)
     if not gated.units:
         raise BadInput("gates: expected at least one group to put gates on; got none")
-    cost = cost or soft_macs(graph)
+    batches = calibration.batches if calibration.batches is not None else ()
+    cost = budget.cost or soft_macs(graph)
     whole = _number(cost({n: torch.tensor(float(u)) for n, u in gated.units.items()}), "the cost of the whole network")
     psi = {
         n: torch.full((u,), math.log(options.start / (1 - options.start)), device=gated.device).requires_grad_()
@@ -89,12 +93,14 @@ def learn_gates(
     adam = torch.optim.Adam(list(psi.values()), lr=options.lr)
     first_kept = options.steps - max(1, round(options.tail * options.steps))
     least, best = math.inf, {n: p.detach().clone() for n, p in psi.items()}
-    with seeded(seed), torch.enable_grad():
+    with seeded(calibration.seed), torch.enable_grad():
         for step, (inputs, targets) in enumerate(_minibatches(batches, options.batch, options.steps)):
             gates = {n: p.sigmoid() for n, p in psi.items()}
-            task = _task(gated, gates, inputs, targets, options.task, loss)
+            task = _task(gated, gates, inputs, targets, options.task, calibration.loss)
             size = cost({n: g.sum() for n, g in gates.items()})
-            total = task + options.beta * budget_term(size, keep * whole, whole) + options.gamma * binary_term(gates)
+            total = (
+                task + options.beta * budget_term(size, budget.keep * whole, whole) + options.gamma * binary_term(gates)
+            )
             value = _number(total, f"the loss at step {step + 1}")
             if step >= first_kept and value < least:
                 least, best = value, {n: p.detach().clone() for n, p in psi.items()}
@@ -102,7 +108,8 @@ def learn_gates(
             total.backward()
             adam.step()
             if (step + 1) % max(1, options.steps // 10) == 0:
-                tell(f"step {step + 1} of {options.steps}: loss {value:.4f}, cost {float(size.detach()) / whole:.1%}")
+                share = float(size.detach()) / whole
+                listener.tell(f"step {step + 1} of {options.steps}: loss {value:.4f}, cost {share:.1%}")
     return {n: p.cpu().double().sigmoid() for n, p in best.items()}
 
 
@@ -131,8 +138,8 @@ def _task(
         value = (loss or cross_entropy)(gated(inputs, gates), to_device(targets, gated.device))
     else:
         with torch.no_grad():
-            want = first_tensor(gated(inputs, {}))
-        value = (divergence if task == "distill" else relative_gap)(first_tensor(gated(inputs, gates)), want)
+            target = first_tensor(gated(inputs, {}))
+        value = (divergence if task == "distill" else relative_gap)(first_tensor(gated(inputs, gates)), target)
     if not isinstance(value, Tensor) or value.numel() != 1:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise BadInput(f"gates, task loss: expected one number as a tensor; got {shape}")

@@ -1,4 +1,4 @@
-"""One gate a unit, on any traced network: what the network computes when units are let through in part.
+"""One gate a unit, on any traced network: the forward with every unit multiplied by its gate.
 
 A gate multiplies its unit. No module is added and no module is changed: parameters are scaled along the dimensions in
 which they hold the unit, and the model is called with the scaled ones. Where a gate acts is a choice, made by group:
@@ -38,7 +38,7 @@ Place = tuple[str, int]  # tensor, dimension
 
 @final
 class Gated:
-    """A network whose units pass through gates, called with them.
+    """A network whose units are multiplied by gates that are given with each call.
 
     The model is borrowed for each call, in evaluation mode; its parameters and buffers stay as they are and gradients
     go to the gates alone.
@@ -59,12 +59,12 @@ class Gated:
         self.device = device_of(model)
         self._leaf = {n: find(graph.leaves[n]) for n in self.units}
         self._axes = {
-            place: graph.tensors[place[0]].axes[place[1]] for found in self.places.values() for place in found
+            place: graph.tensors[place[0]].axes[place[1]] for places in self.places.values() for place in places
         }
         self._weights = {n: p.detach() for n, p in model.named_parameters()}
 
     def __call__(self, inputs: Example, gates: Mapping[str, Tensor]) -> Any:
-        """What the model returns for inputs when its units pass through these gates.
+        """What the model returns when its units are multiplied by these gates.
 
         Args:
             inputs: as the model takes them.
@@ -128,7 +128,7 @@ def gate_places(graph: Graph, groups: Sequence[str] | None = None) -> dict[str, 
         members = [m for m in graph.groups[name].members if m.tensor not in directions and _is_weight(graph, m.tensor)]
         return tuple((m.tensor, m.dim) for m in members)
 
-    return {n: tuple(found) if found and n not in unweighted else everywhere(n) for n, found in reads.items()}
+    return {n: tuple(where) if where and n not in unweighted else everywhere(n) for n, where in reads.items()}
 
 
 def _is_weight(graph: Graph, tensor: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a gated network is held to: labels, or the original network's own answers."""
+"""Losses of a gated network that need no labels: its distance from the original network's outputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def divergence(got: Tensor, want: Tensor) -> Tensor:
 
 
 def relative_gap(got: Tensor, want: Tensor) -> Tensor:
-    """Squared distance of two outputs relative to the squared size of the one wanted: 0 is equal, 1 is like zeros.
+    """Squared distance of two outputs relative to the squared size of the second: 0 is equal, 1 is like zeros.
 
     >>> import torch
     >>> relative_gap(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 2.0]))

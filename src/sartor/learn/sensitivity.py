@@ -1,9 +1,9 @@
-"""How much where, by measuring: what the network loses as one group after another gets narrower.
+"""Scores from measured loss against width: each group is narrowed by itself, and the outputs are compared.
 
 For every group, the units are put in the order of the scores given, the least ones are closed by gates, and the outputs
-are compared with the original's, at a few widths. Between these points the loss is interpolated; what the next unit
-costs at its depth becomes its new score. A global allocator then chooses the widths of least summed loss for the MACs
-freed: exactly, since the curves are made convex first.
+are compared with the original's, at a few widths. Between these points the loss is interpolated; the marginal loss of
+each unit becomes its new score. A global allocator then chooses the widths of least summed loss for the MACs freed:
+exactly, since the curves are made convex first.
 
 Source: per-layer sensitivity as in Li et al. 2017, arXiv:1608.08710, section 3.2; there accuracy is read off by eye.
 Monotone interpolation: Fritsch and Carlson 1980, as `scipy.interpolate.PchipInterpolator`. That groups are measured one
@@ -13,7 +13,8 @@ at a time and their losses added is the assumption that every such method makes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,11 +27,29 @@ from sartor.errors import BadInput
 from sartor.learn.gates import Gated
 from sartor.structure import Graph
 from sartor.structure.example import Example, batch_of, first_tensor, with_batch
-from sartor.types import Scores
+from sartor.types import SILENT, Listener, Scores
 
-POINTS = (0.75, 0.5, 0.25)
 _SPREAD = 1e-12  # of the largest score, from one unit of a group to the next
 Curve = list[tuple[int, float]]  # (units gone, loss), rising in both
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveOptions:
+    """How the loss is measured against the width of a group, and compared across groups."""
+
+    points: Sequence[float] = (0.75, 0.5, 0.25)  # shares of a group kept; one unit is measured besides
+    samples: int = 256  # inputs read at most; the time is that of (points + 1) forwards of them a group
+    per_cost: float = 1.0
+    # exponent e >= 0: marginal losses are divided by (MACs a unit frees, relative to the mean group) ** e; 0 for a
+    # budget on something else than MACs, then units of all groups count alike
+
+    def __post_init__(self) -> None:
+        if not self.points or not all(0 < p < 1 for p in self.points):
+            raise BadInput(
+                f"sensitivity, points: expected shares kept strictly between 0 and 1; got {list(self.points)}"
+            )
+        if not (math.isfinite(self.per_cost) and self.per_cost >= 0):
+            raise BadInput(f"sensitivity, per_cost: expected a number >= 0; got {self.per_cost}")
 
 
 def sensitivity_scores(
@@ -39,10 +58,8 @@ def sensitivity_scores(
     scores: Scores,
     inputs: Iterable[Example],
     *,
-    points: Sequence[float] = POINTS,
-    samples: int = 256,
-    per_cost: float = 1.0,
-    tell: Callable[[str], None] = lambda text: None,
+    options: CurveOptions = CurveOptions(),
+    listener: Listener = SILENT,
 ) -> dict[str, Tensor]:
     """Scores that compare across groups: what the loss of a unit costs at its depth, for each MAC it frees.
 
@@ -53,38 +70,31 @@ def sensitivity_scores(
         model: borrowed; nothing of it changes.
         scores: group -> [units], larger = keep; only these groups are measured. Tied groups are narrowed together.
         inputs: calibration inputs, no labels.
-        points: shares of a group kept at which the loss is measured; one unit is measured besides.
-        samples: inputs used at most. The time is that of (points + 1) forwards of them a group.
-        per_cost: exponent e >= 0: marginal losses are divided by (MACs a unit frees, relative to the mean group) ** e;
-            0 for a budget on something else than MACs, then units of all groups count alike.
-        tell: told after every tenth of the groups.
+        options: at which widths, on how many inputs, and how groups compare.
+        listener: progress after every tenth of the groups.
 
     Returns:
         group -> [units], float64 on the CPU, >= 0, strictly increasing with the given scores' order.
 
     Raises:
-        BadInput: an argument out of range, no inputs, or an output that is not finite.
+        BadInput: scores of the wrong shape, no inputs, or an output that is not finite.
         UnknownName: no such group.
     """
-    if not points or not all(0 < p < 1 for p in points):
-        raise BadInput(f"sensitivity, points: expected shares kept strictly between 0 and 1; got {list(points)}")
-    if not (math.isfinite(per_cost) and per_cost >= 0):
-        raise BadInput(f"sensitivity, per_cost: expected a number >= 0; got {per_cost}")
     if not scores:
         raise BadInput("sensitivity: expected scores of at least one group; got none")
     gated = Gated(graph, model, list(scores))
     order = {n: _least_first(n, s, gated.units[n]) for n, s in scores.items()}
-    taken = _first(inputs, samples)
+    taken = _first(inputs, options.samples)
     with torch.no_grad():
-        wanted = [first_tensor(gated(x, {})).double() for x in taken]
+        targets = [first_tensor(gated(x, {})).double() for x in taken]
         together = _together(list(scores), graph.ties)
         marginal: dict[str, Tensor] = {}
         for i, names in enumerate(together):
             units = gated.units[names[0]]
             curve: Curve = [(0, 0.0)]
-            for gone in sorted({units - max(1, round(p * units)) for p in (*points, 0.0)} - {0}):
+            for gone in sorted({units - max(1, round(p * units)) for p in (*options.points, 0.0)} - {0}):
                 gates = {n: _closed(order[n], gone) for n in names}
-                loss = _gap(gated, gates, taken, wanted)
+                loss = _gap(gated, gates, taken, targets)
                 if not math.isfinite(loss):
                     raise BadInput(
                         f"sensitivity, group {names[0]!r}: the outputs are not finite with {gone} of {units} units "
@@ -96,8 +106,8 @@ def sensitivity_scores(
                 marginal[n] = torch.empty(units, dtype=torch.float64)
                 marginal[n][order[n]] = steps
             if (i + 1) % max(1, len(together) // 10) == 0:
-                tell(f"{i + 1} of {len(together)} groups measured")
-    return _for_each_mac(graph, marginal, order, together, per_cost)
+                listener.tell(f"{i + 1} of {len(together)} groups measured")
+    return _for_each_mac(graph, marginal, order, together, options.per_cost)
 
 
 def marginal_losses(curve: Curve, units: int) -> np.ndarray:
@@ -145,12 +155,12 @@ def _together(names: Sequence[str], ties: Sequence[Sequence[str]]) -> list[tuple
     return out
 
 
-def _gap(gated: Gated, gates: dict[str, Tensor], inputs: Sequence[Example], wanted: Sequence[Tensor]) -> float:
-    """Squared distance of all outputs from those wanted, relative to their squared size."""
+def _gap(gated: Gated, gates: dict[str, Tensor], inputs: Sequence[Example], targets: Sequence[Tensor]) -> float:
+    """Squared distance of all outputs from the targets, relative to their squared size."""
     far = near = 0.0
-    for x, want in zip(inputs, wanted):
-        far += float((first_tensor(gated(x, gates)).double() - want).square().sum())
-        near += float(want.square().sum())
+    for x, target in zip(inputs, targets):
+        far += float((first_tensor(gated(x, gates)).double() - target).square().sum())
+        near += float(target.square().sum())
     return far / near if near else far
 
 

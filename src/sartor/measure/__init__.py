@@ -1,13 +1,14 @@
-"""Latency on targets, activation memory, and what they were measured on."""
+"""Artefacts, the targets that they run on, their latency and activation memory, and the machine's facts."""
 
+from sartor.measure.artefact import Artefact, compare_artefacts, prepare, prepare_file
 from sartor.measure.environment import environment
 from sartor.measure.latency import compare, compare_afresh, latency
 from sartor.measure.memory import measured_memory
-from sartor.measure.prepare import prepare, prepare_file
 from sartor.measure.runnable import Runnable
-from sartor.measure.targets import TARGETS, available, parse_target, show_target
+from sartor.measure.targets import TARGETS, available, default_target, parse_target, rehearsal_target, show_target
 
 __all__ = [
-    "TARGETS", "Runnable", "available", "compare", "compare_afresh", "environment", "latency", "measured_memory",
-    "parse_target", "prepare", "prepare_file", "show_target",
+    "Artefact", "Runnable", "TARGETS", "available", "compare", "compare_afresh", "compare_artefacts", "default_target",
+    "environment", "latency", "measured_memory", "parse_target", "prepare", "prepare_file", "rehearsal_target",
+    "show_target",
 ]  # fmt: skip

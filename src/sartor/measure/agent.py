@@ -1,7 +1,7 @@
-"""Runs on the machine of a target that another one reaches: holds models, times them there, answers line by line.
+"""Runs on the remote machine of a target: holds models, times them, and answers requests from standard input.
 
-It stands alone: Python, NumPy and ONNX Runtime are all it needs, and it writes no file. A message is one line, MARK and
-a JSON object, followed by as many raw bytes as its "bytes" says.
+The file is sent to the machine as it is, so it imports nothing of Sartor: Python, NumPy and ONNX Runtime are enough. It
+writes no file. A message is one line, MARK and a JSON object, followed by as many raw bytes as its "bytes" says.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import sys
 import time
 from typing import IO, Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # the runtime's own would leave files behind
-MARK = b"sartor-agent "  # what else a remote shell prints is not for us
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # telemetry would leave files behind
+MARK = b"sartor-agent "  # lines without it are other output of the remote shell
 
 
 def send(out: IO[bytes], message: Any, payload: bytes = b"") -> None:
@@ -27,7 +27,7 @@ def send(out: IO[bytes], message: Any, payload: bytes = b"") -> None:
 
 
 def receive(source: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
-    """(message, payload); None at the end."""
+    """(message, payload); None at the end of the input."""
     while True:
         line = source.readline()
         if not line:
@@ -39,7 +39,7 @@ def receive(source: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
 
 
 def read(path: str) -> str | None:
-    """What a file holds; None where it cannot be read."""
+    """The content of a file; None if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
@@ -48,11 +48,11 @@ def read(path: str) -> str | None:
 
 
 def facts() -> dict[str, Any]:
-    """The machine, as `sartor.measure.environment` has it."""
+    """Facts of the machine, with the keys of `sartor.measure.environment`."""
     import numpy
     import onnxruntime
 
-    found = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", read("/proc/cpuinfo") or "", re.MULTILINE)
+    model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", read("/proc/cpuinfo") or "", re.MULTILINE)
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
@@ -63,7 +63,7 @@ def facts() -> dict[str, Any]:
         load = []
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "cpu": found.group(1).strip() if found else platform.processor() or platform.machine(),
+        "cpu": model.group(1).strip() if model else platform.processor() or platform.machine(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "usable_cores": cores,
@@ -78,8 +78,8 @@ def facts() -> dict[str, Any]:
     }
 
 
-def opened(message: dict[str, Any], payload: bytes) -> tuple[Any, dict[str, Any]]:
-    """A session with its inputs, set as Sartor sets those on its own machine."""
+def open_session(message: dict[str, Any], payload: bytes) -> tuple[Any, dict[str, Any]]:
+    """(session, inputs by name); with the settings of `sartor.measure.ort_backend.open_session`."""
     import numpy
     import onnxruntime as ort
 
@@ -102,8 +102,8 @@ def opened(message: dict[str, Any], payload: bytes) -> tuple[Any, dict[str, Any]
         return session, {name: arrays[f"arr_{i}"] for i, name in enumerate(message["names"])}
 
 
-def timed(session: Any, feed: dict[str, Any], count: int) -> float:
-    """Seconds of so many inferences."""
+def seconds_of(session: Any, feed: dict[str, Any], count: int) -> float:
+    """Seconds that `count` inferences take."""
     names, run = [o.name for o in session.get_outputs()], session.run
     gc.disable()
     try:
@@ -116,19 +116,19 @@ def timed(session: Any, feed: dict[str, Any], count: int) -> float:
 
 
 def answer(message: dict[str, Any], payload: bytes, held: dict[int, Any]) -> tuple[dict[str, Any], bytes]:
-    """(what to say, payload) to one message."""
+    """(answer, payload) to one message."""
     do = message["do"]
     if do == "facts":
         return {"facts": facts()}, b""
     if do == "open":
-        held[message["id"]] = opened(message, payload)
+        held[message["id"]] = open_session(message, payload)
         return {}, b""
     if do == "close":
         held.pop(message["id"], None)
         return {}, b""
     session, feed = held[message["id"]]
     if do == "run":
-        return {"seconds": timed(session, feed, message["count"])}, b""
+        return {"seconds": seconds_of(session, feed, message["count"])}, b""
     import numpy
 
     stream = io.BytesIO()
@@ -137,14 +137,14 @@ def answer(message: dict[str, Any], payload: bytes, held: dict[int, Any]) -> tup
 
 
 def serve(source: IO[bytes], out: IO[bytes]) -> None:
-    """Answer until the other side goes away."""
+    """Answer requests until the input ends."""
     held: dict[int, Any] = {}
     while (got := receive(source)) is not None:
         try:
-            said, payload = answer(got[0], got[1], held)
+            reply, payload = answer(got[0], got[1], held)
         except Exception as e:
-            said, payload = {"error": type(e).__name__, "text": str(e)}, b""
-        send(out, said, payload)
+            reply, payload = {"error": type(e).__name__, "text": str(e)}, b""
+        send(out, reply, payload)
 
 
 if __name__ == "__main__":

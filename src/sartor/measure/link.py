@@ -1,4 +1,4 @@
-"""A long-lived connection to the agent on another machine: through a command such as ssh, line by line."""
+"""A long-lived connection to the agent on another machine, through a command such as ssh."""
 
 from __future__ import annotations
 
@@ -18,27 +18,36 @@ from sartor.errors import SartorError, TargetLost
 from sartor.measure import agent
 
 _AGAIN = "Connect again by running the same command"
-BYTES_A_SECOND = 1e6  # a slower way than this to the other machine is taken for a broken one
-# The agent comes through the same pipe that it then listens to, so nothing is written on the other machine.
+BYTES_A_SECOND = 1e6  # a slower transfer counts as a broken connection
+# The agent's source comes through the pipe that it reads requests from, so no file is written on the other machine.
 _START = "import sys; i = sys.stdin.buffer; exec(i.read(int(i.readline())), {'__name__': '__main__'})"
 
 
+class AgentError(SartorError):
+    """The agent answered that it cannot do what was requested; the machine is still there."""
+
+
 class Link:
-    """Asks the agent; one at a time.
+    """Sends requests to the agent, one at a time.
 
     Args:
-        target: its name, for errors.
-        host: what the command connects to.
-        command: runs what follows it on the other machine, such as ["ssh", "-o", "BatchMode=yes", "pi.local"].
-        python: Python there.
-        limit_s: an answer that takes longer, transfers aside, is not waited for.
+        target: name of the target, for errors.
+        host: the machine that the command connects to.
+        command: runs the command line that follows it on the other machine, such as ["ssh", "-o", "BatchMode=yes",
+            "pi.local"].
+        python: the command that starts Python on that machine.
+        limit_s: longest wait for an answer, in seconds, besides the transfer.
+
+    Raises:
+        TargetLost: the machine cannot be reached, or cannot run the agent.
+        AgentError: packages are missing on that machine.
     """
 
     def __init__(self, target: str, host: str, command: Sequence[str], python: str, limit_s: float):
         self.target, self.host, self.python, self.limit_s = target, host, python, limit_s
         self._lock = threading.Lock()
         self._late = self._met = self._killed = False
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the connection
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # stays open as long as the connection
         call = [*command, shlex.join([python, "-u", "-c", _START])]
         try:
             self._process = subprocess.Popen(
@@ -50,7 +59,7 @@ class Link:
         atexit.register(self.close)
         source = Path(agent.__file__).read_bytes()
         try:
-            self._asked({"do": "facts"}, b"", f"{len(source)}\n".encode() + source)
+            self._request({"do": "facts"}, b"", f"{len(source)}\n".encode() + source)
             self._met = True
         except SartorError:
             self.close()
@@ -58,11 +67,11 @@ class Link:
 
     @property
     def alive(self) -> bool:
-        """Whether it can still be asked."""
+        """Whether requests can still be sent."""
         return not self._killed and self._process.poll() is None
 
     def facts(self) -> dict[str, Any]:
-        """Of the machine at this moment, as `sartor.measure.environment` has them, and its "host"."""
+        """Facts of the machine at this moment, with the keys of `sartor.measure.environment`, and its "host"."""
         return {**self.ask({"do": "facts"})[0]["facts"], "host": self.host}
 
     def ask(self, message: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
@@ -70,11 +79,11 @@ class Link:
 
         Raises:
             TargetLost: the machine did not answer, or not in time; the connection is closed.
-            SartorError: the agent says that it cannot.
+            AgentError: the agent answered with an error.
         """
-        return self._asked(message, payload)
+        return self._request(message, payload)
 
-    def _asked(self, message: Mapping[str, Any], payload: bytes, before: bytes = b"") -> tuple[dict[str, Any], bytes]:
+    def _request(self, message: Mapping[str, Any], payload: bytes, before: bytes = b"") -> tuple[dict[str, Any], bytes]:
         with self._lock:
             if not self.alive and not before:
                 raise TargetLost(f"target {self.target!r}: {self.host} went away. {_AGAIN}")
@@ -83,9 +92,11 @@ class Link:
             watch.start()
             try:
                 got = self._exchanged(message, payload, before)
-            except (OSError, ValueError):  # the pipe broke, or what came was cut short
+            except (OSError, ValueError):  # the pipe broke, or the answer was cut short
                 got = None
-            except BaseException:  # stopped by hand: the answer would be taken for that to the next question
+            except (
+                BaseException
+            ):  # interrupted by the user: the late answer would be taken for that to the next request
                 self._kill()
                 raise
             finally:
@@ -93,7 +104,7 @@ class Link:
         if got is None:
             raise self._lost(message["do"])
         if "error" in got[0]:
-            raise SartorError(self._refused(got[0]))
+            raise AgentError(self._refused(got[0]))
         return got
 
     def _exchanged(
@@ -109,25 +120,27 @@ class Link:
         self._late = True
         self._kill()
 
-    def _lost(self, asked: str) -> TargetLost:
+    def _lost(self, request: str) -> TargetLost:
         start = f"target {self.target!r}: {self.host} "
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(2.0)  # so that it can say why
+            self._process.wait(2.0)  # so that it can write its error
         self._errors.seek(0)
         lines = [x.strip() for x in self._errors.read().decode(errors="replace").splitlines() if x.strip()]
-        said = f"; it says: {lines[-1][:200]}" if lines else ""
+        stderr = f"; it says: {lines[-1][:200]}" if lines else ""
         code = self._process.returncode
         self.close()
         if self._late:
             return TargetLost(
-                f"{start}did not answer within {self.limit_s:g} s ({asked}){said}. Is it up and idle? A slow one needs "
-                "a larger timeout_s in its file"
+                f"{start}did not answer within {self.limit_s:g} s ({request}){stderr}. Is it up and idle? A "
+                "slow machine needs a larger timeout_s in its file"
             )
         if self._met:
-            return TargetLost(f"{start}went away ({asked}){said}. {_AGAIN}")
+            return TargetLost(f"{start}went away ({request}){stderr}. {_AGAIN}")
         if code == 127:
-            return TargetLost(f'{start}has no {self.python!r}{said}; say python = "..." in its file')
-        return TargetLost(f"{start}cannot be reached{said}. Try its 'ssh' command by hand: it must ask for no password")
+            return TargetLost(f'{start}has no {self.python!r}{stderr}; set python = "..." in its file')
+        return TargetLost(
+            f"{start}cannot be reached{stderr}. Try its 'ssh' command by hand: it must ask for no password"
+        )
 
     def _refused(self, answer: Mapping[str, Any]) -> str:
         start = f"target {self.target!r}, on {self.host}"
@@ -139,7 +152,7 @@ class Link:
         return f"{start}: {answer['error']}: {str(answer['text']).strip()[:300]}"
 
     def close(self) -> None:
-        """Hang up; the agent there ends with it. A second call does nothing."""
+        """Close the connection, which ends the agent. A second call does nothing."""
         atexit.unregister(self.close)
         for pipe in (self._process.stdin, self._process.stdout):
             with suppress(OSError, ValueError):
@@ -153,7 +166,7 @@ class Link:
         self._errors.close()
 
     def _kill(self) -> None:
-        self._killed = True  # it may take a moment to die, and its answer may lie in the pipe already
+        self._killed = True  # the process may still answer before it dies
         with suppress(OSError):
             if hasattr(os, "killpg"):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,15 +1,15 @@
-"""Was the machine left to the network while it was timed? What was seen, and a verdict in words.
+"""Whether other work disturbed the machine during a measurement: the evidence, and a verdict in words.
 
-Evidence of three kinds, each of few plain numbers:
+There are three kinds of evidence, each a few plain numbers:
 
-- away: of the time that the samples took, the share in which this process did not run, though one inference on one
-  thread keeps it running from beginning to end. Other work on its core, or the hypervisor, had the core then. Only
-  where the work is known to be done in this process by one thread (`Runnable.own`).
-- others, steal: processor time that other processes used, and that the hypervisor took, on the cores this process may
-  use (/proc/stat). With several threads it is a disturbance when all of them together want more cores than there are.
-- slow, drift: of the samples alone, so on any target: the share that takes over a quarter longer than the fast ones
-  (bursts), and how far the medians of the first, middle and last third are apart (a clock that falls, a neighbour
-  that comes).
+- away: the share of the measured time in which this process did not run, although a single-threaded inference runs
+  without a pause. Other processes or the hypervisor had its core then. Known only where one thread of this process
+  does all the work (`Runnable.own`).
+- others, steal: CPU time that other processes used, and that the hypervisor took, on the cores this process may use
+  (/proc/stat). With several threads, other processes disturb when all of them together want more cores than there are.
+- slow, drift: from the samples alone, so on any target: the share of samples that take over 25 % longer than the lower
+  quartile (bursts), and how far the medians of the first, middle and last third are apart (a falling clock rate, other
+  work that begins).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from typing import Any
 from sartor.measure.environment import usable_cores
 from sartor.types import median_interval
 
-AWAY = 0.03  # share of the time: timer ticks and the kernel's own work take less than a per cent
-CROWD = 0.25  # cores wanted beyond those there are: the counters of a short measurement are right to about a tenth
+AWAY = 0.03  # share of the time above which `away` counts; timer ticks and kernel work take less than 1 %
+CROWD = 0.25  # cores wanted beyond those there are; counters of a short measurement are accurate to about 0.1
 STEAL = 0.03  # of a core
-SLOWER = 1.25  # times the lower quartile: an interrupted sample, not the jitter of caches
-SLOW = 0.1  # share of samples: below it no median feels them
-DRIFT = 0.05  # of the median: more than the precision asked for
-LEAST_S = 0.3  # counters of the system tick every 10 ms
+SLOWER = 1.25  # times the lower quartile: a slower sample was interrupted; caches vary less
+SLOW = 0.1  # share of slow samples; fewer do not move a median
+DRIFT = 0.05  # of the median; larger than the usual precision
+LEAST_S = 0.3  # shorter measurements cannot use /proc/stat, which counts in steps of 10 ms
 _USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 0, 1, 2, 5, 6, 7  # columns of /proc/stat
 
 
@@ -41,34 +41,33 @@ class Moment:
     """Counters of the system at one time; what cannot be read is None."""
 
     wall_s: float
-    own_s: float  # processor time of this process, all threads
-    switches: int | None  # times it was made to yield its core
-    busy_s: float | None  # processor time used on the cores it may use, by anyone
-    steal_s: float | None
+    own_s: float  # CPU time of this process, all threads
+    switches: int | None  # involuntary context switches of this process
+    busy_s: float | None  # CPU time of all processes, on the cores this process may use
+    steal_s: float | None  # time that the hypervisor took from these cores
 
     @classmethod
     def now(cls) -> Moment:
-        """As it stands."""
+        """The counters as they stand."""
         busy, steal = _processors()
         return cls(time.perf_counter(), time.process_time(), _switches(), busy, steal)
 
 
-def judged(
-    seconds: Sequence[float], running: Sequence[float], before: Moment, after: Moment, *, own: bool, threads: int
+def noise_verdict(
+    seconds: Sequence[float], running: Sequence[float], before: Moment, after: Moment, *, threads: int | None
 ) -> dict[str, Any]:
     """The verdict on one measurement.
 
     Args:
         seconds: samples of the reference, in order.
-        running: for each, how long this process ran; empty where that says nothing.
+        running: CPU time of this process during each sample; empty where the work is not that of one own thread.
         before: counters when the first sample began.
-        after: ... and when the last one ended.
-        own: the work is done in this process, on the CPU.
-        threads: on how many threads.
+        after: counters when the last sample ended.
+        threads: threads of this process that do the work on the CPU; None: the work is done elsewhere.
 
     Returns:
         {"why" (in words; "" on a quiet machine), "away", "slow", "drift" (shares), "others", "steal" (cores),
-        "switches_per_s", "interrupted" (away counts)}; None for what cannot be known.
+        "switches_per_s", "interrupted" (whether `away` exceeds its threshold)}; None for what cannot be known.
     """
     wall = after.wall_s - before.wall_s
     long_enough = wall >= LEAST_S
@@ -77,15 +76,15 @@ def judged(
     mine = rate(before.own_s, after.own_s)
     others = None if used is None or mine is None else max(0.0, used - mine)
     away = max(0.0, 1 - sum(running) / sum(seconds)) if running else None
-    slow, drift = slow_share(seconds), drifted(seconds)
+    slow, drift = slow_share(seconds), drift_share(seconds)
     cores = usable_cores()
     interrupted = away is not None and away > AWAY
     why = []
     if interrupted and away is not None:
         why.append(f"other work kept this process from running {100 * away:.0f} % of the time")
-    elif own and threads > 1 and others is not None and others + min(threads, cores) > cores + CROWD:
+    elif threads is not None and threads > 1 and others is not None and others + min(threads, cores) > cores + CROWD:
         why.append(f"other processes used {others:.1f} of {cores} cores beside {threads} timed threads")
-    elif own and steal is not None and steal > STEAL:
+    elif threads is not None and steal is not None and steal > STEAL:
         why.append(f"the hypervisor took {100 * steal:.0f} % of a core")
     if slow > SLOW:
         why.append(f"{100 * slow:.0f} % of the samples took over a quarter longer than the fast ones")
@@ -98,23 +97,23 @@ def judged(
     }  # fmt: skip
 
 
-def judged_together(each: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The verdict on several sessions: the worst one's, and in how many of how many it was noisy.
+def pooled_verdict(sessions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The verdict on several sessions: that of the noisiest session, with the number of noisy sessions.
 
     >>> quiet, busy = ({"why": why, "away": None, "slow": 0.0} for why in ("", "a neighbour"))
-    >>> judged_together([quiet, busy])["why"]
+    >>> pooled_verdict([quiet, busy])["why"]
     'in 1 of 2 sessions a neighbour'
     """
-    noisy = [n for n in each if n["why"]]
+    noisy = [n for n in sessions if n["why"]]
     if not noisy:
-        return dict(each[0])
+        return dict(sessions[0])
     worst = max(noisy, key=lambda n: (n["away"] or 0.0) + n["slow"])
-    where = "" if len(noisy) == len(each) else f"in {len(noisy)} of {len(each)} sessions "
+    where = "" if len(noisy) == len(sessions) else f"in {len(noisy)} of {len(sessions)} sessions "
     return {**worst, "why": where + worst["why"]}
 
 
 def slow_share(seconds: Sequence[float]) -> float:
-    """Share of the samples that take over `SLOWER` times the lower quartile.
+    """Share of the samples that take longer than `SLOWER` times the lower quartile.
 
     >>> slow_share([1.0, 1.1, 1.0, 9.0])
     0.25
@@ -124,12 +123,12 @@ def slow_share(seconds: Sequence[float]) -> float:
     return sum(s > bound for s in ordered) / len(ordered)
 
 
-def drifted(seconds: Sequence[float]) -> float:
+def drift_share(seconds: Sequence[float]) -> float:
     """How far the medians of the three thirds are apart, as a share of the median of all.
 
-    0 where the 95 % intervals of the fastest and the slowest third overlap: too little to tell.
+    0 where the 95 % intervals of the fastest and the slowest third overlap: the difference is not significant.
 
-    >>> drifted([1.0] * 10 + [1.1] * 10 + [1.2] * 10)
+    >>> drift_share([1.0] * 10 + [1.1] * 10 + [1.2] * 10)
     0.18181818181818177
     """
     third = len(seconds) // 3
@@ -142,7 +141,7 @@ def drifted(seconds: Sequence[float]) -> float:
 
 
 def _processors() -> tuple[float | None, float | None]:
-    """(busy, stolen) seconds since the machine started, summed over the cores this process may use."""
+    """(busy, stolen) seconds since the machine started, summed over the cores that this process may use."""
     try:
         mine = {f"cpu{i}" for i in os.sched_getaffinity(0)}
         lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()

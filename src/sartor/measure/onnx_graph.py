@@ -1,4 +1,4 @@
-"""From a module to an ONNX model in memory."""
+"""Converts a module to an ONNX model in memory, by two exporters of torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sartor.borrow import borrowed
 from sartor.errors import BadInput, MissingExtra, SartorError
-from sartor.measure.program import capture, on_cpu
+from sartor.measure.program import capture, on_cpu, state_bytes
 from sartor.measure.silence_output import first_line, quiet, silent_stdout
 from sartor.structure.example import as_args, batch_of, call, tensors
 
@@ -38,10 +38,10 @@ def to_onnx(model: nn.Module, example: Any, *, needed_for: str = "export to ONNX
     """Convert through torch.export, with the exporter's optimisations.
 
     Args:
-        model: any module; borrowed, in eval mode while it is followed.
+        model: any module; borrowed, in eval mode meanwhile.
         example: example inputs. Batch dimensions become free where the model allows it.
-        needed_for: what the message names when a package is missing.
-        fixed: the batch size is the example's for good.
+        needed_for: what needs the packages, for the message when one is missing.
+        fixed: only the batch size of the example works.
 
     Raises:
         MissingExtra: onnx or onnxscript is not installed.
@@ -74,9 +74,9 @@ def to_onnx(model: nn.Module, example: Any, *, needed_for: str = "export to ONNX
 def to_onnx_fast(model: nn.Module, example: Any, *, fixed: bool = False) -> OnnxGraph:
     """Convert by tracing with the TorchScript exporter: ten times as fast, and for timing only.
 
-    After ONNX Runtime's own optimisation the graph is the one that `to_onnx` gives, up to the spelling of a
-    reshape or a mean. Branches of the forward are fixed as the example takes them. Any failure is an exception of
-    torch's choice: callers fall back to `to_onnx`.
+    After ONNX Runtime has optimised it, the graph equals that of `to_onnx`, except that a reshape or a mean may be
+    expressed by other operators. Control flow is fixed as the example takes it. Failures raise whatever torch raises;
+    callers fall back to `to_onnx`.
     """
     start = time.perf_counter()
     model, example = on_cpu(model, example)
@@ -108,7 +108,7 @@ def _need(package: str, needed_for: str) -> None:
 
 
 def _check_size(model: nn.Module) -> None:
-    size = sum({t.data_ptr(): t.nbytes for t in chain(model.parameters(), model.buffers())}.values())
+    size = state_bytes(model)
     if size > LARGEST_BYTES:
         raise BadInput(
             f"export to ONNX: expected at most 2 GB of weights, the limit of one ONNX file; got {size / 1e9:.1f} GB; "
@@ -124,7 +124,7 @@ def _output_names(output: Any) -> list[str]:
 
 
 def _name_batch(proto: Any) -> None:
-    """The free batch dimension is called "batch" instead of torch's symbol ("s77")."""
+    """Rename the free batch dimension from torch's symbol (such as "s77") to "batch"."""
     symbols = {i.type.tensor_type.shape.dim[0].dim_param for i in proto.graph.input if i.type.tensor_type.shape.dim}
     symbols.discard("")
     if len(symbols) != 1:

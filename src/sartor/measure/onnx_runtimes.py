@@ -1,9 +1,9 @@
-"""From a module to a runtime that reads ONNX: exported, quantised if asked, loaded, checked against the module."""
+"""Puts modules and files on runtimes that read ONNX: export, optional quantisation, loading, check against eager."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,21 +12,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from sartor.errors import BadInput, CorruptFile, MissingExtra, SartorError, TargetLost
+from sartor.errors import BadInput, CorruptFile, MissingExtra, SartorError
 from sartor.measure.agreement import relative_error, varied
+from sartor.measure.attempt import Attempt
 from sartor.measure.onnx_graph import OnnxGraph, to_onnx, to_onnx_fast
 from sartor.measure.runnable import Runnable
 from sartor.measure.silence_output import first_line
 from sartor.measure.static_int8 import quantised
 from sartor.measure.torch_backends import placed
-from sartor.structure.example import call, tensors
+from sartor.structure.example import call, tensors, with_batch
 from sartor.types import Target
 
-# A converted graph further from eager than this is another network. int8 takes what post-training quantisation does to
-# a network that was never trained for it (0.02 to 0.13 on convolutional ones, 0.42 on a vision transformer, fresh
-# weights); outputs that have nothing to do with the network's are about 1 away.
+# Largest relative error of a converted graph against eager. For int8 it allows for the error of post-training
+# quantisation without training (0.02 to 0.13 on convolutional networks, 0.42 on a vision transformer, random weights);
+# unrelated outputs have a relative error of about 1.
 AGREES = {"float32": 1e-2, "float16": 5e-2, "bfloat16": 1e-1, "int8": 0.6}
-CALIBRATION = 8  # varied copies of the example that ranges of activations are taken from
+CALIBRATION = 8  # varied copies of the example that give the ranges of activations for int8
 
 
 @dataclass(frozen=True)
@@ -34,37 +35,49 @@ class Loaded:
     """A graph that a runtime has read, with its inputs in place."""
 
     runnable: Runnable
-    outputs: Callable[[], Sequence[Any] | None]  # of one inference, as arrays; None: the runtime does not show them
+    outputs: Callable[[], Sequence[Any] | None]  # of one inference, as arrays; None: the runtime does not return them
 
 
 Load = Callable[[bytes | Path, Mapping[str, np.ndarray], str], Loaded]  # (model, inputs by name, its name in errors)
 
 
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """A runtime that reads ONNX models, and what kind of graph it needs."""
+
+    load: Load  # puts an ONNX model on the runtime: bytes, or a file
+    fixed_batch: bool = False  # the graph has the batch size of the target only
+    lowers_precision: bool = False  # it converts a float32 graph to the target's dtype itself
+
+    def graph_dtype(self, target: Target) -> str:
+        """The dtype of the graph that it reads for this target; int8 graphs are quantised from float32 ones."""
+        return "float16" if target.dtype == "float16" and not self.lowers_precision else "float32"
+
+
 def through_onnx(
-    model: nn.Module, example: Any, target: Target, load: Load, *, fast: bool = True, fixed: bool = False,
-    graph_dtype: str = "float32",
-) -> Runnable:  # fmt: skip
+    model: nn.Module, example: Any, target: Target, runtime: OnnxRuntime, *, fast: bool = True
+) -> Runnable:
     """The module exported to ONNX and loaded; its outputs are those of eager up to AGREES.
 
     Args:
         model, example, target: as a `Backend` takes them.
-        load: puts an ONNX model on the runtime: bytes, or a file.
-        fast: the graph is made by the quick TorchScript exporter where its outputs agree with eager, else, and without
-            `fast`, by the exporter that makes the files.
-        fixed: the batch size is the target's for good, not free.
-        graph_dtype: of the graph's tensors.
+        runtime: reads the ONNX model.
+        fast: try the quick TorchScript exporter first, and use the exporter that writes the files only if that fails
+            or does not agree with eager. False: use the latter at once.
 
     Raises:
-        SartorError: neither export can be loaded, or what runs does not compute what the model does.
+        SartorError: neither export can be loaded, or the loaded model does not compute what the module does.
+        TargetLost: the machine of the target cannot be reached.
     """
     start = time.perf_counter()
-    net, inputs = placed(model, example, Target("eager", "cpu", target.threads, target.batch, graph_dtype))
+    dtype = runtime.graph_dtype(target)
+    net, inputs = placed(model, example, Target("eager", "cpu", target.threads, target.batch, dtype))
     with torch.inference_mode():
         expected = call(net, inputs)
 
     def finish(graph: OnnxGraph) -> Runnable:
         name = f"the ONNX export of {type(model).__name__}"
-        runnable = _agreeing(graph.data, inputs, expected, target, load, name)
+        runnable = _loaded(graph.data, (inputs, expected), target, runtime.load, name)
         seconds = time.perf_counter() - start
         runnable.detail = {
             **runnable.detail, "exporter": graph.exporter, "export_s": graph.seconds, "prepare_s": seconds
@@ -72,16 +85,14 @@ def through_onnx(
         return runnable
 
     if fast:
-        try:
-            return finish(to_onnx_fast(net, inputs, fixed=fixed))
-        except TargetLost:
-            raise
-        except Exception:  # whatever it is, the other exporter decides
-            pass
-    return finish(to_onnx(net, inputs, needed_for=f"target {target.name!r}", fixed=fixed))
+        with Attempt(Exception):  # whatever the reason, the other exporter is tried
+            return finish(to_onnx_fast(net, inputs, fixed=runtime.fixed_batch))
+    return finish(to_onnx(net, inputs, needed_for=f"target {target.name!r}", fixed=runtime.fixed_batch))
 
 
-def _agreeing(data: bytes, inputs: Any, expected: Any, target: Target, load: Load, name: str) -> Runnable:
+def _loaded(data: bytes, sample: tuple[Any, Any], target: Target, load: Load, name: str) -> Runnable:
+    """A graph on the runtime, checked on a sample (inputs, outputs of eager)."""
+    inputs, expected = sample
     names = [i.name for i in graph_inputs(data, name)]
     if target.dtype == "int8":
         data = quantised(data, [feeds(names, varied(inputs, seed)) for seed in range(CALIBRATION)], name)
@@ -101,10 +112,10 @@ def _agreeing(data: bytes, inputs: Any, expected: Any, target: Target, load: Loa
 
 
 def check_agreement(expected: Any, got: Any, target: Target, name: str) -> None:
-    """Refuse outputs that are not the model's; None, of a runtime that does not show them, passes.
+    """Refuse outputs that are not the model's; None, of a runtime that does not return them, passes.
 
     Raises:
-        SartorError: they are further away than AGREES allows at the target's dtype.
+        SartorError: their relative error exceeds AGREES at the target's dtype.
     """
     if got is None:
         return
@@ -117,7 +128,7 @@ def check_agreement(expected: Any, got: Any, target: Target, name: str) -> None:
 
 
 def feeds(names: Sequence[str], example: Any) -> dict[str, np.ndarray]:
-    """Example inputs as the graph names them: by keyword where the names agree, else in order."""
+    """Example inputs by the names of the graph's inputs: by keyword if the names agree, else by position."""
     if isinstance(example, Mapping) and set(names) <= set(example):
         return {n: example[n].detach().cpu().numpy() for n in names}
     arrays = [t.detach().cpu().numpy() for t in tensors(example)]
@@ -130,16 +141,19 @@ class Input(NamedTuple):
     """An input of a graph."""
 
     name: str
-    dtype: np.dtype | None  # None: nothing that NumPy knows
-    shape: tuple[int | str | None, ...]  # a name or None: free
+    dtype: np.dtype | None  # None: NumPy does not know it
+    shape: tuple[int | str | None, ...]  # a free dimension has a name or None
+
+
+Inputs = Callable[[Sequence[Input]], dict[str, np.ndarray]]  # declared inputs of a file -> arrays by name
 
 
 def graph_inputs(data: bytes, name: str) -> list[Input]:
-    """The inputs of a serialised ONNX model, without those that its weights are the default of.
+    """The inputs of a serialised ONNX model, without those that have a weight as their default.
 
     Raises:
         MissingExtra: onnx is not installed.
-        CorruptFile: these bytes are no ONNX model.
+        CorruptFile: these bytes are not an ONNX model.
     """
     try:
         import onnx
@@ -148,11 +162,11 @@ def graph_inputs(data: bytes, name: str) -> list[Input]:
     try:
         graph = onnx.load_from_string(data).graph
     except Exception as e:
-        raise CorruptFile(f"{name}: it is no ONNX model; {first_line(e)}") from e
+        raise CorruptFile(f"{name}: it is not an ONNX model; {first_line(e)}") from e
     if not graph.node:
-        raise CorruptFile(f"{name}: it is no ONNX model; its graph is empty")
+        raise CorruptFile(f"{name}: it is not an ONNX model; its graph is empty")
     weights = {w.name for w in graph.initializer}
-    found = []
+    inputs = []
     for i in graph.input:
         if i.name in weights:
             continue
@@ -164,12 +178,12 @@ def graph_inputs(data: bytes, name: str) -> list[Input]:
         shape = tuple(
             d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim
         )  # fmt: skip
-        found.append(Input(i.name, dtype if dtype is not None and dtype.kind in "biuf" else None, shape))
-    return found
+        inputs.append(Input(i.name, dtype if dtype is not None and dtype.kind in "biuf" else None, shape))
+    return inputs
 
 
 def file_bytes(path: str | Path) -> bytes:
-    """An ONNX file as it lies there.
+    """The content of an ONNX file.
 
     Raises:
         BadInput: there is no such file.
@@ -180,17 +194,40 @@ def file_bytes(path: str | Path) -> bytes:
     return path.read_bytes()
 
 
-def made(inputs: Iterable[Input], target: Target, sizes: Mapping[str, int], path: Path) -> dict[str, np.ndarray]:
-    """Random inputs for a file, of its own shapes: the free dimension 0 is the target's batch.
+def random_inputs(target: Target, sizes: Mapping[str, int], path: Path) -> Inputs:
+    """Random arrays of the shapes that a file declares; a free dimension 0 has the length of the target's batch.
 
-    Raises:
-        BadInput: an input is no tensor of numbers, its batch is another one, or a free dimension has no length.
+    Args:
+        target: its batch must equal every fixed dimension 0.
+        sizes: lengths of the other free dimensions, by name.
+        path: of the file, for errors.
+
+    Returns:
+        A function; it raises BadInput where an input is not a tensor of numbers, has another batch size, or has a free
+        dimension without a length.
     """
-    rng = np.random.default_rng(0)
-    return {i.name: _made(i, target, sizes, rng, f"{path}, input {i.name!r}") for i in inputs}
+
+    def arrays(inputs: Sequence[Input]) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(0)
+        return {i.name: _random_array(i, target, sizes, rng, f"{path}, input {i.name!r}") for i in inputs}
+
+    return arrays
 
 
-def _made(info: Input, target: Target, sizes: Mapping[str, int], rng: np.random.Generator, where: str) -> np.ndarray:
+def given_inputs(target: Target, example: Any) -> Inputs:
+    """The example at the target's batch size; numbers with a fraction in the dtype that the file declares."""
+
+    def arrays(inputs: Sequence[Input]) -> dict[str, np.ndarray]:
+        found = feeds([i.name for i in inputs], with_batch(example, target.batch))
+        dtypes = {i.name: i.dtype for i in inputs}
+        return {n: a.astype(d) if (d := dtypes[n]) is not None and d.kind == "f" else a for n, a in found.items()}
+
+    return arrays
+
+
+def _random_array(
+    info: Input, target: Target, sizes: Mapping[str, int], rng: np.random.Generator, where: str
+) -> np.ndarray:
     if info.dtype is None:
         raise BadInput(f"{where}: expected a tensor of numbers that NumPy knows")
     shape: list[int] = []
@@ -208,17 +245,17 @@ def _made(info: Input, target: Target, sizes: Mapping[str, int], rng: np.random.
             shape.append(sizes[str(length)])
         else:
             raise BadInput(
-                f"{where}: dimension {k} ({length or 'unnamed'}) is free; say its length with sizes={{name: n}}"
+                f"{where}: dimension {k} ({length or 'unnamed'}) is free; give its length with sizes={{name: n}}"
             )
     if info.dtype.kind == "f":
         return rng.standard_normal(shape).astype(info.dtype)
     return np.ones(shape, info.dtype) if info.dtype.kind == "b" else np.zeros(shape, info.dtype)
 
 
-def from_file(path: Path, target: Target, load: Load, sizes: Mapping[str, int]) -> Runnable:
-    """An ONNX file loaded with random inputs; int8: quantised first, with varied copies of them."""
+def from_file(path: Path, target: Target, load: Load, inputs: Inputs) -> Runnable:
+    """An ONNX file loaded with its inputs; for int8 it is quantised first, with varied copies of the inputs."""
     start = time.perf_counter()
-    feed = made(graph_inputs(file_bytes(path), str(path)), target, sizes, path)
+    feed = inputs(graph_inputs(file_bytes(path), str(path)))
     model: bytes | Path = path
     if target.dtype == "int8":
         model = quantised(path, [_varied(feed, seed) for seed in range(CALIBRATION)], str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,42 @@ from torch import nn
 
 from sartor.errors import CorruptFile, MissingExtra, SartorError
 from sartor.measure.environment import usable_cores
-from sartor.measure.onnx_runtimes import Loaded, from_file, through_onnx
+from sartor.measure.onnx_runtimes import Inputs, Loaded, OnnxRuntime, from_file, through_onnx
 from sartor.measure.runnable import Runnable
 from sartor.measure.silence_output import first_line
 from sartor.types import Target
 
-PROVIDERS = {  # in order: what the first does not take, the next one runs
-    "onnxruntime-cpu": ("CPUExecutionProvider",),
-    "onnxruntime-cuda": ("CUDAExecutionProvider",),
-    "tensorrt-cuda": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+
+@dataclass(frozen=True)
+class Execution:
+    """How ONNX Runtime runs one target."""
+
+    providers: tuple[str, ...]  # in order: the next one runs the operators that the first does not take
+    libraries: str = ""  # what the first provider loads when it starts
+    install: str = ""  # what to do if this onnxruntime was built without the first provider
+
+
+PROVIDERS = {
+    "onnxruntime-cpu": Execution(
+        ("CPUExecutionProvider",), install="this onnxruntime has no CPU provider; install onnxruntime again"
+    ),
+    "onnxruntime-cuda": Execution(
+        ("CUDAExecutionProvider",),
+        "CUDA and cuDNN",
+        "this onnxruntime has no CUDA provider; install onnxruntime-gpu or choose onnxruntime-cpu",
+    ),
+    "tensorrt-cuda": Execution(
+        ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+        "CUDA, cuDNN and TensorRT",
+        "this onnxruntime has no TensorRT provider; install onnxruntime-gpu and tensorrt, or choose another target",
+    ),
 }
 
 
 def providers(target: Target) -> list[tuple[str, dict[str, str]]]:
     """Execution providers with their options, as a session takes them."""
     options = {"TensorrtExecutionProvider": {"trt_fp16_enable": str(int(target.dtype == "float16"))}}
-    return [(p, options.get(p, {})) for p in PROVIDERS[target.name]]
+    return [(p, options.get(p, {})) for p in PROVIDERS[target.name].providers]
 
 
 def open_session(
@@ -40,15 +61,19 @@ def open_session(
     profile: Path | None = None,
     optimised: Path | None = None,
 ) -> Any:
-    """An ONNX Runtime session with the settings every latency here is true for.
+    """An ONNX Runtime session with the settings under which every latency is measured.
 
     Intra-op threads as the target says (0: every usable core), one inter-op thread, sequential execution, all graph
-    optimisations. Worker threads stop spinning at the end of each inference: two sessions in one process would
-    otherwise take the cores from each other (on two cores this made interleaved times up to twice as long and the
-    ratio useless); one inference alone takes as long as without it.
+    optimisations. Worker threads stop spinning at the end of each inference. Otherwise two sessions in one process
+    compete for the cores: on two cores, inferences in turns took up to twice as long and their ratio was useless. The
+    time of one session alone is the same with and without it.
 
-    `profile` is where the runtime's profiler writes (a prefix of the file's name), `optimised` where the graph goes
-    that it really runs.
+    Args:
+        model: serialised, or its file.
+        target: one of PROVIDERS.
+        name: what errors call the model.
+        profile: where the runtime's profiler writes, as the beginning of a file name; None: no profiler.
+        optimised: where the optimised graph, the one that runs, is written; None: nowhere.
 
     Raises:
         MissingExtra: onnxruntime is not installed.
@@ -57,10 +82,11 @@ def open_session(
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingExtra("onnxruntime", "onnx", f"target {target.name!r}")
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would leave files in the working directory
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # telemetry would leave files in the working directory
     import onnxruntime as ort
 
-    first = PROVIDERS[target.name][0]
+    execution = PROVIDERS[target.name]
+    first = execution.providers[0]
     if why := no_provider(target.name):
         raise SartorError(f"target {target.name!r}: {why}")
     options = ort.SessionOptions()
@@ -83,20 +109,19 @@ def open_session(
             raise CorruptFile(f"{name}: ONNX Runtime cannot read it; {first_line(e)}") from e
         raise SartorError(f"{name}: ONNX Runtime cannot run it; {first_line(e)}") from e
     if session.get_providers()[0] != first:
-        needs = "CUDA, cuDNN and TensorRT" if target.backend == "tensorrt" else "CUDA and cuDNN"
-        raise SartorError(f"target {target.name!r}: ONNX Runtime could not start {first}; check versions of {needs}")
+        hint = f"; check versions of {execution.libraries}" if execution.libraries else ""
+        raise SartorError(f"target {target.name!r}: ONNX Runtime could not start {first}{hint}")
     return session
 
 
 def onnxruntime(model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
-    """The module exported to ONNX and run by ONNX Runtime; nothing is written to disk but while quantising."""
-    half = "float16" if target.dtype == "float16" else "float32"
-    return through_onnx(model, example, target, partial(_load, target), fast=fast, graph_dtype=half)
+    """The module exported to ONNX and run by ONNX Runtime; only quantisation writes to disk meanwhile."""
+    return through_onnx(model, example, target, OnnxRuntime(partial(_load, target)), fast=fast)
 
 
-def onnx_file(path: Path, target: Target, sizes: Mapping[str, int]) -> Runnable:
+def onnx_file(path: Path, target: Target, inputs: Inputs) -> Runnable:
     """An ONNX file run by ONNX Runtime; see `sartor.measure.prepare_file`."""
-    return from_file(path, target, partial(_load, target), sizes)
+    return from_file(path, target, partial(_load, target), inputs)
 
 
 def _load(target: Target, model: bytes | Path, feed: Mapping[str, np.ndarray], name: str) -> Loaded:
@@ -116,7 +141,7 @@ def _plain(session: Any, feed: Mapping[str, np.ndarray]) -> Callable[[], Any]:
 
 
 def _bound(session: Any, feed: Mapping[str, np.ndarray]) -> Callable[[], Any]:
-    """Inputs and outputs stay on the device, as the eager target on CUDA has them."""
+    """Inputs and outputs stay on the device, as on the eager target on CUDA."""
     binding = session.io_binding()
     for name, array in feed.items():
         binding.bind_cpu_input(name, array)
@@ -132,7 +157,7 @@ def _bound(session: Any, feed: Mapping[str, np.ndarray]) -> Callable[[], Any]:
 
 
 def runtime(facts: Mapping[str, Any]) -> str:
-    """Name and version, as the package says itself: onnxruntime-gpu is another name on the same runtime."""
+    """Name and version as the module states them: the package onnxruntime-gpu holds the same runtime."""
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime"
     import onnxruntime as ort
@@ -146,11 +171,5 @@ def no_provider(name: str) -> str | None:
         return "needs the package 'onnxruntime': pip install 'sartor[onnx]'"
     import onnxruntime as ort
 
-    first = PROVIDERS[name][0]
-    if first in ort.get_available_providers():
-        return None
-    if name == "tensorrt-cuda":
-        return (
-            "this onnxruntime has no TensorRT provider; install onnxruntime-gpu and tensorrt, or choose another target"
-        )
-    return "this onnxruntime has no CUDA provider; install onnxruntime-gpu or choose onnxruntime-cpu"
+    execution = PROVIDERS[name]
+    return None if execution.providers[0] in ort.get_available_providers() else execution.install

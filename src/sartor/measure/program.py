@@ -1,4 +1,4 @@
-"""A model captured by torch.export with a free batch size, where the model allows it."""
+"""A model captured by torch.export with a free batch size, where the model allows it; its size in bytes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ class Program:
 
 
 def capture(model: nn.Module, example: Any, *, fixed: str = "") -> Program:
-    """Follow the forward in eval mode; the model is only borrowed.
+    """Capture the forward in eval mode; the model is only borrowed.
 
     Args:
         model: on the CPU (see `on_cpu`).
         example: example inputs; every tensor whose dimension 0 is the batch gets a free dimension 0.
-        fixed: why the batch size of the example is to be the only one; else it is free where that can be followed.
+        fixed: why only the batch size of the example is to work; "": the batch size is free where torch.export can
+            capture that.
 
     Raises:
         SartorError: torch.export cannot follow the forward even at the fixed batch size of the example.
@@ -45,7 +46,7 @@ def capture(model: nn.Module, example: Any, *, fixed: str = "") -> Program:
     with borrowed(model), torch.no_grad():
         call(model, example)
         with quiet():
-            # a batch of one would be taken for a constant
+            # torch.export treats a dimension of length 1 as a constant
             free = with_batch(example, max(2, batch))
             reason = fixed
             if not fixed:
@@ -72,8 +73,13 @@ def _export(model: nn.Module, example: Any, *, free_batch: bool) -> ExportedProg
     return torch.export.export(model, args, kwargs, dynamic_shapes=shapes if free_batch else None, strict=False)
 
 
+def state_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers, tied ones once."""
+    return sum({t.data_ptr(): t.nbytes for t in chain(model.parameters(), model.buffers())}.values())
+
+
 def on_cpu(model: nn.Module, example: Any) -> tuple[nn.Module, Any]:
-    """The model and its inputs on the CPU: the same objects where they are there already, else copies."""
+    """The model and its inputs on the CPU: the same objects if they are on the CPU already, else copies."""
     states: list[Tensor] = list(chain(model.parameters(), model.buffers()))
     if any(t.device.type != "cpu" for t in states):
         model = copy.deepcopy(model).cpu()

@@ -1,4 +1,4 @@
-"""One inference, ready to be repeated: what every backend hands to the stopwatch."""
+"""One inference, ready to be repeated: what every backend returns, and what is timed."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from sartor.types import Target
 class Runnable:
     """A model on a target with its inputs in place.
 
-    `step` executes one inference and returns when the result is there. `settings` is what must hold around it (thread
-    counts, inference mode); `held()` enters it once for many runs, and `run()` alone enters it for one. A target with a
-    clock of its own, such as another machine, has `seconds`: n -> seconds that n inferences took there.
+    `step` executes one inference and returns when the result is there. `settings` is a context manager that must be
+    active around it (thread counts, inference mode): `held()` enters it once for many runs, and `run()` enters it for
+    one. A target with a clock of its own, such as another machine, has `seconds`: n -> seconds that n inferences took.
     """
 
     target: Target
     step: Callable[[], Any]
     settings: Callable[[], AbstractContextManager[Any]] = nullcontext
     release: Callable[[], None] | None = None
-    detail: Mapping[str, Any] = field(default_factory=dict)  # how it was made: exporter, seconds of preparation
+    detail: Mapping[str, Any] = field(default_factory=dict)  # exporter, seconds of preparation
     seconds: Callable[[int], float] | None = None
-    facts: Callable[[], Mapping[str, Any]] = environment  # of the machine it runs on, at this moment
-    own: bool = False  # the work is done by the CPU in this process, which never waits for anything else meanwhile
+    facts: Callable[[], Mapping[str, Any]] = environment  # of the machine that it runs on, at this moment
+    own: bool = False  # all work is done by the CPU in this process, which never waits meanwhile
     _held: int = field(default=0, init=False, repr=False)
     _closed: bool = field(default=False, init=False, repr=False)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """The target's settings hold inside and are undone after; may be nested."""
+        """The target's settings are active inside and undone afterwards; may be nested."""
         if self._closed:
             raise BadInput(f"target {self.target.name!r}: this runnable is closed; prepare the model again")
         with self.settings() if not self._held else nullcontext():
@@ -52,7 +52,7 @@ class Runnable:
             return self.step()
 
     def timed(self, count: int, clock: Callable[[], float]) -> float:
-        """Seconds that so many inferences take, one after the other, by the target's own clock where it has one."""
+        """Seconds that `count` inferences take, one after the other; by the target's own clock if it has one."""
         if self.seconds is not None:
             with self.held():
                 return self.seconds(count)
@@ -63,7 +63,7 @@ class Runnable:
         return clock() - begin
 
     def close(self) -> None:
-        """Give memory and sessions back; a second call does nothing."""
+        """Release memory and sessions; a second call does nothing."""
         if not self._closed:
             self._closed = True
             if self.release is not None:

@@ -1,6 +1,7 @@
-"""Targets that a file describes: a runtime of one's own in Python (.py), or another machine (.toml).
+"""Targets that a file describes: a custom runtime in Python (.py), or another machine (.toml).
 
-Their path is a target's name, with a "/" or not. In a folder of targets the name without its ending is enough.
+The path of the file is the name of the target. For a file in a folder of targets (see `folders`), the name of the file
+without its ending is enough.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sartor.errors import BadInput
-from sartor.measure.own_target import own_target
-from sartor.measure.remote import remote_target
+from sartor.measure.custom_target import custom_target
+from sartor.measure.remote_target import remote_target
 from sartor.registry import Entry
 
-READERS: Mapping[str, Callable[[Path, str], Entry[Any]]] = {".py": own_target, ".toml": remote_target}
-_read: dict[tuple[str, Path, int, int], Entry[Any]] = {}  # by name and state of the file
+READERS: Mapping[str, Callable[[Path, str], Entry[Any]]] = {".py": custom_target, ".toml": remote_target}
+_entries: dict[tuple[str, Path, int, int], Entry[Any]] = {}  # by name, path, modification time and size
 
 
 def describes(name: str) -> bool:
@@ -30,11 +31,11 @@ def describes(name: str) -> bool:
 
 
 def read_target(path: Path, name: str) -> Entry[Any]:
-    """What a file says of its target; read again only after it changed.
+    """The registry entry of the target that a file describes; the file is read again only after it changed.
 
     Args:
         path: the file.
-        name: as the target was asked for.
+        name: the target's name as the user wrote it.
 
     Raises:
         BadInput: there is no such file, or it is wrong.
@@ -44,13 +45,13 @@ def read_target(path: Path, name: str) -> Entry[Any]:
     path = path.resolve()
     state = path.stat()
     key = (name, path, state.st_mtime_ns, state.st_size)
-    if key not in _read:
-        _read[key] = READERS[path.suffix](path, name)
-    return _read[key]
+    if key not in _entries:
+        _entries[key] = READERS[path.suffix](path, name)
+    return _entries[key]
 
 
 def folders() -> list[Path]:
-    """Where targets are looked for by name: the folders in SARTOR_TARGETS, else the one among the user's settings."""
+    """The folders of targets: those in SARTOR_TARGETS, else "sartor/targets" in the user's folder of settings."""
     given = os.environ.get("SARTOR_TARGETS")
     if given is not None:
         return [Path(p).expanduser() for p in given.split(os.pathsep) if p]
@@ -62,16 +63,16 @@ def folders() -> list[Path]:
     return [base / "sartor" / "targets"]
 
 
-def named(name: str) -> Path | None:
-    """The file of a target in the folders of targets, by its name without the ending."""
+def file_named(name: str) -> Path | None:
+    """The file of this name, without its ending, in the folders of targets; None: there is none."""
     if not name or name != Path(name).name:
         return None
-    beside = (folder / (name + ending) for folder in folders() for ending in READERS)
-    return next((path for path in beside if path.is_file()), None)
+    candidates = (folder / (name + ending) for folder in folders() for ending in READERS)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def targets_here() -> dict[str, Path]:
-    """Every file in the folders of targets, by name; of two with one name, the first."""
+    """Every file in the folders of targets by name; if two have the same name, the first."""
     found: dict[str, Path] = {}
     for folder in folders():
         for path in sorted(folder.glob("*")) if folder.is_dir() else ():

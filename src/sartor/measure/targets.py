@@ -1,11 +1,11 @@
-"""The targets by name, and the little language that says one: "onnxruntime-cpu:threads=1,batch=8"."""
+"""The targets by name, and the text that names one with its options: "onnxruntime-cpu:threads=1,batch=8"."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -13,10 +13,11 @@ from typing import Protocol
 from torch import nn
 
 from sartor.errors import BadInput, MissingExtra, SartorError, UnknownName
+from sartor.measure.onnx_runtimes import Inputs
 from sartor.measure.openvino_backend import openvino, openvino_file
 from sartor.measure.ort_backend import no_provider, onnx_file, onnxruntime, runtime
 from sartor.measure.runnable import Runnable
-from sartor.measure.target_files import describes, named, read_target, targets_here
+from sartor.measure.target_files import describes, file_named, read_target, targets_here
 from sartor.measure.torch_backends import compiled, eager, no_compiler, no_cuda
 from sartor.registry import Entry, Registry
 from sartor.structure.example import Example
@@ -27,21 +28,26 @@ class Backend(Protocol):
     """Puts a model on a target; registered with the trait `dtypes`, those it can compute in.
 
     Optional traits:
-        why_not: a function () -> reason why it does not work here, or None.
-        package, extra: what must be installed, and how it is called in pip's brackets.
-        file: puts an .onnx file on it, see `RunsFile`.
-        runtime: a function (facts of the machine) -> name and version of the runtime; the `package`'s, else torch's.
-        facts: a function () -> facts of the machine, as `sartor.measure.environment` has them; of this one.
-        label: what tables of latency call it; its name.
+        why_not: a function () -> reason why the target does not work here, or None.
+        package, extra: the package it needs, and the extra of Sartor that installs it.
+        file: puts an .onnx file on the target, see `RunsFile`.
+        rehearsal: another backend that runs much the same kernels and is ready at once, for a target that takes long to
+            prepare a network; see `rehearsal_target`.
+        node_times: dtypes in which ONNX Runtime's profiler can time single operators on it; see `has_node_times`.
+        runtime: a function (facts of the machine) -> name and version of the runtime. Default: those of `package`, or
+            of torch without a package.
+        facts: a function () -> facts of the machine, with the keys of `sartor.measure.environment`. Default: those of
+            this machine.
+        label: its name in tables of latency. Default: the name of the target.
     """
 
     def __call__(self, model: nn.Module, example: Example, target: Target, *, fast: bool = True) -> Runnable: ...
 
 
 class RunsFile(Protocol):
-    """Puts an .onnx file on a target; `sizes` are lengths of free dimensions by name."""
+    """Puts an .onnx file on a target; `inputs` makes arrays for the inputs that the file declares."""
 
-    def __call__(self, path: Path, target: Target, sizes: Mapping[str, int]) -> Runnable: ...
+    def __call__(self, path: Path, target: Target, inputs: Inputs) -> Runnable: ...
 
 
 TARGETS: Registry[Backend] = Registry("target")
@@ -53,27 +59,33 @@ _TORCH, _COMPILE, _ORT, _OPENVINO, _TENSORRT = (
     "https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html",
 )
 _TORCH_DTYPES = ("float32", "float16", "bfloat16")
+DEFAULTS = ("onnxruntime-cpu", "eager-cpu")
 
 
 def _always() -> str | None:
     return None
 
 
-for _name, _backend, _source, _summary, _why in (
-    ("eager-cpu", eager, _TORCH, "the module as it is, on the CPU", _always),
-    ("eager-cuda", eager, _TORCH, "the module as it is, on a CUDA device", no_cuda),
-    ("compile-cpu", compiled, _COMPILE, "torch.compile, on the CPU", no_compiler),
-    ("compile-cuda", compiled, _COMPILE, "torch.compile, on a CUDA device", no_cuda),
-):
-    TARGETS.add(_name, _backend, source=_source, summary=_summary, why_not=_why, dtypes=_TORCH_DTYPES)
-for _name, _source, _summary, _dtypes in (
-    ("onnxruntime-cpu", _ORT, "ONNX Runtime, on the CPU", ("float32", "float16", "int8")),
-    ("onnxruntime-cuda", _ORT, "ONNX Runtime, on a CUDA device", ("float32", "float16")),
-    ("tensorrt-cuda", _TENSORRT, "TensorRT through ONNX Runtime, on a CUDA device", ("float32", "float16")),
-):
+for _device, _where, _why in (("cpu", "on the CPU", _always), ("cuda", "on a CUDA device", no_cuda)):
     TARGETS.add(
-        _name, onnxruntime, source=_source, summary=_summary, why_not=partial(no_provider, _name), dtypes=_dtypes,
-        package="onnxruntime", extra="onnx", runtime=runtime, file=onnx_file,
+        f"eager-{_device}", eager, source=_TORCH, summary=f"the module as it is, {_where}", why_not=_why,
+        dtypes=_TORCH_DTYPES,
+    )  # fmt: skip
+    TARGETS.add(
+        f"compile-{_device}", compiled, source=_COMPILE, summary=f"torch.compile, {_where}",
+        why_not=no_compiler if _device == "cpu" else _why, dtypes=_TORCH_DTYPES, rehearsal="eager",
+    )  # fmt: skip
+for _name, _source, _summary, _traits in (
+    (
+        "onnxruntime-cpu", _ORT, "ONNX Runtime, on the CPU",
+        {"dtypes": ("float32", "float16", "int8"), "node_times": ("float32", "float16")},
+    ),
+    ("onnxruntime-cuda", _ORT, "ONNX Runtime, on a CUDA device", {"dtypes": ("float32", "float16")}),
+    ("tensorrt-cuda", _TENSORRT, "TensorRT through ONNX Runtime, on a CUDA device", {"dtypes": ("float32", "float16")}),
+):  # fmt: skip
+    TARGETS.add(
+        _name, onnxruntime, source=_source, summary=_summary, why_not=partial(no_provider, _name),
+        package="onnxruntime", extra="onnx", runtime=runtime, file=onnx_file, **_traits,
     )  # fmt: skip
 TARGETS.add(
     "openvino-cpu", openvino, source=_OPENVINO, summary="OpenVINO, on the CPU", package="openvino", extra="openvino",
@@ -82,7 +94,7 @@ TARGETS.add(
 
 
 def find_target(name: str) -> Entry[Backend]:
-    """What is known of a target: one of TARGETS, or the file of that path or name (see `target_files`).
+    """The registry entry of a target: one of TARGETS, or that of a file (see `sartor.measure.target_files`).
 
     Raises:
         UnknownName: there is none; the message names the nearest.
@@ -90,18 +102,18 @@ def find_target(name: str) -> Entry[Backend]:
     """
     if name in TARGETS:
         return TARGETS[name]
-    path = Path(name) if describes(name) else named(name)
+    path = Path(name) if describes(name) else file_named(name)
     if path is None:
         raise UnknownName("target", name, [*TARGETS, *targets_here()])
     return read_target(path, name)
 
 
 def parse_target(text: str | Target) -> Target:
-    """Read a target; one already made is checked and passes through.
+    """Read the text of a target; a `Target` is checked and returned.
 
     Args:
         text: "backend-device", or the path of a file that describes a target, or such a file's name without its ending
-            where it lies in a folder of targets; optionally ":" and options threads (0: every usable core), batch
+            if it is in a folder of targets; optionally ":" and options threads (0: every usable core), batch
             (>= 1) and dtype (what the target offers of float32, float16, bfloat16, int8).
 
     Raises:
@@ -117,7 +129,7 @@ def parse_target(text: str | Target) -> Target:
         target = _read(text.strip())
     else:
         raise BadInput(f"target: expected text such as 'onnxruntime-cpu' or 'eager-cpu:threads=1'; got {text!r}")
-    dtypes = find_target(target.name).traits["dtypes"]  # an unknown name is said here
+    dtypes = find_target(target.name).traits["dtypes"]  # raises UnknownName
     if target.dtype not in dtypes:
         others = [e.name for e in TARGETS.entries() if target.dtype in e.traits["dtypes"]]
         raise BadInput(
@@ -156,7 +168,7 @@ def _read(text: str) -> Target:
         if key not in ("threads", "batch", "dtype"):
             raise UnknownName("option of a target", key, ("threads", "batch", "dtype"))
         if key in seen:
-            raise BadInput(f"target {text!r}: {key} is said twice")
+            raise BadInput(f"target {text!r}: {key} is given twice")
         seen.add(key)
         if key == "dtype":
             target = dataclasses.replace(target, dtype=value)
@@ -184,25 +196,50 @@ def show_target(target: Target) -> str:
 
 
 def entries() -> list[Entry[Backend]]:
-    """Every target by name: TARGETS, and the files in the folders of targets; what is wrong with one is its why_not."""
-    found = TARGETS.entries()
+    """Every target by name: TARGETS, and the files in the folders of targets; an error in a file is its why_not."""
+    known = TARGETS.entries()
     for name, path in targets_here().items():
         if name in TARGETS:
             continue
         try:
-            found.append(read_target(path, name))
+            known.append(read_target(path, name))
         except SartorError as e:
-            found.append(Entry(name, onnxruntime, str(path), "", {"dtypes": (), "why_not": partial(str, e)}))
-    return sorted(found, key=lambda e: e.name)
+            known.append(Entry(name, onnxruntime, str(path), "", {"dtypes": (), "why_not": partial(str, e)}))
+    return sorted(known, key=lambda e: e.name)
+
+
+def rehearsal_target(target: Target) -> Target | None:
+    """A target with much the same kernels on which networks are ready at once; None: this one is quick itself.
+
+    >>> rehearsal_target(Target("compile", threads=1))
+    Target(backend='eager', device='cpu', threads=1, batch=1, dtype='float32')
+    """
+    backend = find_target(target.name).traits.get("rehearsal")
+    return None if backend is None else dataclasses.replace(target, backend=backend)
+
+
+def has_node_times(target: Target) -> bool:
+    """Whether ONNX Runtime's profiler can time single operators on this target."""
+    return target.dtype in find_target(target.name).traits.get("node_times", ())
+
+
+def runs_files(target: Target) -> bool:
+    """Whether .onnx files can be put on this target."""
+    return "file" in find_target(target.name).traits
+
+
+def default_target() -> str:
+    """Where latency is measured if nobody names a target: the first of DEFAULTS that works on this machine."""
+    return next((name for name in DEFAULTS if why_not_here(name) is None), DEFAULTS[-1])
 
 
 def available() -> list[tuple[str, bool, str]]:
-    """(name, whether it works here, why not) of every target, by name."""
+    """(name, whether it works here, the reason if not) of every target, by name."""
     return [(e.name, (why := why_not_here(e.name)) is None, why or "") for e in entries()]
 
 
 def why_not_here(name: str) -> str | None:
-    """Why this target does not work on this machine; None when it does."""
+    """Why this target does not work on this machine; None if it does."""
     try:
         require(name)
     except SartorError as e:
@@ -211,7 +248,7 @@ def why_not_here(name: str) -> str | None:
 
 
 def require(name: str) -> None:
-    """Raise what stands in the way of this target on this machine.
+    """Raise an error if this target does not work on this machine.
 
     Raises:
         MissingExtra: its package is not installed.

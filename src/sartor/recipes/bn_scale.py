@@ -5,14 +5,13 @@ largest of their layer first: ordinary training leaves each layer a scale of its
 """
 
 from sartor.recipes.registry import enter
-from sartor.types import Recipe
+from sartor.types import Criterion, Recipe
 
 recipe = enter(
     Recipe(
         name="bn-scale",
         source="Liu et al. 2017, arXiv:1708.06519",
-        criterion="bn-scale",
-        normalise="max",
+        score=Criterion("bn-scale"),
     ),
     summary="Scales of batch norms relative to their layer, one threshold for the whole network",
 )

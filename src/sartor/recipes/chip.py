@@ -1,15 +1,13 @@
 """Channel independence: nuclear norm lost with the channel."""
 
 from sartor.recipes.registry import enter
-from sartor.types import Recipe
+from sartor.types import Criterion, Recipe
 
 recipe = enter(
     Recipe(
         name="chip",
         source="Sui et al. 2021, arXiv:2110.13981",
-        criterion="chip",
-        reduce="sum",
-        normalise="mean",
+        score=Criterion("chip", normalise="mean"),
     ),
     summary="Channel independence: nuclear norm lost with the channel",
 )

@@ -6,16 +6,14 @@ not divided by MACs: the limit says what a unit costs.
 """
 
 from sartor.recipes.registry import enter
-from sartor.types import Recipe
+from sartor.types import Criterion, Knapsack, Recipe
 
 recipe = enter(
     Recipe(
         name="halp",
         source="Shen et al. 2022, arXiv:2110.10811",
-        criterion="taylor",
-        reduce="sum",
-        normalise="none",
-        allocation="knapsack",
+        score=Criterion("taylor", normalise="none"),
+        allocate=Knapsack(),
     ),
     summary="First-order change of the loss, widths chosen by a knapsack over measured latency",
 )

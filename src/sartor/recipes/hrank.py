@@ -4,14 +4,14 @@ The paper sets a share for every layer by hand.
 """
 
 from sartor.recipes.registry import enter
-from sartor.types import Recipe
+from sartor.types import Criterion, Recipe, Uniform
 
 recipe = enter(
     Recipe(
         name="hrank",
         source="Lin et al. 2020, arXiv:2002.10179",
-        criterion="hrank",
-        allocation="uniform",
+        score=Criterion("hrank"),
+        allocate=Uniform(),
     ),
     summary="Mean rank of feature maps, the same share of every group",
 )

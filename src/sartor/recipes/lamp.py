@@ -1,15 +1,13 @@
 """Layer-adaptive magnitude, compared across the network as it stands (Lee et al. 2021)."""
 
 from sartor.recipes.registry import enter
-from sartor.types import Recipe
+from sartor.types import Criterion, Recipe
 
 recipe = enter(
     Recipe(
         name="lamp",
         source="Lee et al. 2021, arXiv:2010.07611",
-        criterion="lamp",
-        reduce="producer",
-        normalise="none",
+        score=Criterion("lamp", reduce="producer", normalise="none"),
     ),
     summary="Squared norms relative to all larger ones of their tensor, one order over the network",
 )

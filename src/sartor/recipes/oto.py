@@ -4,15 +4,13 @@ The paper normalises over the network and groups by all writers. Here tensors ar
 """
 
 from sartor.recipes.registry import enter
-from sartor.types import Recipe
+from sartor.types import Criterion, Recipe
 
 recipe = enter(
     Recipe(
         name="oto",
         source="Chen et al. 2023 (OTOv2), arXiv:2303.06862",
-        criterion="oto",
-        reduce="producer",
-        normalise="rank",
+        score=Criterion("oto", reduce="producer", normalise="rank"),
     ),
     summary="Cosine to the gradient and average magnitude, ranked within each tensor; without its training",
 )

@@ -1,15 +1,14 @@
 """Chance: what every other recipe has to beat."""
 
 from sartor.recipes.registry import enter
-from sartor.types import Recipe
+from sartor.types import Criterion, Recipe, Uniform
 
 recipe = enter(
     Recipe(
         name="random",
         source="baseline; Mittal et al. 2018, arXiv:1801.10447",
-        criterion="random",
-        normalise="none",
-        allocation="uniform",
+        score=Criterion("random", normalise="none"),
+        allocate=Uniform(),
     ),
     summary="Random units, the same share everywhere",
 )

@@ -5,17 +5,13 @@ distance of the outputs from the original's, and the widths of least summed loss
 """
 
 from sartor.recipes.registry import enter
-from sartor.types import Recipe
+from sartor.types import Recipe, Sensitivity
 
 recipe = enter(
     Recipe(
         name="sensitivity",
         source="Li et al. 2017, arXiv:1608.08710",
-        criterion="l1",
-        reduce="sum",
-        normalise="mean",
-        learn="sensitivity",
-        per_cost=1.0,
+        score=Sensitivity("l1", normalise="mean", per_cost=1.0),
     ),
     summary="Loss against width measured group by group, without labels; widths of least summed loss per MAC freed",
 )

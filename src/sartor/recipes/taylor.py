@@ -5,16 +5,13 @@ MAC that a unit frees.
 """
 
 from sartor.recipes.registry import enter
-from sartor.types import Recipe
+from sartor.types import Criterion, Recipe
 
 recipe = enter(
     Recipe(
         name="taylor",
         source="Molchanov et al. 2019, arXiv:1906.10771",
-        criterion="taylor",
-        reduce="sum",
-        normalise="none",
-        per_cost=1.0,
+        score=Criterion("taylor", normalise="none", per_cost=1.0),
     ),
     summary="First-order change of the loss for each MAC freed, compared across the network without normalisation",
 )

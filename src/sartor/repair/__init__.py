@@ -2,6 +2,10 @@
 
 from sartor.repair.fold import fold_means_
 from sartor.repair.norm import refresh_norm, refresh_norm_, refresh_norm_if_better
-from sartor.repair.ridge import Ridge, refit_consumers_
+from sartor.repair.original import Original
+from sartor.repair.ridge import RidgeOptions, refit_consumers_
 
-__all__ = ["Ridge", "fold_means_", "refit_consumers_", "refresh_norm", "refresh_norm_", "refresh_norm_if_better"]
+__all__ = [
+    "Original", "RidgeOptions", "fold_means_", "refit_consumers_", "refresh_norm", "refresh_norm_",
+    "refresh_norm_if_better",
+]  # fmt: skip

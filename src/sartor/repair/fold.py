@@ -1,8 +1,8 @@
-"""The mean contribution of removed units, folded into what their consumers add.
+"""The mean contribution of removed units, folded into the biases of the layers that read them.
 
-A consumer that lost input j lost W[:, j] * x_j. On average over calibration data that is W[:, j] * mean(x_j), which its
-bias can carry; without a bias, the running mean of the batch norm behind it can. Kernels wider than one see borders
-differently from the middle, so there the mean is kept only nearly. Closed form, no labels; the means are those of the
+A layer that lost input j lost W[:, j] * x_j. On average over calibration data that is W[:, j] * mean(x_j), which its
+bias can carry; without a bias, the running mean of the batch norm behind it can. Kernels wider than one read padding at
+the borders, so there the mean is preserved only approximately. Closed form, no labels; the means are those of the
 original network.
 """
 
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.replay import replay
+from sartor.activations.follow import replay
+from sartor.borrow import borrowed
 from sartor.errors import BadInput
+from sartor.repair.original import Original
 from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, batch_of
-from sartor.structure.graph import Graph, Resolved
+from sartor.structure.graph import Graph
 from sartor.structure.model_copy import named_tensors
-from sartor.structure.unfibre import straight
-from sartor.types import Plan
 
 
 @dataclass(frozen=True)
@@ -36,29 +36,21 @@ class _Consumer:
     sign: float  # -1 for a running mean
 
 
-def fold_means_(
-    smaller: nn.Module,
-    model: nn.Module,
-    graph: Graph,
-    plan: Plan | Resolved,
-    batches: Iterable[Example],
-    *,
-    samples: int,
-) -> int:
+def fold_means_(smaller: nn.Module, original: Original, batches: Iterable[Example], *, samples: int) -> int:
     """Fold in place; returns how many consumers were folded.
 
     Args:
-        smaller: cut from `model` by `plan`; its biases and running means change.
-        model: the original; borrowed.
-        graph: of the original.
+        smaller: cut from the original; its biases and running means change.
+        original: the network before the cut, and the cut.
         batches: calibration inputs only.
         samples: how many samples are used at most.
 
     Raises:
         BadInput: no calibration inputs.
     """
-    model, resolved = straight(model, graph, plan)
-    consumers = _consumers(graph, resolved.masks)
+    original = original.renumbered()
+    model, graph = original.model, original.graph
+    consumers = _consumers(graph, original.masks)
     if not consumers:
         return 0
     means = _means(graph, model, {c.op: c for c in consumers}, batches, samples)
@@ -78,7 +70,7 @@ def _consumers(graph: Graph, masks: Mapping[Axis, Tensor]) -> list[_Consumer]:
         for v in op.inputs:
             if v.name is not None:
                 uses[id(v)] = uses.get(id(v), 0) + 1
-    found = []
+    consumers = []
     for op in graph.ops:
         if not op.live or op.kind not in ("conv", "linear") or op.arg("transposed", "transpose" in op.name):
             continue
@@ -92,8 +84,8 @@ def _consumers(graph: Graph, masks: Mapping[Axis, Tensor]) -> list[_Consumer]:
         place = _place_for_constant(graph, op)
         if place is not None:
             out = keep_mask(w.axes[0], masks).nonzero()[:, 0]
-            found.append(_Consumer(op.index, channel, w.name, (~stays).nonzero()[:, 0], out, *place))
-    return found
+            consumers.append(_Consumer(op.index, channel, w.name, (~stays).nonzero()[:, 0], out, *place))
+    return consumers
 
 
 def _place_for_constant(graph: Graph, op: Op) -> tuple[str, float] | None:
@@ -115,9 +107,7 @@ def _means(
     """Mean of every consumer's input over samples and positions, float64 [channels]."""
     sums: dict[int, Tensor] = {}
     seen = 0
-    training = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
+    with borrowed(model):
         for inputs in batches:
             if seen >= samples:
                 break
@@ -132,9 +122,6 @@ def _means(
 
             replay(graph, model, inputs, visit)
             seen += n
-    finally:
-        for m, mode in training:
-            m.training = mode
     if not seen:
         raise BadInput("mean folding: expected calibration inputs; got none")
     return {i: s / seen for i, s in sums.items()}

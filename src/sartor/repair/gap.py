@@ -17,16 +17,16 @@ def outputs(model: nn.Module, inputs: Iterable[Example]) -> list[Tensor]:
         return [first_tensor(call(model, x)).detach() for x in inputs]
 
 
-def output_gap(model: nn.Module, inputs: Sequence[Example], wanted: Sequence[Tensor]) -> float:
-    """Squared distance of the outputs from those wanted, relative to their squared size; 0 is equal, 1 is like zeros.
+def output_gap(model: nn.Module, inputs: Sequence[Example], targets: Sequence[Tensor]) -> float:
+    """Squared distance of the outputs from the original's, relative to their squared size; 0 is equal, 1 is like zeros.
 
     Args:
         model: borrowed.
         inputs: batches.
-        wanted: the original's outputs on them, see `outputs`.
+        targets: the original's outputs on them, see `outputs`.
     """
     far = near = 0.0
-    for got, want in zip(outputs(model, inputs), wanted, strict=True):
-        far += float((want.double() - got.double()).square().sum())
-        near += float(want.double().square().sum())
+    for output, target in zip(outputs(model, inputs), targets, strict=True):
+        far += float((target.double() - output.double()).square().sum())
+        near += float(target.double().square().sum())
     return far / near if near else far

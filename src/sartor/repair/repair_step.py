@@ -1,19 +1,19 @@
-"""Repair without training: layers refitted, constants folded, batch norms refreshed; each kept only if it helps."""
+"""Repair without training: the steps of a recipe, one after the other, each kept only if it helps."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from sartor.errors import CannotTrace
+from sartor.errors import BadInput, CannotTrace
 from sartor.repair import fold_means_, refit_consumers_, refresh_norm, refresh_norm_if_better
 from sartor.repair.gap import output_gap, outputs
-from sartor.structure import Graph
+from sartor.repair.original import Original
 from sartor.structure.example import Example
-from sartor.types import Plan, Recipe
+from sartor.types import SILENT, Calibration, FoldMeans, Listener, RefreshNorms, Ridge
 
 _HELD_OUT = 0.25  # of the calibration batches: judges whether refreshed statistics help
 _HELD_OUT_OF_REFIT = 0.1  # fewer, because layers are not refitted again with them
@@ -21,67 +21,72 @@ _HELD_OUT_OF_REFIT = 0.1  # fewer, because layers are not refitted again with th
 
 def heal(
     smaller: nn.Module,
-    model: nn.Module,
-    graph: Graph,
-    plan: Plan,
-    recipe: Recipe,
-    inputs: Sequence[Example],
-    *,
-    seed: int,
-    note: Callable[[str], None],
-    tell: Callable[[float | None, str], None],
+    original: Original,
+    steps: Sequence[object],
+    calibration: Calibration,
+    listener: Listener = SILENT,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The repaired network, and what was done: "refit", "folded" and "norm", those that were tried.
 
     Args:
-        smaller: cut from `model` by `plan`; may be changed.
-        inputs: calibration batches.
-        note: told in a sentence when a repair is not possible here.
-        tell: progress.
+        smaller: cut from the original; may be changed.
+        original: the network before the cut, and the cut.
+        steps: `Ridge()`, `FoldMeans()` and `RefreshNorms()` of `sartor.types`, taken in this order.
+        calibration: pairs (inputs, targets), on the model's device; targets are not read. `samples` bounds what means
+            and statistics are taken from, and `seed` draws the positions that a refit reads.
+        listener: progress of a refit; noted where a repair is not possible.
+
+    Raises:
+        BadInput: a step that is not one of these.
     """
+    inputs: list[Example] = [x for x, _ in calibration.batches or ()]
     facts: dict[str, Any] = {}
-    if recipe.refit:
-        smaller, facts["refit"] = _refitted(smaller, model, graph, plan, inputs, seed, note, tell)
-    if recipe.fold_mean and not facts.get("refit", {}).get("kept"):
-        facts["folded"] = fold_means_(smaller, model, graph, plan, inputs, samples=recipe.calibration)
-    if recipe.refresh_norm:
-        fit, held = _apart(inputs, _HELD_OUT)
-        wanted = outputs(model, held)
-        better, report = refresh_norm_if_better(
-            smaller, fit, held, lambda m, x: -output_gap(m, x, wanted), samples=recipe.calibration
-        )
-        facts["norm"] = report
-        if report["kept"] and len(inputs) > 1:  # judged on held-out data; the statistics themselves use all
-            better = refresh_norm(smaller, inputs, samples=recipe.calibration)
-        smaller = better
+    for step in steps:
+        match step:
+            case Ridge():
+                smaller, facts["refit"] = _refitted(smaller, original, inputs, calibration.seed, listener)
+            case FoldMeans() if facts.get("refit", {}).get("kept"):
+                pass  # the refit has done what folding does
+            case FoldMeans():
+                facts["folded"] = fold_means_(smaller, original, inputs, samples=calibration.samples)
+            case RefreshNorms():
+                smaller, facts["norm"] = _refreshed(smaller, original, inputs, calibration.samples)
+            case _:
+                raise BadInput(f"repair: expected the steps ridge, fold-means and refresh-norms; got {step!r}")
     return smaller, facts
 
 
 def _refitted(
-    smaller: nn.Module,
-    model: nn.Module,
-    graph: Graph,
-    plan: Plan,
-    inputs: Sequence[Example],
-    seed: int,
-    note: Callable[[str], None],
-    tell: Callable[[float | None, str], None],
+    smaller: nn.Module, original: Original, inputs: Sequence[Example], seed: int, listener: Listener
 ) -> tuple[nn.Module, dict[str, Any]]:
     fit, held = _apart(inputs, _HELD_OUT_OF_REFIT)
     candidate = copy.deepcopy(smaller)
     try:
-        layers = refit_consumers_(candidate, model, graph, plan, fit, seed=seed, tell=tell)
+        layers = refit_consumers_(candidate, original, fit, seed=seed, listener=listener)
     except CannotTrace as e:
-        note(f"layers could not be refitted: {e}")
+        listener.note(f"layers could not be refitted: {e}")
         return smaller, {"kept": False, "layers": 0}
-    wanted = outputs(model, held)
-    before, after = output_gap(smaller, held, wanted), output_gap(candidate, held, wanted)
+    targets = outputs(original.model, held)
+    before, after = output_gap(smaller, held, targets), output_gap(candidate, held, targets)
     kept = after < before
     return candidate if kept else smaller, {"kept": kept, "layers": layers, "before": before, "after": after}
 
 
+def _refreshed(
+    smaller: nn.Module, original: Original, inputs: Sequence[Example], samples: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    fit, held = _apart(inputs, _HELD_OUT)
+    targets = outputs(original.model, held)
+    better, report = refresh_norm_if_better(
+        smaller, fit, held, lambda m, x: -output_gap(m, x, targets), samples=samples
+    )
+    if report["kept"] and len(inputs) > 1:  # judged on held-out data; the statistics themselves use all
+        better = refresh_norm(smaller, inputs, samples=samples)
+    return better, report
+
+
 def _apart(inputs: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
-    """What repairs, and what judges; one batch alone does both."""
+    """The batches that repair, and those that judge; a single batch does both."""
     if len(inputs) < 2:
         return list(inputs), list(inputs)
     held = max(1, round(share * len(inputs)))

@@ -1,10 +1,10 @@
-"""Consumers refitted in closed form: least squares towards what the original computes, layer after layer.
+"""Layers refitted in closed form: ridge least squares towards what the original computes, layer after layer.
 
-Behind a cut, every convolution and linear layer reads something else than it was trained on: units are gone, and what
-came before was repaired only nearly. Each is given the weight that, on calibration inputs, comes closest to the
-original's result: ridge least squares on the inputs it sees *now*, in execution order, no labels, no gradients. Where a
-residual sum follows, the sum is what is matched, so a layer also makes up for the error of the stream it adds to; where
-a ReLU follows, what both networks have below zero does not count.
+Behind a cut, every convolution and linear layer reads other inputs than it was trained on: units are missing, and the
+layers before it are repaired only approximately. Each is given the weight that, on calibration inputs, comes closest
+to the original's result: ridge least squares on the inputs it reads *now*, in execution order, without labels or
+gradients. Where a residual sum follows, the sum is matched, so a layer also compensates the error of the stream that it
+adds to; where a ReLU follows, values below zero in both networks do not count.
 
 Sources: He et al. 2017, "Channel Pruning", arXiv:1707.06168, section 3.2 (least squares towards the original's output,
 residual sums included); Zhang et al. 2015, arXiv:1505.06798, section 2.2 (with the ReLU, inputs of the approximated
@@ -13,7 +13,7 @@ network); the ReLU step here is a majorisation that reuses one factorised Gram m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,25 +24,23 @@ from sartor.activations.refit_sites import Refit, refits
 from sartor.activations.stepper import Stepper
 from sartor.borrow import borrowed
 from sartor.errors import BadInput
-from sartor.structure import Graph
+from sartor.repair.original import Original
 from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Value
 from sartor.structure.example import Example, batch_of
-from sartor.structure.graph import Resolved
 from sartor.structure.model_copy import named_tensors
-from sartor.structure.unfibre import straight
-from sartor.types import Plan
+from sartor.types import SILENT, Listener
 
-_UNCHANGED = 1e-6  # relative: nothing to refit where the network does what it did
+_UNCHANGED = 1e-6  # relative: no refit where the network computes what it did
 _CHUNK = 16384  # rows that are summed in single precision
 _ROOM = 1 << 27  # elements of the rows of one layer that are kept at once
 
 
 @dataclass(frozen=True)
-class Ridge:
+class RidgeOptions:
     """How the refit is done."""
 
-    rows: int = 50_000  # positions looked at for one layer
+    rows: int = 50_000  # positions read for one layer
     strength: float = 1e-3  # of the pull towards the weights as they are, relative to the mean variance of an input
     relu_rounds: int = 2  # refinements in which values below zero in both networks do not count; 0: plain least squares
     compensate: bool = True  # match the residual sum instead of the summand
@@ -54,39 +52,36 @@ class Ridge:
 
 def refit_consumers_(
     smaller: nn.Module,
-    model: nn.Module,
-    graph: Graph,
-    plan: Plan | Resolved,
+    original: Original,
     batches: Sequence[Example],
     *,
-    options: Ridge = Ridge(),
+    options: RidgeOptions = RidgeOptions(),
     seed: int = 0,
-    tell: Callable[[float, str], None] = lambda share, text: None,
+    listener: Listener = SILENT,
 ) -> int:
-    """Refit in place every convolution and linear layer that sees something else than in the original.
+    """Refit in place every convolution and linear layer that reads other inputs than in the original.
 
     Args:
-        smaller: cut from `model` by `plan`; its weights, biases and batch-norm shifts change.
-        model: the original; borrowed.
-        graph: of the original.
-        plan: what was cut.
+        smaller: cut from the original; its weights, biases and batch-norm shifts change.
+        original: the network before the cut, and the cut.
         batches: calibration inputs; those of another size than the first are left out. All activations that are alive
             at one place of the two networks are held for all of them.
-        options: see `Ridge`.
+        options: see `RidgeOptions`.
         seed: draws the positions.
-        tell: told the share done and the layer.
+        listener: progress: the layer, and the share done.
 
     Returns:
         How many layers were refitted.
 
     Raises:
         BadInput: no calibration inputs, or activations that are not finite.
-        CannotTrace: the forward looks at values or takes another path than when traced.
+        CannotTrace: the forward's control flow depends on tensor values, or it takes another path than when traced.
     """
     if not batches:
         raise BadInput("ridge repair: expected calibration inputs; got none")
     same = [b for b in batches if batch_of(b) == batch_of(batches[0])]
-    model, resolved = straight(model, graph, plan)
+    original = original.renumbered()
+    model, graph = original.model, original.graph
     generator = torch.Generator().manual_seed(seed)
     by_stage: dict[int, list[Refit]] = {}
     for fit in refits(graph, compensate=options.compensate):
@@ -99,51 +94,54 @@ def refit_consumers_(
                 before.hold(fit.seen(before))
                 after.hold(fit.seen(after))
         tensors = {name: t.detach() for *_, name, t in named_tensors(smaller)}
+        networks = _Networks(before, after, dict(original.masks), tensors)
         for stage in sorted(by_stage):
             before.advance(stage)
             after.advance(stage)
             for fit in by_stage[stage]:
-                tell(stage / len(graph.ops), graph.ops[fit.op].where)
-                done += _Solve(fit, before, after, dict(resolved.masks), tensors, options, generator).apply()
+                listener.tell(graph.ops[fit.op].where, stage / len(graph.ops))
+                done += _Solve(fit, networks, options, generator).apply()
                 before.free(fit.seen(before))
                 after.free(fit.seen(after))
     return done
 
 
-class _Solve:
-    """One layer: its rows, its targets, its new weight."""
+@dataclass(frozen=True)
+class _Networks:
+    """The original and the cut network, taken operator by operator side by side."""
 
-    def __init__(
-        self,
-        fit: Refit,
-        before: Stepper,
-        after: Stepper,
-        masks: dict[Axis, Tensor],
-        tensors: dict[str, Tensor],
-        options: Ridge,
-        generator: torch.Generator,
-    ):
-        self.fit, self.before, self.after, self.masks, self.tensors = fit, before, after, masks, tensors
-        self.options, self.generator = options, generator
-        op = after.ops[fit.op]
+    before: Stepper  # the original
+    after: Stepper  # the cut network
+    masks: dict[Axis, Tensor]  # which units stay
+    tensors: dict[str, Tensor]  # of the cut network, by name; they are written to
+
+
+class _Solve:
+    """The refit of one layer."""
+
+    def __init__(self, fit: Refit, networks: _Networks, options: RidgeOptions, generator: torch.Generator):
+        self.fit, self.options, self.generator = fit, options, generator
+        self.before, self.after, self.masks = networks.before, networks.after, networks.masks
+        self.tensors = networks.tensors
+        op = self.after.ops[fit.op]
         reading = Reading.of(op)
         assert reading is not None
         self.reading = reading
-        self.weight = tensors[fit.weight]
+        self.weight = self.tensors[fit.weight]
 
     def apply(self) -> bool:
         """Refit and run the layer again; whether there was anything to do."""
-        wanted = [self._wanted(i) for i in range(self.after.batches)]
-        if all(_near(self._judged_now(i), w) for i, w in enumerate(wanted[:2])):
+        targets = [self._targets(i) for i in range(self.after.batches)]
+        if all(_near(self._judged_now(i), w) for i, w in enumerate(targets[:2])):
             return False
         with torch.inference_mode(False), torch.no_grad():
-            self._solve(wanted)
+            self._solve(targets)
         for index in self.fit.chain:
             self.after.again(index)
         return True
 
-    def _wanted(self, batch: int) -> Tensor:
-        """What the original has where this layer is judged, for the units that stay."""
+    def _targets(self, batch: int) -> Tensor:
+        """What the original computes where this layer's result is compared, for the units that stay."""
         fit = self.fit
         value = self.before.get(self.before.ops[fit.chain[-1]].outputs[0], batch)
         if fit.other is not None:
@@ -159,17 +157,17 @@ class _Solve:
         add, place = self.fit.other
         return stepper.ops[add].args[place]  # type: ignore[no-any-return]
 
-    def _solve(self, wanted: list[Tensor]) -> None:
+    def _solve(self, targets: list[Tensor]) -> None:
         fit, reading = self.fit, self.reading
         inputs = self.weight[0].numel()
         rows = min(self.options.rows, max(_ROOM // (inputs * reading.groups), 4 * inputs))
         each = -(-rows // self.after.batches)
         xs, ts, others = [], [], []
-        for i, want in enumerate(wanted):
+        for i, target in enumerate(targets):
             x = self.after.get(self.after.ops[fit.op].args[0], i)
             picked = reading.pick(self.after.get(self.after.ops[fit.op].outputs[0], i), each, self.generator)
             xs.append(reading.rows(x, picked).clone())
-            ts.append(reading.targets(want, picked).clone())
+            ts.append(reading.targets(target, picked).clone())
             if fit.other is not None:
                 others.append(reading.targets(self.after.get(self._other(self.after), i), picked).clone())
         x, t = torch.cat(xs, 1).float(), torch.cat(ts).float()
@@ -240,7 +238,7 @@ def _column_means(x: Tensor) -> Tensor:
 
 
 class _Affine:
-    """What stands between a layer's matrix and where it is judged: its bias, or a batch norm behind it."""
+    """The bias or batch norm between a layer's matrix and the place where its result is compared."""
 
     def __init__(self, fit: Refit, after: Stepper, tensors: dict[str, Tensor], weight: Tensor):
         op = after.ops[fit.op]
@@ -256,7 +254,7 @@ class _Affine:
             assert self.mean is not None and self.variance is not None
             spread = (self.variance.double() + float(self.norm.arg("eps", 1e-5))).sqrt()
             self.gain = (1.0 if self.scale is None else self.scale.double()) / spread
-            if self.scale is not None:  # a channel the norm has nearly switched off: let the weight carry the size
+            if self.scale is not None:  # a channel the norm has nearly switched off: move its scale into the weight
                 dead = self.gain.abs() < 1e-2 * self.gain.abs().median()
                 self.scale[dead] = spread[dead].to(self.scale)
                 self.gain = torch.where(dead, 1.0, self.gain)
@@ -269,7 +267,7 @@ class _Affine:
         return self.bias is not None or self.norm is not None
 
     def store(self, weight: Tensor, matrix: Tensor, shift: Tensor) -> None:
-        """Write a matrix and a constant, both as judged."""
+        """Write a matrix and a constant, both as seen where results are compared."""
         groups, outs, inputs = matrix.shape
         plain = matrix.reshape(groups * outs, inputs) / self.gain[:, None]
         weight.copy_(plain.reshape(weight.shape))
@@ -302,5 +300,5 @@ def _grouped(t: Tensor, groups: int) -> Tensor:
     return t.reshape(t.shape[0], groups, -1).transpose(0, 1)
 
 
-def _near(now: Tensor, wanted: Tensor) -> bool:
-    return bool((now - wanted).norm() <= _UNCHANGED * wanted.norm())
+def _near(now: Tensor, target: Tensor) -> bool:
+    return bool((now - target).norm() <= _UNCHANGED * target.norm())

@@ -1,4 +1,4 @@
-"""Reports: records into rows, rows into a page or a terminal table."""
+"""Reports: a result is turned into rows, and rows into an HTML page or a terminal table."""
 
 from sartor.report.html import render, write_report
 from sartor.report.picture import picture, write_picture

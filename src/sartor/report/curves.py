@@ -1,4 +1,4 @@
-"""Lines over one axis, one a method: how quality falls as a network gets cheaper."""
+"""Line charts with one line per method: quality against the cost of a network."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from sartor.report import marks
 from sartor.report.marks import WIDTH, nice_ticks
 
-COLOURS = 8  # of the style sheet; more lines than that are dashed, then dotted
-_NAMED = 10  # lines that are named where they begin; of more, the key and the tips say which is which
+COLOURS = 8  # in the style sheet; further lines are dashed, then dotted
+_NAMED = 10  # up to this number of lines, each is labelled at its start; with more, legend and tooltips name them
 _LEFT, _RIGHT, _TOP, _HEIGHT = 64, WIDTH - 30, 18, 300
-_STEP = 15  # between names
+_STEP = 15  # least distance between labels
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points of one method, in any order; each with its tip."""
+    """The points of one method, in any order."""
 
     name: str
-    points: tuple[tuple[float, float, str], ...]
-    look: int  # which colour and dashes
+    points: tuple[tuple[float, float, str], ...]  # x, y, tooltip
+    look: int  # number of its colour and dashes, see `look_of`
 
 
 def look_of(i: int) -> str:
-    """Classes of the i-th line.
+    """CSS classes of the i-th line.
 
     >>> look_of(0), look_of(9)
     ('c0 d0', 'c1 d1')
@@ -42,15 +42,15 @@ def curves(
     logarithmic: bool = False,
     percent: bool = False,
 ) -> str:
-    """Values against a share that grows to the right; "" where no line has a point.
+    """Values against a share of the original's cost, as SVG; "" if no line has a point.
 
     Args:
         lines: x is a share of the original's cost, y the value.
-        title: what a screen reader says.
-        across: what the share is of.
-        original: value of the original, drawn as a line across.
-        logarithmic: whether the values' axis is; values that are not positive lie at its foot.
-        percent: whether values are shares, to be labelled in per cent.
+        title: for screen readers.
+        across: label of the x axis.
+        original: value of the original, drawn as a horizontal line.
+        logarithmic: whether the y axis is; values that are not positive are drawn at its lower end.
+        percent: whether values are shares, labelled in per cent.
     """
     lines = [line for line in lines if line.points]
     xs, ys = [x for line in lines for x, _, _ in line.points], [y for line in lines for _, y, _ in line.points]
@@ -102,7 +102,7 @@ def _ticks(values: Sequence[float], original: float | None) -> list[float]:
 
 
 def _levels(values: Sequence[float]) -> list[float]:
-    """1, 2, 5, 10, ... around the positive values: of every decade fewer, the more decades there are."""
+    """Ticks of a logarithmic axis around the positive values: 1, 2, 5, 10, ...; powers of ten if there are many."""
     positive = [v for v in values if v > 0] or [1.0]
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     steps = (1, 2, 5) if high - low <= 3 else (1,)
@@ -113,12 +113,12 @@ def _levels(values: Sequence[float]) -> list[float]:
 
 
 def _spread(starts: Sequence[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
-    """Names moved apart so that none covers another, in the order of their heights."""
+    """Labels (name, x, y) moved apart so that none covers another, in the order of their heights."""
     placed: list[tuple[str, float, float]] = []
     for name, x, y in sorted(starts, key=lambda s: s[2]):
         placed.append((name, x, max(y, placed[-1][2] + _STEP) if placed else y))
     over = placed[-1][2] - (_TOP + _HEIGHT)
-    if over > 0:  # pushed below the picture: everything that is too low moves up again
+    if over > 0:  # labels below the chart move up again
         low = placed[-1][2] - over
         for i in range(len(placed) - 1, -1, -1):
             name, x, y = placed[i]

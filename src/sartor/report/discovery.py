@@ -1,4 +1,4 @@
-"""The sweep over network families as tables: what was found, what can be cut, and what cannot, with why."""
+"""Tables of the discovery study: which axes of each network were found, which can be cut, and what failed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from rich.text import Text
 from sartor.report.text import grid
 
 Row = Mapping[str, Any]
-HEADS = ("network", "parameters", "axes", "can be cut", "on an axis", "runs", "exact", "trains", "exports", "seconds")
+HEADS = (
+    "network", "parameters", "axes found (8 or more units)", "axes that can be cut",
+    "share of parameters on a found axis", "cut network runs", "equals the zero-masked original",
+    "trains one step", "exports", "discovery, CPU seconds",
+)  # fmt: skip
 
 
 def totals(rows: Sequence[Row]) -> dict[str, Any]:
-    """What a set comes to.
+    """Counts over the networks of a set.
 
     Returns:
-        {"models", "discovered", "groups", "realised", "cut" (models with anything to cut), "run", "proved" (models with
-        an exact group), "exact", "trained", "exports" (asked), "exported", "covered" (models with more than 99 % of
-        their parameters on an axis)}.
+        {"models", "discovered", "groups", "realised", "cut" (models with an axis that can be cut), "run", "proved"
+        (models with a group that can be compared exactly), "exact", "trained", "exports" (models whose export was
+        tried), "exported", "covered" (models with more than 99 % of their parameters on a found axis)}.
     """
     cut = [r for r in rows if r.get("realised")]
     return {
@@ -40,27 +44,27 @@ def totals(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def by_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows of every set, in order."""
-    found: dict[str, list[Row]] = {}
+    """The rows of every set, in order."""
+    sets: dict[str, list[Row]] = {}
     for r in rows:
-        found.setdefault(r["set"], []).append(r)
-    return found
+        sets.setdefault(r["set"], []).append(r)
+    return sets
 
 
 def cells(row: Row) -> list[str]:
-    """One line."""
+    """The cells of one network, as many as HEADS."""
     if not row.get("discovered"):
         return [row["name"], *[""] * (len(HEADS) - 1)]
     cut = bool(row.get("realised"))
     return [
         row["name"], f"{row['params']:,}", str(row["groups"]), str(row["realised"]), f"{100 * row['coverage']:.1f} %",
-        _said(row["runs"] and row["shapes"]) if cut else "", _said(row["exact"]) if cut else "",
-        _said(row["trains"]) if cut else "", _said(row["exports"]) if cut else "", f"{row['seconds']:.2f}",
+        _yes_no(row["runs"] and row["shapes"]) if cut else "", _yes_no(row["exact"]) if cut else "",
+        _yes_no(row["trains"]) if cut else "", _yes_no(row["exports"]) if cut else "", f"{row['seconds']:.2f}",
     ]  # fmt: skip
 
 
 def discovery_table(answer: Mapping[str, Any]) -> Table:
-    """Every network for the terminal; under each, what failed."""
+    """Every network for the terminal; below each, what failed."""
     table = grid(*HEADS)
     for row in answer["rows"]:
         table.add_row(*(Text(c) for c in cells(row)))
@@ -70,15 +74,18 @@ def discovery_table(answer: Mapping[str, Any]) -> Table:
 
 
 def discovery_markdown(answer: Mapping[str, Any]) -> str:
-    """A summary by set, every network, and every failure in its own words."""
+    """A summary by set, a table of every network, and the message of every failure, as Markdown."""
     rows: Sequence[Row] = answer["rows"]
-    known = answer.get("environment") or {}
-    versions = known.get("versions") or {}
-    said = [f"{p} {v}" for p, v in {"torch": versions.get("torch"), **(answer.get("libraries") or {})}.items() if v]
-    heads = ["set", "models", "discovered", "axes of 8 or more", "can be cut", "cut models that run", "exact", "train"]
-    asked = any(r.get("exports") is not None for r in rows)
-    heads += ["export"] if asked else []
-    heads.append("over 99 % of the parameters on an axis")
+    environment = answer.get("environment") or {}
+    torch_version = (environment.get("versions") or {}).get("torch")
+    versions = [f"{p} {v}" for p, v in {"torch": torch_version, **(answer.get("libraries") or {})}.items() if v]
+    heads = [
+        "set", "models", "models traced", "axes found (8 or more units)", "axes that can be cut", "cut models that run",
+        "cut models equal to the zero-masked original", "cut models that train",
+    ]  # fmt: skip
+    with_exports = any(r.get("exports") is not None for r in rows)
+    heads += ["cut models that export"] if with_exports else []
+    heads.append("models with over 99 % of their parameters on a found axis")
     summary = [heads, ["---"] * len(heads)]
     for name, mine in by_set(rows).items():
         t = totals(mine)
@@ -86,17 +93,17 @@ def discovery_markdown(answer: Mapping[str, Any]) -> str:
             name, str(t["models"]), str(t["discovered"]), str(t["groups"]), str(t["realised"]),
             f"{t['run']} of {t['cut']}", f"{t['exact']} of {t['proved']}", f"{t['trained']} of {t['cut']}",
         ]  # fmt: skip
-        line += [f"{t['exported']} of {t['exports']}"] if asked else []
+        line += [f"{t['exported']} of {t['exports']}"] if with_exports else []
         summary.append([*line, f"{t['covered']} of {t['models']}"])
     parts = [
-        f"Measured with {', '.join(said)} on {known.get('cpu', 'a CPU')}, one thread." if said else "",
+        f"Measured with {', '.join(versions)} on {environment.get('cpu', 'a CPU')}, one thread." if versions else "",
         _grid(summary),
     ]
     for name, mine in by_set(rows).items():
         parts.append(f"## {name}\n\n{_grid([list(HEADS), ['---'] * len(HEADS), *map(cells, mine)])}")
         failed = [f"- `{r['name']}`, {stage}: {why}" for r in mine for stage, why in r.get("why", {}).items()]
         if failed:
-            parts.append("What was left whole or failed, and why:\n\n" + "\n".join(failed))
+            parts.append("What failed or was not cut, and why:\n\n" + "\n".join(failed))
     return "\n\n".join(p for p in parts if p)
 
 
@@ -104,5 +111,5 @@ def _grid(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
 
 
-def _said(value: bool | None) -> str:
+def _yes_no(value: bool | None) -> str:
     return "–" if value is None else "yes" if value else "NO"

@@ -1,4 +1,4 @@
-"""Reading a result that may lack parts, and showing its values: the words rows and sentences share."""
+"""Reading the fields of a result, which may be missing, and formatting their values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sartor.units import show_bytes, show_count, show_percent, show_seconds
 
 Result = Mapping[str, Any]
 COUNTED = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "memory": "peak memory"}
-MOST_SAMPLES = 400  # points drawn of one latency sample
+MOST_SAMPLES = 400  # points drawn of the samples of one latency
 
 
 def number(value: Any) -> float | None:
@@ -23,36 +23,36 @@ def number(value: Any) -> float | None:
 
 
 def mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The mapping under a key; empty where there is none."""
+    """The mapping under a key; empty if it is missing."""
     inner = value.get(key)
     return inner if isinstance(inner, Mapping) else {}
 
 
 def objects(value: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """The objects listed under a key; empty where there are none."""
+    """The list of objects under a key; empty if it is missing."""
     inner = value.get(key)
     return [v for v in inner if isinstance(v, Mapping)] if isinstance(inner, list | tuple) else []
 
 
 def share_of(pair: Mapping[str, Any]) -> float | None:
-    """fitted / original of one pair, or None."""
+    """fitted / original of one pair; None if a value is missing."""
     original, fitted = number(pair.get("original")), number(pair.get("fitted"))
     return fitted / original if original and fitted is not None else None
 
 
 def percent_or_blank(value: Any) -> str:
-    """A share for reading, blank where there is none."""
+    """A share as a percentage; "" for no number."""
     share = number(value)
     return "" if share is None else show_percent(share)
 
 
 def plural(n: int, noun: str) -> str:
-    """'1 group', '2 groups'."""
+    """A count with its noun: '1 group', '2 groups'."""
     return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
 def thin(samples: Any) -> tuple[float, ...]:
-    """Numbers, evenly thinned to at most MOST_SAMPLES."""
+    """The numbers among the samples, evenly thinned to at most MOST_SAMPLES."""
     values = [v for v in map(number, samples or ()) if v is not None]
     step = max(1, -(-len(values) // MOST_SAMPLES))
     return tuple(values[::step])
@@ -65,7 +65,7 @@ def _plain(value: Any) -> str:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested fields as (dotted name, text), empty ones left out."""
+    """Nested fields as (dotted name, text), without empty ones."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -77,7 +77,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def show_points(value: float) -> str:
-    """Quality in points.
+    """A quality in points as text.
 
     >>> show_points(98.06), show_points(0.1234)
     ('98.1', '0.123')
@@ -86,8 +86,8 @@ def show_points(value: float) -> str:
 
 
 def show_metric(metric: str, value: float | None) -> str:
-    """A value of a budget metric for reading; latency in seconds."""
+    """A value of a budget metric as text; latency is given in seconds."""
     if value is None:
         return "–"
-    show = {"bytes": show_bytes, "memory": show_bytes, "latency": show_seconds, "drop": lambda v: f"{v:.2f}"}
-    return show.get(metric, show_count)(value)
+    formats = {"bytes": show_bytes, "memory": show_bytes, "latency": show_seconds, "drop": lambda v: f"{v:.2f}"}
+    return formats.get(metric, show_count)(value)

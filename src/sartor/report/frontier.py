@@ -1,4 +1,4 @@
-"""A sweep over recipes and shares as rows, a table for the terminal, CSV and one self-contained page."""
+"""A frontier, recipes at several shares of the MACs, as rows, terminal table, CSV and one self-contained page."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class PointRow:
-    """One network of the sweep, in words."""
+    """One network of the frontier; every field is text."""
 
     recipe: str
     asked: str
     macs: str
     params: str
-    quality: tuple[str, ...]  # by part, see `parts`
+    quality: tuple[str, ...]  # on every part of `parts`
     gap: str
     latency: str
     seconds: str
-    why: str  # not "": the share was not reached, because
+    why: str  # why the share was not reached; "": it was
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the page."""
+    """One chart of the page."""
 
     title: str
     lead: str
@@ -52,12 +52,12 @@ class Picture:
 
 
 def parts(result: Mapping[str, Any]) -> list[str]:
-    """The labelled parts that judged: of "test" and "val", those there are."""
+    """The parts of the data that quality was evaluated on: of "test" and "val", those that exist."""
     return [p for p in _PARTS if number(mapping(result, "original").get(p)) is not None]
 
 
 def point_rows(result: Mapping[str, Any]) -> list[PointRow]:
-    """Every point in the order of the result, with the original first."""
+    """The original, then every point in the order of the result."""
     judged, original = parts(result), mapping(result, "original")
     rows = [
         PointRow(
@@ -84,20 +84,29 @@ def point_rows(result: Mapping[str, Any]) -> list[PointRow]:
 
 
 def headings(result: Mapping[str, Any]) -> list[str]:
-    """Titles of the columns of `cells`."""
+    """Heads of the columns of `cells`."""
     quality = [f"{sentences.quality_name(result)}, {_PARTS[p]}" for p in parts(result)]
-    timed = [f"time on {result['target']}"] if result.get("target") else []
-    return ["recipe", "asked", "MACs", "parameters", *quality, "output gap", *timed, "took"]
+    timed = [f"latency on {result['target']}, cut / original (95 % interval)"] if result.get("target") else []
+    return [
+        "recipe",
+        "limit on MACs",
+        "MACs kept",
+        "parameters kept",
+        *quality,
+        "relative output error",
+        *timed,
+        "time taken",
+    ]
 
 
 def cells(row: PointRow, result: Mapping[str, Any]) -> list[str]:
-    """One line of the table."""
+    """The cells of one network, as many as `headings`."""
     timed = [row.latency] if result.get("target") else []
     return [row.recipe, row.asked, row.macs, row.params, *row.quality, row.gap, *timed, row.seconds]
 
 
 def frontier_table(result: Mapping[str, Any]) -> Table:
-    """The sweep for the terminal; under each share that was not reached, why."""
+    """The frontier for the terminal; shares that were not reached are dimmed."""
     table = grid(*headings(result))
     for row in point_rows(result):
         line = [Text(c) for c in cells(row, result)]
@@ -106,7 +115,7 @@ def frontier_table(result: Mapping[str, Any]) -> Table:
 
 
 def frontier_csv(result: Mapping[str, Any]) -> str:
-    """Every point as one line of plain numbers; shares are of the original's."""
+    """Every point as one line of numbers; costs are shares of the original's."""
     out = io.StringIO()
     writer = csv.DictWriter(out, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -118,12 +127,12 @@ def frontier_csv(result: Mapping[str, Any]) -> str:
 
 
 def pictures(result: Mapping[str, Any]) -> list[Picture]:
-    """Quality and output gap, against the MACs and, where they were timed, against the latency."""
+    """Charts of quality and relative output error against MACs and, if networks were timed, against latency."""
     judged, target = parts(result), result.get("target")
     axes = [("macs", "share of the MACs kept", "MACs")]
     if target:
-        axes.insert(0, ("latency", f"share of the original's time on {target}", f"time on {target}"))
-    found = []
+        axes.insert(0, ("latency", f"latency on {target}, as a share of the original's", f"latency on {target}"))
+    charts = []
     for axis, across, short in axes:
         if judged:
             best = judged[0]
@@ -132,17 +141,17 @@ def pictures(result: Mapping[str, Any]) -> list[Picture]:
                 _lines(result, axis, best), title=f"{name} against {short}", across=across,
                 original=number(mapping(result, "original").get(best)),
             )  # fmt: skip
-            found.append(Picture(f"{name.capitalize()} against {short}", f"On the {_PARTS[best]} data.", svg))
+            charts.append(Picture(f"{name.capitalize()} against {short}", f"On the {_PARTS[best]} data.", svg))
         svg = curves(
-            _lines(result, axis, "gap"), title=f"output gap against {short}", across=across, logarithmic=True,
-            percent=True,
+            _lines(result, axis, "gap"), title=f"relative output error against {short}", across=across,
+            logarithmic=True, percent=True,
         )  # fmt: skip
         lead = (
-            "Squared distance of the outputs from the original's, relative to their squared size, on calibration "
-            "inputs that neither scored nor repaired. No labels; lower is better."
+            "Squared difference to the original's outputs, divided by their squared norm, on calibration inputs that "
+            "were not used for scores or repair. Needs no labels; lower is better."
         )
-        found.append(Picture(f"Output gap against {short}", lead, svg))
-    return [p for p in found if p.svg]
+        charts.append(Picture(f"Relative output error against {short}", lead, svg))
+    return [p for p in charts if p.svg]
 
 
 def _lines(result: Mapping[str, Any], axis: str, value: str) -> list[Line]:
@@ -160,7 +169,7 @@ def _lines(result: Mapping[str, Any], axis: str, value: str) -> list[Line]:
 
 
 def render_frontier(result: Mapping[str, Any]) -> str:
-    """The page of a sweep: opens offline, in light and dark; every word of the result is escaped.
+    """The page of a frontier: opens offline, in light and dark; all text of the result is escaped.
 
     Args:
         result: the object of `frontier --json`.
@@ -170,15 +179,15 @@ def render_frontier(result: Mapping[str, Any]) -> str:
     """
     markup = markup_type("the page of a frontier")
     drawn = [(p, markup(p.svg)) for p in pictures(result)]
-    held = mapping(result, "calibration")
-    whole = mapping(result, "original")
+    calibration = mapping(result, "calibration")
+    original = mapping(result, "original")
     values = {
         "model": str(result.get("model") or "the network"),
         "date": sentences.run_date(result),
         "headline": headline(result),
-        "lead": f"{show_count(whole['macs'])} MACs and {show_count(whole['params'])} parameters whole. Decided and "
-        f"repaired on {held.get('samples')} calibration samples, judged on {held.get('held_out')} others; nothing was "
-        "trained.",
+        "lead": f"The original has {show_count(original['macs'])} MACs and {show_count(original['params'])} "
+        f"parameters. Networks were cut and repaired with {calibration.get('samples')} calibration samples, and their "
+        f"output error was measured on {calibration.get('held_out')} others; nothing was trained.",
         "pictures": drawn,
         "key": [(str(name), look_of(i)) for i, name in enumerate(result.get("recipes") or ())],
         "headings": headings(result),
@@ -190,24 +199,28 @@ def render_frontier(result: Mapping[str, Any]) -> str:
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """The best network at the smallest share that was reached, in one sentence."""
+    """The best network at the smallest share of the MACs that was reached, in one sentence."""
     judged = parts(result)
     reached = [p for p in objects(result, "points") if p.get("status") == "met"]
     if not reached:
-        return "No share of the MACs that was asked for can be reached."
+        return "None of the requested shares of the MACs can be reached."
     least = min(p["asked"] for p in reached)
     here = [p for p in reached if p["asked"] == least]
     if judged and all(number(p.get(judged[0])) is not None for p in here):
         best = max(here, key=lambda p: p[judged[0]])
-        said = f"{best[judged[0]]:.2f} of {mapping(result, 'original')[judged[0]]:.2f} {sentences.quality_name(result)}"
+        value = f"{sentences.quality_name(result)} {best[judged[0]]:.2f}"
+        value += f", original {mapping(result, 'original')[judged[0]]:.2f}"
     else:
         best = min(here, key=lambda p: p["gap"])
-        said = f"outputs {show_percent(best['gap'])} away"
-    return f"At {100 * least:g} % of the MACs {best['recipe']} comes out first: {said}."
+        value = f"relative output error {show_percent(best['gap'])}"
+    return f"At {100 * least:g} % of the MACs, {best['recipe']} is best: {value}."
 
 
 def write_frontier(result: Mapping[str, Any], folder: str | Path) -> dict[str, str]:
-    """Write frontier.html, frontier.csv and frontier.json; kind of file -> path. Each is replaced whole or not at all.
+    """Write frontier.html, frontier.csv and frontier.json, each atomically.
+
+    Returns:
+        Kind of file -> path.
 
     Raises:
         MissingExtra: jinja2 is not installed.

@@ -1,4 +1,4 @@
-"""Rows into one self-contained page: no network, no script, no arithmetic."""
+"""The HTML report: rows of a result in one self-contained page, without scripts or network access."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def render(result: Mapping[str, Any]) -> str:
     """The page of one result.
 
     Args:
-        result: the object of `fit --json`, or what `read_result` returns. Parts it lacks are left out of the page.
+        result: the object of `fit --json`, or what `read_result` returns. Missing parts are left out of the page.
 
     Returns:
-        HTML that opens offline, in light and dark, and prints. Every word that comes from the result is escaped.
+        HTML that opens offline, in light and dark, and can be printed. All text of the result is escaped.
 
     Raises:
         MissingExtra: jinja2 is not installed.
@@ -69,10 +69,10 @@ def write_report(run: str | Path | Mapping[str, Any], path: str | Path | None = 
 
     Args:
         run: a run folder, its result.json, or a result object.
-        path: where to; by default report.html in the run folder.
+        path: of the page; None: report.html in the run folder.
 
     Returns:
-        The path written. An existing page is replaced whole or not at all.
+        The path written. An existing page is replaced atomically.
     """
     result = run if isinstance(run, Mapping) else read_result(run)
     if path is None:

@@ -1,4 +1,4 @@
-"""The answer of `inspect` as a tree that follows the modules: for the terminal, for Graphviz, as one page."""
+"""The result of `inspect` as a tree of modules: for the terminal, as Graphviz text and as an HTML page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sartor.report.rows import FrozenRow, frozen_rows, short_name
 from sartor.report.template import filled, markup_type
 from sartor.structure.kinds import counted
 
-_MOST = 3  # modules spelled out in one line
+_MOST = 3  # modules listed in one line
 _COLOURS = (
     "#8fd0c6", "#e9b79c", "#aebfe0", "#dcc98d", "#d0b0cc", "#b5d1a1", "#e0a4b1", "#c3c8ce", "#9ec7dd", "#d9d2b4",
     "#b9b4e0", "#cfd8cf",
@@ -26,7 +26,7 @@ _COLOURS = (
 
 @dataclass(frozen=True)
 class GroupRow:
-    """One group, in words."""
+    """One group; costs are text."""
 
     name: str
     label: str  # the last part of its name
@@ -41,22 +41,22 @@ class GroupRow:
 
     @property
     def line(self) -> str:
-        """Units, kind and cost."""
+        """Number and kind of units, and the share of the cost."""
         cost = (("MACs", self.macs_share), ("parameters", self.params_share))
         return ", ".join([counted(self.units, self.kind), *(f"{share} of the {what}" for what, share in cost if share)])
 
     @property
     def places(self) -> str:
-        """Who writes and who reads them."""
-        said = [f"{verb} by {_few(m)}" for verb, m in (("written", self.writes), ("read", self.reads)) if m]
+        """The modules that write and read the units."""
+        modules = [f"{verb} by {_few(m)}" for verb, m in (("written", self.writes), ("read", self.reads)) if m]
         first, *more = self.mixes.split("; ")
         mixed = [f"mixed: {first}" + (f", and {len(more)} more" if more else "")] if first else []
-        return "; ".join([plural(len(self.members), "member"), *said, *mixed])
+        return "; ".join([plural(len(self.members), "member"), *modules, *mixed])
 
 
 @dataclass
 class Node:
-    """A module: the groups named in it, and the modules inside."""
+    """A module: the groups named after it, and the modules inside it."""
 
     name: str
     groups: list[GroupRow] = field(default_factory=list)
@@ -64,17 +64,17 @@ class Node:
 
     @property
     def look(self) -> Any:
-        """Equal for modules that read alike."""
+        """Equal for modules whose description is equal."""
         return (
             tuple((g.label, g.kind, g.units, bool(g.mixes)) for g in self.groups),
             tuple((n, m.look) for n, m in self.inside.items()),
         )
 
 
-def group_rows(found: Mapping[str, Any]) -> list[GroupRow]:
+def group_rows(description: Mapping[str, Any]) -> list[GroupRow]:
     """The groups of `inspect --json` in network order."""
     rows = []
-    for g in objects(found, "groups"):
+    for g in objects(description, "groups"):
         name = str(g.get("name", ""))
         rows.append(
             GroupRow(
@@ -93,10 +93,10 @@ def group_rows(found: Mapping[str, Any]) -> list[GroupRow]:
     return rows
 
 
-def tree_of(found: Mapping[str, Any]) -> Node:
+def tree_of(description: Mapping[str, Any]) -> Node:
     """Groups under the modules they are named after."""
     root = Node("")
-    for row in group_rows(found):
+    for row in group_rows(description):
         node = root
         for part in short_name(row.name).split(".")[:-1]:
             node = node.inside.setdefault(part, Node(part))
@@ -105,7 +105,7 @@ def tree_of(found: Mapping[str, Any]) -> Node:
 
 
 def folded(nodes: Sequence[Node]) -> list[tuple[str, Node]]:
-    """Modules side by side that look alike as one: ("0", node), ("1 to 11, each", node)."""
+    """Neighbouring modules with equal descriptions as one: ("0", node), ("1 to 11, each", node)."""
     runs: list[list[Node]] = []
     for node in nodes:
         if runs and runs[-1][0].look == node.look and node.name.isdigit():
@@ -116,21 +116,21 @@ def folded(nodes: Sequence[Node]) -> list[tuple[str, Node]]:
 
 
 def alike(rows: Sequence[FrozenRow]) -> list[FrozenRow]:
-    """Reasons that differ in the number of a layer only as one, the numbers as *."""
+    """Reasons that differ only in the numbers of layers as one, with * for the numbers."""
     by: dict[str, list[FrozenRow]] = {}
     for row in rows:
         by.setdefault(re.sub(r"(?<=[. ])\d+(?=[.)]|$)|\b\d+(?=\.[a-z])", "*", row.reason), []).append(row)
     merged = [
-        found[0] if len(found) == 1 else FrozenRow(reason, tuple(a for f in found for a in f.axes))
-        for reason, found in by.items()
+        same[0] if len(same) == 1 else FrozenRow(reason, tuple(a for f in same for a in f.axes))
+        for reason, same in by.items()
     ]
     return sorted(merged, key=lambda r: -len(r.axes))
 
 
-def group_tree(found: Mapping[str, Any], name: str = "") -> Tree:
-    """For the terminal; equal blocks are shown once."""
-    tree = Tree(Text(name or str(found.get("model") or ""), style="bold"), guide_style="dim")
-    _grow(tree, tree_of(found))
+def group_tree(description: Mapping[str, Any], name: str = "") -> Tree:
+    """The tree for the terminal; equal neighbouring modules are shown once."""
+    tree = Tree(Text(name or str(description.get("model") or ""), style="bold"), guide_style="dim")
+    _grow(tree, tree_of(description))
     return tree
 
 
@@ -143,9 +143,9 @@ def _grow(tree: Tree, node: Node) -> None:
         _grow(tree.add(Text(name)), inner)
 
 
-def dot(found: Mapping[str, Any]) -> str:
-    """Graphviz text: modules in nested boxes, groups as ellipses between those that write and those that read them."""
-    rows = group_rows(found)
+def dot(description: Mapping[str, Any]) -> str:
+    """Graphviz text: modules in nested boxes, groups as ellipses between the modules that write and read them."""
+    rows = group_rows(description)
     kinds = list(dict.fromkeys(r.kind for r in rows))
     colour = {k: _COLOURS[i % len(_COLOURS)] for i, k in enumerate(kinds)}
     lines = [
@@ -159,7 +159,7 @@ def dot(found: Mapping[str, Any]) -> str:
         lines.append(f'  {_id("g", r.name)} [{look}, label="{label}"];')
         lines += [f"  {_id('m', m)} -> {_id('g', r.name)};" for m in r.writes]
         lines += [f"  {_id('g', r.name)} -> {_id('m', m)};" for m in r.reads]
-    for tied in found.get("ties") or ():
+    for tied in description.get("ties") or ():
         for a, b in itertools.pairwise(tied):
             lines.append(f'  {_id("g", a)} -> {_id("g", b)} [dir=none, style=dashed, label="equally many"];')
     return "\n".join([*lines, "}"]) + "\n"
@@ -204,14 +204,14 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")
 
 
-def page(found: Mapping[str, Any], why: Mapping[str, Sequence[str]], head: str, coverage: str) -> str:
+def page(description: Mapping[str, Any], why: Mapping[str, Sequence[str]], head: str, coverage: str) -> str:
     """One self-contained page: the tree, what ties each group, what is frozen.
 
     Args:
-        found: the answer of `inspect --json`.
-        why: group -> the operators that tie its members, in words.
-        head: what the network is, in a sentence.
-        coverage: how much can be cut, in a sentence.
+        description: the object of `inspect --json`.
+        why: group -> the operators that tie its members, as text.
+        head: size of the network, in a sentence.
+        coverage: the share that can be cut, in a sentence.
 
     Raises:
         MissingExtra: jinja2 is not installed.
@@ -220,17 +220,18 @@ def page(found: Mapping[str, Any], why: Mapping[str, Sequence[str]], head: str, 
     return filled(
         "inspection.html.j2",
         {
-            "model": str(found.get("model") or "a network"), "head": head, "coverage": coverage,
-            "root": tree_of(found), "why": why, "frozen": alike(frozen_rows(found)),
-            "kinds": list(mapping(found, "kinds").items()), "ties": [list(t) for t in found.get("ties") or ()],
+            "model": str(description.get("model") or "a network"), "head": head, "coverage": coverage,
+            "root": tree_of(description), "why": why, "frozen": alike(frozen_rows(description)),
+            "kinds": list(mapping(description, "kinds").items()),
+            "ties": [list(t) for t in description.get("ties") or ()],
         },
     )  # fmt: skip
 
 
 def write_page(
-    found: Mapping[str, Any], why: Mapping[str, Sequence[str]], head: str, coverage: str, path: str | Path
+    description: Mapping[str, Any], why: Mapping[str, Sequence[str]], head: str, coverage: str, path: str | Path
 ) -> None:
-    """The page into a file, whole or not at all."""
+    """Write the page to a file, atomically."""
     from sartor.export.files import atomic_write
 
-    atomic_write(Path(path), page(found, why, head, coverage))
+    atomic_write(Path(path), page(description, why, head, coverage))

@@ -1,4 +1,4 @@
-"""Limits on latency against what was measured: the rows of `sartor bench latency`."""
+"""Tables of `sartor bench latency`: limits on latency against the latency measured afterwards."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ from rich.text import Text
 from sartor.report.text import grid
 
 Row = Mapping[str, Any]
-WINDOW = (0.93, 1.03)  # measured / limit that counts as met and not overdone
+WINDOW = (0.93, 1.03)  # measured / limit in this interval: the limit is met, without cutting much more than needed
 HEADS = (
-    "network", "target", "limit", "measured", "95 %", "measured / limit", "MACs left", "in the loop", "predicted",
-    "rounds", "seconds",
+    "network", "target", "latency limit", "measured afterwards", "95 % interval", "measured / limit", "MACs kept",
+    "measured in the search", "predicted by tables", "search rounds", "seconds",
 )  # fmt: skip
 
 
-def kept_promises(rows: Sequence[Row]) -> dict[str, Any]:
+def limit_summary(rows: Sequence[Row]) -> dict[str, Any]:
     """{"cases", "reached" (a network was found), "within" (WINDOW), "worst" (largest measured / limit), "median"}."""
-    found = [r["again"] / r["limit"] for r in rows if r.get("again") is not None]
+    quotients = [r["again"] / r["limit"] for r in rows if r.get("again") is not None]
     return {
-        "cases": len(rows), "reached": len(found), "within": sum(WINDOW[0] <= q <= WINDOW[1] for q in found),
-        "worst": max(found, default=None), "median": statistics.median(found) if found else None,
+        "cases": len(rows), "reached": len(quotients), "within": sum(WINDOW[0] <= q <= WINDOW[1] for q in quotients),
+        "worst": max(quotients, default=None), "median": statistics.median(quotients) if quotients else None,
     }  # fmt: skip
 
 
 def heads(rows: Sequence[Row]) -> tuple[str, ...]:
-    """With a column for the machine where it was busy in any of the rows."""
+    """Heads of the columns, with one for the machine if it was busy in any of the rows."""
     return (*HEADS, "machine") if any(r.get("noisy") for r in rows) else HEADS
 
 
 def lines(rows: Sequence[Row]) -> list[list[str]]:
-    """One a row, as many cells as `heads`."""
-    found = [cells(row) for row in rows]
+    """One line for every row, with as many cells as `heads`."""
+    table = [cells(row) for row in rows]
     if len(heads(rows)) > len(HEADS):
-        found = [[*line, _machine(row)] for line, row in zip(found, rows)]
-    return found
+        table = [[*line, _machine(row)] for line, row in zip(table, rows)]
+    return table
 
 
 def _machine(row: Row) -> str:
-    return "–" if row.get("noisy") is None else "busy" if row["noisy"] else "quiet"  # rows of old did not say
+    return (
+        "–" if row.get("noisy") is None else "busy" if row["noisy"] else "quiet"
+    )  # None: rows of older versions do not record it
 
 
 def cells(row: Row) -> list[str]:
-    """One line."""
+    """The cells of one row, as many as HEADS."""
     start = [row["network"], row["target"], f"{100 * row['limit']:g} %"]
     took = f"{row['seconds']:.0f}"
     if row.get("again") is None:
@@ -59,8 +61,8 @@ def cells(row: Row) -> list[str]:
     ]  # fmt: skip
 
 
-def promise_table(answer: Mapping[str, Any]) -> Table:
-    """For the terminal; under a limit that was not reached, why."""
+def latency_table(answer: Mapping[str, Any]) -> Table:
+    """The table for the terminal; below a limit that was not reached, why."""
     rows: Sequence[Row] = answer["rows"]
     table = grid(*heads(rows))
     for row, line in zip(rows, lines(rows)):
@@ -70,17 +72,18 @@ def promise_table(answer: Mapping[str, Any]) -> Table:
     return table
 
 
-def promise_markdown(answer: Mapping[str, Any]) -> str:
-    """The table, its sum, and what could not be reached in its own words."""
+def latency_markdown(answer: Mapping[str, Any]) -> str:
+    """The table, its summary, and the messages of limits that could not be reached, as Markdown."""
     rows: Sequence[Row] = answer["rows"]
-    said, known = kept_promises(rows), answer.get("environment") or {}
-    versions = ", ".join(f"{k} {v}" for k, v in (known.get("versions") or {}).items() if k in ("torch", "onnxruntime"))
+    total, environment = limit_summary(rows), answer.get("environment") or {}
+    installed = environment.get("versions") or {}
+    versions = ", ".join(f"{p} {installed[p]}" for p in ("torch", "onnxruntime") if p in installed)
     table = [list(heads(rows)), ["---"] * len(heads(rows)), *lines(rows)]
     parts = [
-        f"Measured with {versions} on {known.get('cpu', 'a CPU')}; recipe `{answer['recipe']}`, fresh weights.",
+        f"Measured with {versions} on {environment.get('cpu', 'a CPU')}; recipe `{answer['recipe']}`, random weights.",
         "\n".join("| " + " | ".join(line) + " |" for line in table),
-        f"{said['within']} of {said['cases']} within {WINDOW[0]}–{WINDOW[1]} of the limit"
-        + (f"; the largest is {said['worst']:.3f}, the median {said['median']:.3f}." if said["reached"] else "."),
+        f"{total['within']} of {total['cases']} within {WINDOW[0]}–{WINDOW[1]} of the limit"
+        + (f"; the largest is {total['worst']:.3f}, the median {total['median']:.3f}." if total["reached"] else "."),
     ]
     failed = [f"- {_case(r)}: {r['why']}" for r in rows if r.get("why")]
     busy = [f"- {_case(r)}: the machine was busy: {r['noisy']}; the interval is wide" for r in rows if r.get("noisy")]

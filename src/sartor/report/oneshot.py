@@ -1,4 +1,4 @@
-"""The one-shot bench as tables: criteria down, shares and repairs across."""
+"""Tables of the one-shot study: one line per recipe, one column per share of the MACs and repair state."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from rich.text import Text
 
 from sartor.report.text import grid
 
-STATES = {"cut": "cut only", "norm": "norms refreshed", "repaired": "repaired"}
+STATES = {"cut": "cut only", "norm": "batch norms re-estimated", "repaired": "repaired"}
 Row = Mapping[str, Any]
 
 
 def states_of(rows: Sequence[Row]) -> list[str]:
-    """The states that any row has a figure for, in order."""
+    """The states for which any row has a value, in order."""
     return [s for s in STATES if any(r.get(s) is not None for r in rows)]
 
 
 def heads(rows: Sequence[Row]) -> list[str]:
-    """Titles of the columns of `lines`."""
+    """Heads of the columns of `lines`."""
     states = states_of(rows)
-    figures = [f"{100 * share:g} %: {STATES[s]}" for share in shares_of(rows) for s in states]
-    return ["recipe", *figures, "seconds to decide"]
+    figures = [f"{100 * share:g} % of MACs, {STATES[s]}" for share in shares_of(rows) for s in states]
+    return ["recipe", *figures, "decision time (s)"]
 
 
 def shares_of(rows: Iterable[Row]) -> list[float]:
-    """From the most that stays to the least."""
+    """The shares of the MACs, descending."""
     return sorted({r["asked"] for r in rows}, reverse=True)
 
 
 def lines(rows: Sequence[Row]) -> list[list[str]]:
-    """One line a recipe, the best at the smallest share but one first, own methods before peers'.
+    """One line per recipe, ordered by quality at the second smallest share; methods of Sartor before those of peers.
 
-    A share that could not be reached is "not reached", a state that does not exist for a network a dash.
+    "not reached" marks a share that could not be reached, a dash a state that does not exist for the network.
     """
     shares, states = shares_of(rows), states_of(rows)
     names = list(dict.fromkeys((bool(r.get("peer")), r["recipe"]) for r in rows))
@@ -47,7 +47,7 @@ def lines(rows: Sequence[Row]) -> list[list[str]]:
 
     best = {(a, s): max((r[s] for r in rows if r["asked"] == a and r.get(s) is not None), default=None)
             for a in shares for s in states}  # fmt: skip
-    found = []
+    table = []
     for _, name in sorted(names, key=rank):
         mine = [by[name, a] for a in shares if (name, a) in by]
         line = [name]
@@ -56,8 +56,8 @@ def lines(rows: Sequence[Row]) -> list[list[str]]:
             for s in states:
                 line.append(_figure(row, s, best[a, s]))
         took = [r["decision_s"] for r in mine if r.get("decision_s") is not None]
-        found.append([*line, f"{min(took):.1f}" if took else "–"])
-    return found
+        table.append([*line, f"{min(took):.1f}" if took else "–"])
+    return table
 
 
 def _figure(row: Row | None, state: str, best: float | None) -> str:
@@ -72,7 +72,7 @@ def _figure(row: Row | None, state: str, best: float | None) -> str:
 
 
 def oneshot_table(network: Mapping[str, Any]) -> Table:
-    """One network's rows for the terminal."""
+    """The rows of one network for the terminal."""
     table = grid(*heads(network["rows"]))
     for line in lines(network["rows"]):
         table.add_row(*(Text(c.strip("*"), style="bold" if c.startswith("**") else "") for c in line))
@@ -80,7 +80,7 @@ def oneshot_table(network: Mapping[str, Any]) -> Table:
 
 
 def oneshot_markdown(result: Mapping[str, Any]) -> str:
-    """Every network's table with what it was measured on.
+    """The table of every network with its data and machine, as Markdown.
 
     Args:
         result: the object of `bench oneshot --json`.
@@ -90,8 +90,8 @@ def oneshot_markdown(result: Mapping[str, Any]) -> str:
         rows = network["rows"]
         if not rows:
             continue
-        whole = f"{network['original']:.2f} % whole on {network['test_samples']:,} test samples"
-        parts.append(f"### {network['name']}\n\n{whole}; {network['calibration']:,} calibration samples.")
+        original = f"Original: {network['original']:.2f} % on {network['test_samples']:,} test samples"
+        parts.append(f"### {network['name']}\n\n{original}; {network['calibration']:,} calibration samples.")
         table = [heads(rows), ["---"] * len(heads(rows)), *lines(rows)]
         parts.append("\n".join("| " + " | ".join(line) + " |" for line in table))
         missed = [f"- {r['recipe']} at {100 * r['asked']:g} %: {r['why']}" for r in rows if r.get("why")]
@@ -101,18 +101,18 @@ def oneshot_markdown(result: Mapping[str, Any]) -> str:
         if over:
             far = max(over, key=lambda r: abs(r["macs"] / r["asked"] - 1))
             parts.append(
-                f"Peers choose by a ratio of channels; the one furthest from its share, {far['recipe']} at "
-                f"{100 * far['asked']:g} %, has {100 * far['macs']:.1f} % of the MACs."
+                f"Peers take a ratio of channels, not a share of the MACs; the one furthest from its share, "
+                f"{far['recipe']} at {100 * far['asked']:g} %, has {100 * far['macs']:.1f} % of the MACs."
             )
     return "\n\n".join(parts)
 
 
 def _caption(result: Mapping[str, Any]) -> str:
-    known = result.get("environment") or {}
-    machine = [str(known[k]) for k in ("cpu", "os") if known.get(k)]
-    versions = known.get("versions") or {}
+    environment = result.get("environment") or {}
+    machine = [str(environment[k]) for k in ("cpu", "os") if environment.get(k)]
+    versions = environment.get("versions") or {}
     machine += [f"{p} {versions[p]}" for p in ("torch",) if versions.get(p)]
     return (
-        f"Top-1 in percent after one cut, no training, seed {result['seed']}. Machine: {', '.join(machine)}. "
-        "Bold: best of its column."
+        f"Top-1 accuracy in percent after one cut without training, seed {result['seed']}. "
+        f"Machine: {', '.join(machine)}. Bold: best of its column."
     )

@@ -1,4 +1,4 @@
-"""A run as one SVG file for a page that cannot hold the report: headline, units kept, quality, latency."""
+"""A run as one SVG picture, for pages that cannot contain the report: headline, units kept, quality, latency."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ text.strong { font-weight: 600; } text.head { font-size: 20px; font-weight: 600;
 
 
 def picture(result: Mapping[str, Any]) -> str:
-    """One self-contained SVG, light or dark as the reader's system is."""
+    """One self-contained SVG, in light or dark colours as the reader's system prefers."""
     panels = [
         ("Units kept of every group", svg.kept_bars(rows.kept_rows(result))),
         (
-            f"{sentences.quality_name(result).capitalize()} through the steps",
+            f"{sentences.quality_name(result).capitalize()} after each step",
             svg.quality_steps(rows.quality_rows(result), rows.quality_floor(result)),
         ),
         *((f"Latency on {row.target}, timed in turns", svg.latency_strip(row)) for row in rows.latency_rows(result)),
@@ -63,7 +63,7 @@ def picture(result: Mapping[str, Any]) -> str:
 
 
 def write_picture(run: str | Path | Mapping[str, Any], path: str | Path) -> Path:
-    """Write the picture of a run folder or a result; replaced whole or not at all."""
+    """Write the picture of a run folder or a result, atomically."""
     from sartor.export.files import atomic_write
 
     atomic_write(path, picture(run if isinstance(run, Mapping) else read_result(run)))

@@ -1,7 +1,7 @@
-"""A result as rows ready to be shown: all arithmetic of the report is here, none is in the page.
+"""A result as rows that are ready to be shown; templates and charts compute nothing themselves.
 
-Every function takes the result object of a run (`read_result`) and tolerates what an unfinished or older run lacks:
-a missing part gives no rows.
+Every function takes the result object of a run (`read_result`). A part that is missing, in an unfinished or older run,
+gives no rows.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from sartor.report.fields import (
 )
 from sartor.units import show_percent, show_seconds
 
-COLOURS = 6  # of the parts of a bar
+COLOURS = 6  # for the parts of a bar
 STEPS = {"original": "original", "after_cut": "after the cut", "after_repair": "after repair", "final": "final"}
 
 
 @dataclass(frozen=True)
 class BudgetRow:
-    """One limit: what was asked and what came out."""
+    """One limit of the budget and the value reached."""
 
     clause: str
     original: str
@@ -44,7 +44,7 @@ class BudgetRow:
 
 @dataclass(frozen=True)
 class ChangeRow:
-    """One cost before and after."""
+    """One cost of the original and of the fitted network."""
 
     label: str
     original: str
@@ -54,13 +54,13 @@ class ChangeRow:
 
     @property
     def bar(self) -> str:
-        """Length of the bar, of 100."""
+        """Length of the bar, in [0, 100]."""
         return f"{100 * min(max(self.share or 0.0, 0.0), 1.0):.1f}"
 
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One target; samples in milliseconds, evenly thinned to at most fields.MOST_SAMPLES."""
+    """Latency on one target; samples are in milliseconds, evenly thinned to at most fields.MOST_SAMPLES."""
 
     target: str
     original: str
@@ -76,7 +76,7 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class QualityRow:
-    """Quality at one step of the run, in points of the metric."""
+    """Quality after one step of the run, in points of the metric."""
 
     step: str
     value: float
@@ -121,28 +121,28 @@ class EpochRow:
 
     @property
     def loss_text(self) -> str:
-        """Loss for reading."""
+        """Training loss as text."""
         return "" if self.loss is None else f"{self.loss:.4f}"
 
     @property
     def val_text(self) -> str:
-        """Validation quality for reading."""
+        """Validation quality as text."""
         return "" if self.val is None else f"{self.val:.2f}"
 
     @property
     def lr_text(self) -> str:
-        """Learning rate for reading."""
+        """Learning rate as text."""
         return "" if self.lr is None else f"{self.lr:.3g}"
 
     @property
     def seconds_text(self) -> str:
-        """Duration for reading."""
+        """Duration as text."""
         return "" if self.seconds is None else show_seconds(self.seconds)
 
 
 @dataclass(frozen=True)
 class TrailRow:
-    """One round of the latency loop: share of the MACs kept, latency ratio measured."""
+    """One round of the latency search: share of the MACs kept, and measured latency ratio."""
 
     round: int
     macs_share: float
@@ -151,22 +151,25 @@ class TrailRow:
 
 @dataclass(frozen=True)
 class TimeRow:
-    """Wall-clock of one step."""
+    """Wall-clock time of one step."""
 
     step: str
     seconds: float
     share: float
     text: str
-    colour: int  # which of the six
+    colour: int  # in [0, COLOURS)
 
 
 def budget_rows(result: Result) -> list[BudgetRow]:
-    """What was asked, limit by limit.
+    """The limits of the budget and the values reached.
 
-    Latencies are in seconds; `limit` is a clause, a number in the metric's unit, or a share where `relative` is true.
+    In the result, latencies are in seconds; `limit` is a clause, a number in the metric's unit, or a share if
+    `relative` is true.
     """
     rows = []
-    timed = {row.target: row.ratio for row in latency_rows(result)}  # pairwise, not the quotient of two medians
+    timed = {
+        row.target: row.ratio for row in latency_rows(result)
+    }  # the median of pairwise ratios, not the ratio of two medians
     for b in objects(result, "budget"):
         metric = str(b.get("metric", "?"))
         original, value = number(b.get("original")), number(b.get("value"))
@@ -185,7 +188,7 @@ def budget_rows(result: Result) -> list[BudgetRow]:
 
 
 def counted_rows(result: Result) -> list[ChangeRow]:
-    """Costs that were counted, before and after."""
+    """The counted costs of both networks."""
     rows = []
     for metric, label in COUNTED.items():
         pair = mapping(mapping(result, "counted"), metric)
@@ -197,7 +200,10 @@ def counted_rows(result: Result) -> list[ChangeRow]:
 
 
 def latency_rows(result: Result) -> list[LatencyRow]:
-    """Latency per target; `samples` of an entry is {"original_ms": [..], "fitted_ms": [..]}, one number a run."""
+    """Latency on every target.
+
+    In the result, `samples` of an entry is {"original_ms": [..], "fitted_ms": [..]}, with one number per timed run.
+    """
     rows = []
     for item in objects(result, "latency"):
         original, fitted, ratio = (number(item.get(k)) for k in ("original_ms", "fitted_ms", "ratio"))
@@ -224,7 +230,7 @@ def latency_rows(result: Result) -> list[LatencyRow]:
 
 
 def quality_rows(result: Result, part: str = "quality") -> list[QualityRow]:
-    """Quality through the steps of the run, on validation data or on the "test" part; steps not taken are left out."""
+    """Quality after each step of the run, on validation data or the "test" part; steps without a value are left out."""
     quality = mapping(result, part)
     before = number(quality.get("original"))
     rows = []
@@ -237,7 +243,7 @@ def quality_rows(result: Result, part: str = "quality") -> list[QualityRow]:
 
 
 def quality_floor(result: Result) -> float | None:
-    """The least quality the budget allows, or None where it does not say."""
+    """The least quality that the budget allows; None if it does not limit the drop."""
     before = number(mapping(result, "quality").get("original"))
     text = str(mapping(result, "asked").get("budget") or "")
     drop = re.search(r"drop\s*(?:<=|≤)\s*([0-9.]+)", text)
@@ -245,7 +251,7 @@ def quality_floor(result: Result) -> float | None:
 
 
 def kept_rows(result: Result) -> list[KeptRow]:
-    """Groups in network order, with what stayed of each."""
+    """Groups in network order, with the units kept of each."""
     rows = []
     for g in objects(result, "groups"):
         units = int(number(g.get("units")) or 0)
@@ -273,7 +279,7 @@ def kept_rows(result: Result) -> list[KeptRow]:
 
 
 def frozen_rows(result: Result) -> list[FrozenRow]:
-    """Frozen axes, gathered by reason, most frequent reason first."""
+    """Frozen axes by reason, the most frequent reason first."""
     by_reason: dict[str, list[str]] = {}
     for f in objects(result, "frozen"):
         by_reason.setdefault(str(f.get("reason") or "no reason was recorded"), []).append(str(f.get("axis", "")))
@@ -281,7 +287,7 @@ def frozen_rows(result: Result) -> list[FrozenRow]:
 
 
 def epoch_rows(result: Result) -> list[EpochRow]:
-    """The training curve."""
+    """The epochs of fine-tuning."""
     rows = []
     for count, e in enumerate(objects(result, "training"), start=1):
         epoch = number(e.get("epoch"))
@@ -291,7 +297,7 @@ def epoch_rows(result: Result) -> list[EpochRow]:
 
 
 def trail_rows(result: Result) -> list[TrailRow]:
-    """How the latency loop closed in on its limit."""
+    """The rounds of the latency search."""
     rows: list[TrailRow] = []
     for step in objects(result, "trail"):
         share, ratio = number(step.get("macs_share")), number(step.get("ratio"))
@@ -301,13 +307,13 @@ def trail_rows(result: Result) -> list[TrailRow]:
 
 
 def trail_limit(result: Result) -> float | None:
-    """The latency ratio asked for, where the budget has exactly one relative latency limit."""
+    """The limit on the latency ratio, if the budget has exactly one relative latency limit; else None."""
     limits = re.findall(r"latency\s*(?:<=|≤)\s*([0-9.]+)\s*%", str(mapping(result, "asked").get("budget") or ""))
     return float(limits[0]) / 100 if len(limits) == 1 else None
 
 
 def time_rows(result: Result) -> list[TimeRow]:
-    """Seconds per step, in the order they were taken; the short ones are gathered into "the rest"."""
+    """Seconds per step in the order of the run; if there are many steps, the shortest are summed as "the rest"."""
     seconds = {
         str(k): s for k, v in mapping(result, "seconds").items() if k != "total" and (s := number(v)) is not None
     }
@@ -323,7 +329,7 @@ def time_rows(result: Result) -> list[TimeRow]:
 
 
 def latency_tiles(result: Result) -> list[ChangeRow]:
-    """Latency per target as a change."""
+    """Latency on every target, original against fitted."""
     return [
         ChangeRow(f"latency, {row.target}", row.original, row.fitted, row.ratio, show_percent(row.ratio))
         for row in latency_rows(result)
@@ -331,27 +337,27 @@ def latency_tiles(result: Result) -> list[ChangeRow]:
 
 
 def tile_rows(result: Result) -> list[ChangeRow]:
-    """The few numbers that stand on top: latency, MACs, parameters, memory, as shares of the original."""
+    """The numbers at the top of the report: latency, MACs, parameters and memory, as shares of the original."""
     return latency_tiles(result) + [row for row in counted_rows(result) if row.label != COUNTED["bytes"]]
 
 
 def recipe_rows(result: Result) -> list[tuple[str, str]]:
-    """The recipe's fields as they were used, the nested ones spelled with dots."""
+    """The fields of the recipe; names of nested fields contain dots."""
     return flat(mapping(mapping(result, "asked"), "recipe"))
 
 
 def environment_rows(result: Result) -> list[tuple[str, str]]:
-    """Where the run took place."""
+    """The machine and software of the run."""
     return flat(mapping(result, "environment"))
 
 
 def file_rows(result: Result) -> list[tuple[str, str]]:
-    """What the run wrote: (what, where)."""
+    """The files of the run: (kind, path)."""
     return [(str(k), str(v)) for k, v in mapping(result, "files").items() if v]
 
 
 def short_name(name: str) -> str:
-    """A group's name without the parts that are the same everywhere.
+    """A group's name without ".weight" and ":0".
 
     >>> short_name("layer1.0.conv1.weight:0"), short_name("qkv.weight:0#2"), short_name("fc.weight:1")
     ('layer1.0.conv1', 'qkv#2', 'fc:1')

@@ -1,4 +1,4 @@
-"""A run folder, read back: the one input of every report."""
+"""Reads run folders; every report starts from the result read here."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def read_result(run: str | Path) -> dict[str, Any]:
         run: a run folder, or the path of its result.json.
 
     Returns:
-        The object of `fit --json`; where it lacks them, "environment" and "record" (a list of steps) are filled in
-        from the files beside it.
+        The object of `fit --json`. If "environment" or "record" (a list of steps) is missing, it is read from the file
+        beside it.
 
     Raises:
-        BadInput: there is no result at that place.
-        CorruptFile: a file is there but cannot be read.
+        BadInput: there is no result.
+        CorruptFile: a file exists but cannot be read.
     """
     path = Path(run)
     folder = path.parent if path.suffix == ".json" else path
@@ -40,7 +40,7 @@ def read_result(run: str | Path) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:
-    """The steps of a record, one JSON object a line; a last line cut short by a kill is left out."""
+    """The steps of a record, one JSON object per line; an incomplete last line (of a killed run) is left out."""
     steps: list[dict[str, Any]] = []
     lines = _text(path).splitlines()
     for number, line in enumerate(lines, start=1):

@@ -1,4 +1,4 @@
-"""A result in words: the headline, the verdict, the proof."""
+"""Sentences about a result: headline, verdict, proof."""
 
 from __future__ import annotations
 
@@ -44,20 +44,19 @@ def verdict(result: Result) -> tuple[bool, str]:
 
 
 def proof_sentence(result: Result) -> str:
-    """What was proved, in words."""
+    """The outcome of the proof, in two sentences."""
     proof = mapping(result, "proof")
     if not proof:
         return "No proof was recorded."
     error, tolerance = number(proof.get("max_relative_error")), number(proof.get("tolerance")) or 1e-4
     groups, mixing = int(number(proof.get("groups")) or 0), int(number(proof.get("mixing_groups")) or 0)
     outcome = "equals" if proof.get("passed") else "DOES NOT equal"
-    size = "" if error is None else f": largest relative difference {error:.1e}, tolerance {tolerance:.0e}"
-    text = (
-        f"The cut network {outcome} the original with the removed units silenced, over {plural(groups, 'group')}{size}."
-    )
+    size = "" if error is None else f": max. relative error {error:.1e}, tolerance {tolerance:.0e}"
+    text = f"The cut network {outcome} the zero-masked original (removed units set to zero) "
+    text += f"in {plural(groups, 'group')}{size}."
     if mixing:
-        text += f" {plural(mixing, 'further group')} pass through an operator that mixes units and are left out of it."
-    return text + " It was checked before any repair or training."
+        text += f" Not compared: {plural(mixing, 'further group')} with operators that mix units."
+    return text + " The comparison was made before repair and training."
 
 
 def proved(result: Result) -> bool:
@@ -66,7 +65,7 @@ def proved(result: Result) -> bool:
 
 
 def kept_summary(result: Result) -> str:
-    """How much was cut, in words."""
+    """How many units stay, in one sentence."""
     kept = kept_rows(result)
     if not kept:
         return ""
@@ -77,33 +76,33 @@ def kept_summary(result: Result) -> str:
 
 
 def recipe_name(result: Result) -> str:
-    """The recipe's name, with its source where it says one."""
+    """The name of the recipe, with its source if it has one."""
     recipe = mapping(mapping(result, "asked"), "recipe")
     name, source = str(result.get("recipe") or recipe.get("name") or ""), recipe.get("source")
     return f"{name} ({source})" if source else name
 
 
 def asked_budget(result: Result) -> str:
-    """The budget as it was written."""
+    """The budget as the user wrote it."""
     return str(mapping(result, "asked").get("budget") or ", ".join(row.clause for row in budget_rows(result)))
 
 
 def run_date(result: Result) -> str:
-    """The day of the run, where the environment says it."""
+    """The date of the run; "" if it was not recorded."""
     return str(mapping(result, "environment").get("date") or "")[:10]
 
 
 def model_name(result: Result) -> str:
-    """The name of the network, or of the run."""
+    """The name of the network, else of the run folder."""
     return str(result.get("model") or mapping(result, "asked").get("model") or result.get("run") or "a network")
 
 
 def total_seconds(result: Result) -> str:
-    """How long the run took."""
+    """The duration of the run."""
     given = number(mapping(result, "seconds").get("total"))
     return show_seconds(given if given is not None else sum(row.seconds for row in time_rows(result)))
 
 
 def quality_name(result: Result) -> str:
-    """What quality means in this run."""
+    """The name of the quality metric."""
     return str(mapping(result, "quality").get("metric") or "quality")

@@ -1,4 +1,4 @@
-"""A staircase as a picture: what one operator takes at every width, timed points and the curves between them."""
+"""A chart of the latency of one operator by width: timed points and the curve interpolated between them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def staircase(
     """One self-contained SVG.
 
     Args:
-        title: what is drawn.
-        line: (width, microseconds) at every width, in order.
-        timed: (width, microseconds) where it was timed.
-        axis: the name of the widths.
+        title: of the chart.
+        line: (width, microseconds) at every width, ascending.
+        timed: (width, microseconds) at the widths that were timed.
+        axis: label of the x axis.
     """
     if not line:
         return ""
@@ -40,5 +40,7 @@ def staircase(
     dots = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*p) for p in line))
     parts.append(f'<polyline class="line" points="{dots}"/>')
     parts += [f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in (at(*p) for p in timed)]
-    parts.append(marks.text((left + right) / 2, top + height + 36, f"{axis}; microseconds upwards", "middle", "soft"))
+    parts.append(
+        marks.text((left + right) / 2, top + height + 36, f"{axis} (vertical axis: microseconds)", "middle", "soft")
+    )
     return marks.svg(top + height + 46, title, parts) + "\n"

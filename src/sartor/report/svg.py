@@ -1,6 +1,6 @@
-"""Pictures of the report as inline SVG, made by hand: colours come from the page's style sheet through classes.
+"""Charts of the report as inline SVG; CSS classes of the page's style sheet give the colours.
 
-Every function returns one `<svg>` element as text, with all words escaped, or "" where there is nothing to draw.
+Every function returns one `<svg>` element as text, with all text escaped, or "" if there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from sartor.report import marks
 from sartor.report.marks import WIDTH, nice_ticks
 from sartor.report.rows import EpochRow, KeptRow, LatencyRow, QualityRow, TimeRow, TrailRow
 
-MOST_BARS = 30  # groups drawn as named bars; more of them become columns
+MOST_BARS = 30  # up to this number of groups, each is drawn as a labelled bar; with more, as a column
 
 
 def kept_bars(rows: Sequence[KeptRow]) -> str:
-    """Units kept of every group in network order: named bars, or columns where there are more than MOST_BARS."""
+    """Units kept of every group in network order: labelled bars, or columns for more than MOST_BARS groups."""
     if not rows:
         return ""
     return _columns(rows) if len(rows) > MOST_BARS else _bars(rows)
@@ -69,7 +69,7 @@ def _tip(row: KeptRow) -> str:
 
 
 def latency_strip(row: LatencyRow) -> str:
-    """Samples of both networks on one axis: every run a dot, the box their quartiles, the bar their median."""
+    """Samples of both networks on one axis: a dot for every run, a box for the quartiles, a bar for the median."""
     lanes = [
         ("original", "original", row.original_samples or (row.original_ms,), row.original_ms, row.original),
         ("fitted", "fitted", row.fitted_samples or (row.fitted_ms,), row.fitted_ms, row.fitted),
@@ -108,13 +108,13 @@ def latency_strip(row: LatencyRow) -> str:
         )
         anchor = "start" if x < left + 60 else "end" if x > right - 60 else "middle"
         parts.append(marks.text(x, middle - 25, text, anchor, "strong"))
-    note = "milliseconds for one run" + (f"; {outside} slow outliers lie outside" if outside else "")
+    note = "milliseconds per run" + (f"; {outside} outliers are not shown" if outside else "")
     parts.append(marks.text((left + right) / 2, foot + 34, note, "middle", "soft"))
     return marks.svg(foot + 44, f"Latency on {row.target}: original {row.original}, fitted {row.fitted}", parts)
 
 
 def _reach(values: Sequence[float], median: float) -> tuple[float, float]:
-    """The stretch worth drawing: all samples but the slowest hundredth and the far outliers."""
+    """The range that is drawn: all samples without far outliers above the third quartile."""
     if len(values) < 4:
         return min(*values, median) * 0.95, max(*values, median) * 1.05
     q = statistics.quantiles(values, n=4)
@@ -123,12 +123,12 @@ def _reach(values: Sequence[float], median: float) -> tuple[float, float]:
 
 
 def _jitter(k: int) -> float:
-    """Evenly spread over [-1, 1], the same on every call (multiples of the golden ratio)."""
+    """A value in [-1, 1] for the k-th dot: evenly spread and deterministic (multiples of the golden ratio)."""
     return 2 * ((k * 0.6180339887) % 1.0) - 1
 
 
 def quality_steps(rows: Sequence[QualityRow], floor: float | None = None) -> str:
-    """Quality from step to step of the run, with the least allowed as a dashed line."""
+    """Quality after each step of the run; a dashed line marks the least quality allowed."""
     if len(rows) < 2:
         return ""
     left, right, top, height = 60, WIDTH - 60, 30, 170
@@ -157,12 +157,12 @@ def quality_steps(rows: Sequence[QualityRow], floor: float | None = None) -> str
         parts.append(marks.text(x, y + 22 if below and y < top + height - 20 else y - 12, row.text, "middle", "strong"))
         parts.append(marks.text(x, top + height + 28, row.step, "middle"))
     return marks.svg(
-        top + height + 40, "Quality through the steps: " + ", ".join(f"{r.step} {r.text}" for r in rows), parts
+        top + height + 40, "Quality after each step: " + ", ".join(f"{r.step} {r.text}" for r in rows), parts
     )
 
 
 def training_curve(rows: Sequence[EpochRow]) -> str:
-    """Loss and validation quality by epoch, side by side."""
+    """Training loss and validation quality by epoch, side by side."""
     panels = [(name, [(r.epoch, v) for r in rows if (v := getattr(r, key)) is not None]) for name, key in
               (("training loss", "loss"), ("validation quality", "val"))]  # fmt: skip
     panels = [p for p in panels if len(p[1]) > 1]
@@ -200,7 +200,7 @@ def _panel(name: str, points: Sequence[tuple[float, float]], *, left: float, rig
 
 
 def trail_chart(rows: Sequence[TrailRow], limit: float | None = None) -> str:
-    """How the latency loop closed in: share of the MACs against the latency ratio measured, in order."""
+    """The rounds of the latency search: share of the MACs against measured latency ratio, numbered in order."""
     if len(rows) < 2:
         return ""
     left, right, top, height = 60, WIDTH - 30, 18, 190
@@ -229,7 +229,7 @@ def trail_chart(rows: Sequence[TrailRow], limit: float | None = None) -> str:
 
 
 def time_bar(rows: Sequence[TimeRow]) -> str:
-    """Where the time went, as one bar."""
+    """Time of every step, as parts of one bar."""
     shown = [r for r in rows if r.seconds > 0]
     if not shown:
         return ""

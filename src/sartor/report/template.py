@@ -1,4 +1,4 @@
-"""Values into the templates of this folder."""
+"""Rendering of the templates in this folder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sartor.errors import MissingExtra
 
 
 def markup_type(needed_for: str) -> type[str]:
-    """The type of words that are markup already, and are not escaped.
+    """The type of text that is already markup and is not escaped.
 
     Raises:
-        MissingExtra: jinja2 is not installed; says what it is needed for.
+        MissingExtra: jinja2 is not installed; the message says that `needed_for` needs it.
     """
     try:
         import jinja2  # noqa: F401
@@ -24,7 +24,7 @@ def markup_type(needed_for: str) -> type[str]:
 
 
 def filled(template: str, values: Mapping[str, Any]) -> str:
-    """A template of this folder with its values, all words escaped; it may include others of this folder."""
+    """A template of this folder, rendered with `values`, which are escaped; it may include other templates."""
     import jinja2
 
     environment = jinja2.Environment(

@@ -1,4 +1,4 @@
-"""The terminal tables: the same rows as the page, for rich."""
+"""Tables for the terminal, from the same rows as the HTML report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sartor.report.inspection import alike
 
 
 def summary(result: Mapping[str, Any]) -> Group:
-    """What a run came to: the headline, costs before and after, quality through the steps, proof, files."""
+    """The summary of a run: headline, costs before and after, quality after each step, proof, verdict and notes."""
     met, verdict = sentences.verdict(result)
     parts: list[Any] = [Text(sentences.headline(result), style="bold"), changes(result)]
     quality = quality_table(result)
@@ -29,39 +29,39 @@ def summary(result: Mapping[str, Any]) -> Group:
 
 def changes(result: Mapping[str, Any]) -> Table:
     """Costs and latency, original against fitted."""
-    table = grid("", "original", "fitted", "share")
+    table = grid("cost", "original", "fitted", "fitted / original")
     for row in [*rows.latency_tiles(result), *rows.counted_rows(result)]:
         table.add_row(Text(row.label), row.original, row.fitted, row.text)
     return table
 
 
 def quality_table(result: Mapping[str, Any]) -> Table | None:
-    """Quality at every step of the run, or None where it was not evaluated."""
+    """Quality after each step of the run; None if it was not evaluated."""
     steps = rows.quality_rows(result)
     if not steps:
         return None
     table = grid(sentences.quality_name(result), *(row.step for row in steps))
     table.add_row("validation", *(row.text for row in steps))
     if len(steps) > 1:
-        table.add_row("change", *(row.change for row in steps), style="dim")
+        table.add_row("change to original", *(row.change for row in steps), style="dim")
     test = {row.step: row.text for row in rows.quality_rows(result, "test")}
     if test:
         table.add_row("test", *(test.get(row.step, "") for row in steps))
     return table
 
 
-def frozen_table(found: Mapping[str, Any], most: int = 6) -> Table:
-    """Frozen axes by reason, at most `most` of them spelled out a reason."""
-    table = grid("not cut, because", "axes", "which", left=1)
+def frozen_table(description: Mapping[str, Any], most: int = 6) -> Table:
+    """Frozen axes by reason; at most `most` axes are listed for each reason."""
+    table = grid("reason for not cutting", "number of axes", "axes", left=1)
     table.columns[2].justify = "left"
-    for row in alike(rows.frozen_rows(found)):
+    for row in alike(rows.frozen_rows(description)):
         more = f", … {len(row.axes) - most} more" if len(row.axes) > most else ""
         table.add_row(Text(row.reason), str(len(row.axes)), Text(", ".join(row.axes[:most]) + more, style="dim"))
     return table
 
 
 def grid(*titles: str, left: int = 1) -> Table:
-    """An empty table in the house style: the first `left` columns to the left, numbers to the right."""
+    """An empty table in the common style; the first `left` columns are left-aligned, the others right-aligned."""
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
     for i, title in enumerate(titles):
         table.add_column(Text(title), justify="left" if i < left else "right", overflow="fold")

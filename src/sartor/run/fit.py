@@ -1,295 +1,291 @@
-"""The run: understand, score, decide, cut, prove, repair, train, measure, write."""
+"""One network fitted to a budget: the stages in order, each recorded as it ends."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from sartor.allocate import narrowed
 from sartor.borrow import device_of
-from sartor.budget import parse_budget, show_budget
+from sartor.budget import show_budget
 from sartor.cost import count
-from sartor.errors import BadInput, SartorError
-from sartor.measure import available, compare_afresh, environment, parse_target, prepare
-from sartor.recipes import find_recipe
-from sartor.repair.repair_step import heal
-from sartor.run.cuttable import cuttable
-from sartor.run.decide import Decision, decide, plan_for
+from sartor.errors import BadInput, BudgetNotMet, SartorError
+from sartor.export.files import atomic_write
+from sartor.measure import default_target, environment, parse_target
+from sartor.run import stages
+from sartor.run.context import Context
 from sartor.run.folder import RECORD, write_model, write_result
-from sartor.run.outcome import Facts, Outcome, noise_note, result_of
-from sartor.run.per_head_plans import with_fibres
-from sartor.run.rank import ranked
-from sartor.run.record import Progress, Recorder
-from sartor.run.search import improved_scores
+from sartor.run.record import AskedRow, JudgedQuality, QualityRow, Record, Recorder, TrailRow, VerdictRow
+from sartor.run.record_rows import (
+    budget_rows,
+    counted_rows,
+    frozen_rows,
+    group_rows,
+    latency_row,
+    noise_note,
+    rewrite_note,
+)
+from sartor.run.stages import Cut, Decision, Quality
+from sartor.run.subject import Subject
 from sartor.seed import seeded
-from sartor.structure import Example, Graph, trace
-from sartor.structure.example import batch_of, map_tensors, to_device, with_batch
-from sartor.surgery import apply_edits, edits_for, probe, prove
-from sartor.train import History, accuracy, fine_tune
-from sartor.train.batch import first_samples, split
-from sartor.types import Budget, Plan, Recipe, to_plain
+from sartor.structure import Example
+from sartor.surgery import Edits
+from sartor.train import History
+from sartor.train.batch import split
+from sartor.types import (
+    SILENT,
+    Batches,
+    Budget,
+    Comparison,
+    Data,
+    Effort,
+    Judge,
+    Listener,
+    Plan,
+    Recipe,
+    Verdict,
+    to_plain,
+)
 
-Batches = Iterable[Any]
-Evaluate = Callable[[nn.Module], float]
-_PROOF_SAMPLES = 8
-_TO_HOLD: dict[str, Any] = {"sessions": 6, "precision": 0.01, "min_seconds": 0.5, "max_seconds": 1.5}  # a limit
-_TO_KNOW: dict[str, Any] = {"sessions": 2, "precision": 0.02, "min_seconds": 0.5, "max_seconds": 1.5}
+TO_HOLD = Effort(sessions=6, precision=0.01, min_seconds=0.5, max_seconds=1.5)  # where a limit has to hold
+TO_KNOW = Effort(sessions=2, precision=0.02, min_seconds=0.5, max_seconds=1.5)  # where nobody named a limit
 
 
-def run(
-    model: nn.Module,
-    train: Batches | None = None,
-    val: Batches | None = None,
-    *,
-    budget: str | Budget,
-    recipe: str | Recipe | Callable[..., Any] = "taylor",
-    cut: str | Sequence[str] | None = None,
-    keep: str | Sequence[str] | None = None,
-    test: Batches | None = None,
-    example: Example | None = None,
-    calibration: Batches | None = None,
-    loss: Callable[[Any, Any], torch.Tensor] | None = None,
-    evaluate: Evaluate | None = None,
-    metric: str = "accuracy",
-    out: str | Path | None = None,
-    seed: int | None = None,
-    device: torch.device | str | None = None,
-    progress: Progress | None = None,
-    model_name: str | None = None,
-) -> Outcome:
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out, besides what it is asked for."""
+
+    example: Example | None = None  # None: the first batch of the data
+    out: str | Path | None = None  # the run folder; None: nothing is written
+    seed: int | None = None  # None: the recipe's
+    device: torch.device | str | None = None  # None: where the model lies
+    listener: Listener = SILENT
+    model_name: str | None = None  # for the record; None: the name of the class
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run."""
+
+    model: nn.Module
+    original: nn.Module
+    example: Example
+    plan: Plan
+    edits: Edits
+    verdict: Verdict
+    record: Record
+    best_state: Mapping[str, Any] | None = None  # of the epoch validation would choose; the model holds the last
+
+    @property
+    def met(self) -> bool:
+        """Whether every limit and the quality floor hold."""
+        return self.record.status == "met"
+
+
+def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
     """See `sartor.fit`."""
-    budget, recipe = parse_budget(budget), narrowed(find_recipe(recipe), cut, keep)
-    seed = recipe.seed if seed is None else seed
-    folder = _new_folder(out)
-    record = Recorder(folder / RECORD if folder else None, progress)
+    folder = _new_folder(options.out)
+    recorder = Recorder(folder / RECORD if folder else None, options.listener)
     for limit in budget.limits:
         if limit.target:
             parse_target(limit.target)
-    source = calibration if calibration is not None else train
+    example = options.example
     if example is None:
-        example = _first_inputs(source if source is not None else val)
-    _check_asked(budget, recipe, train, val, evaluate)
-    where = torch.device(device) if device is not None else device_of(model)
-    record.add(
+        example = _first_inputs(data.for_scores if data.for_scores is not None else data.val)
+    if budget.max_drop is not None and data.val is None and judge.evaluate is None:
+        raise BadInput("budget 'drop': quality can only be limited where it is measured; pass val=... or evaluate=...")
+    if recipe.training.epochs and data.train is None:
+        raise BadInput(f"recipe {recipe.name!r} trains for {recipe.training.epochs} epochs; pass train=...")
+    seed = recipe.seed if options.seed is None else options.seed
+    where = torch.device(options.device) if options.device is not None else device_of(model)
+    recorder.add(
         "asked", budget=show_budget(budget), recipe=recipe, seed=seed, device=str(where), environment=environment()
     )
     with seeded(seed), torch.random.fork_rng(devices=[]):
-        return _Run(model, example, budget, recipe, record, where, seed, folder, metric).go(
-            train, val, test, source, loss, evaluate, model_name or type(model).__name__
-        )
+        name = options.model_name or type(model).__name__
+        fitting = _Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder, name)
+        return fitting.outcome(model, example, where)
 
 
-class _Run:
-    """The state that the steps share; each step is a method that reads like its line in the record."""
+@dataclass(frozen=True)
+class _Fitting:
+    """What the steps of one run share; each method is one or two lines of the record."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        example: Example,
-        budget: Budget,
-        recipe: Recipe,
-        record: Recorder,
-        device: torch.device,
-        seed: int,
-        folder: Path | None,
-        metric: str,
-    ):
-        self.given = model
-        self.budget, self.recipe, self.record, self.device, self.seed = budget, recipe, record, device, seed
-        self.folder, self.metric = folder, metric
-        self.example = map_tensors(lambda t: t.detach(), with_batch(example, 1))
-        self.model = model if device == device_of(model) else copy.deepcopy(model).to(device)
+    data: Data
+    budget: Budget
+    recipe: Recipe
+    context: Context
+    recorder: Recorder
+    folder: Path | None
+    model_name: str
 
-    def go(
-        self,
-        train: Batches | None,
-        val: Batches | None,
-        test: Batches | None,
-        source: Batches | None,
-        loss: Callable[[Any, Any], torch.Tensor] | None,
-        evaluate: Evaluate | None,
-        model_name: str,
-    ) -> Outcome:
-        recipe, record = self.recipe, self.record
-        judge = evaluate or (None if val is None else (lambda m: accuracy(m, val, self.device)))
-        examine = None if test is None else (lambda m: accuracy(m, test, self.device))
-        graph = self._understand()
-        with record.step("judge the original") as facts:
-            quality: dict[str, float | None] = {"original": judge(self.model) if judge else None}
-            tested: dict[str, float | None] = {"original": examine(self.model) if examine else None}
-            facts.update(val=quality["original"], test=tested["original"])
-        samples = [to_device(b, self.device) for b in first_samples(source, recipe.calibration)] if source else []
-        original = count(graph)
-        with record.step("score", recipe.learn or str(getattr(recipe.criterion, "__name__", recipe.criterion))):
-            scores = ranked(
-                graph, self.model, recipe, self.budget, original, samples, loss=loss, seed=self.seed, note=record.note,
-                tell=lambda text: record.tell("score", None, text),
-            )  # fmt: skip
-        if recipe.search:
-            scores = self._search(graph, scores, original, [x for x, _ in samples])
-        with record.step("decide") as facts:
-            decision = self._decide(graph, scores, original)
-            plan = with_fibres(
-                graph, self.model, decision.plan, recipe, samples, loss=loss, seed=self.seed, note=record.note
-            )
-            facts.update(kept=plan.counts(), trail=decision.trail, fibres=list(plan.fibres))
-        with record.step("cut") as facts:
-            resolved = graph.resolve(plan)
-            edits = edits_for(self.model, graph, resolved)
-            smaller = apply_edits(self.model, edits)
-            facts["rewritten"] = list(edits.programs)
-        if edits.programs:
-            record.note(_rewritten(list(edits.programs)))
-        with record.step("prove") as facts:
-            proof = prove(self.model, graph, resolved, self._proof_inputs(samples), smaller=smaller)
-            facts.update(max_relative_error=proof.max_relative_error, groups=proof.groups)
-        if proof.mixing_groups:
-            record.note(f"{proof.mixing_groups} cut groups are mixed by an operator and stand outside the exact proof")
-        fitted = count(graph, plan.counts())
-        quality["after_cut"], tested["after_cut"] = self._judge("judge the cut network", smaller, judge, examine)
-        smaller = self._repair(smaller, graph, plan, samples)
-        quality["after_repair"], tested["after_repair"] = self._judge("judge the repair", smaller, judge, examine)
-        history = self._train(smaller, train, val, judge, loss)
-        quality["final"], tested["final"] = (
-            self._judge("judge the result", smaller, judge, examine)
-            if history
-            else (quality["after_repair"], tested["after_repair"])
-        )
-        if history and history.best_state is not None and examine:
-            best = copy.deepcopy(smaller)
+    def outcome(self, model: nn.Module, example: Example, device: torch.device) -> Outcome:
+        recorder, recipe = self.recorder, self.recipe
+        subject = self._understand(model, example, device)
+        quality = {"original": self._judge("judge the original", subject, subject.model)}
+        subject = stages.with_samples(subject, self.data.for_scores, recipe.calibration)
+        decision = self._decide(subject)
+        cut = self._apply(subject, decision.plan)
+        quality["after_cut"] = self._judge("judge the cut network", subject, cut.network)
+        network = self._heal(subject, cut)
+        quality["after_repair"] = self._judge("judge the repair", subject, network)
+        history = self._train(subject, network)
+        quality["final"] = self._judge("judge the result", subject, network) if history else quality["after_repair"]
+        if history and history.best_state is not None and self.data.test is not None:
+            best = copy.deepcopy(network)
             best.load_state_dict(history.best_state)
-            tested["chosen_by_validation"] = examine(best)
-        smaller.eval()
-        comparisons = self._measure(smaller)
-        facts_all = Facts(
-            self.budget, recipe, graph, original, fitted, plan, proof, quality, tested, self.metric, comparisons,
-            [to_plain(s) for s in decision.trail],
-            [dict(e) for e in history] if history else [], history.best_epoch if history else None,
-            record.seconds, record.notes, model_name,
-        )  # fmt: skip
+            chosen = stages.judge(subject, best, Data(test=self.data.test), Judge())
+            quality["chosen_by_validation"] = Quality(None, chosen.test)
+        network.eval()
+        files = {}
         if self.folder:
-            with record.step("write"):
-                facts_all.files = write_model(self.folder, smaller, plan, edits)
-        result = result_of(facts_all, self.folder)
-        record.add("done", status=result["status"])
+            with recorder.timed("write"):
+                files = write_model(self.folder, network, cut.plan, cut.edits)
+        comparisons = self._observe(subject, network)
+        record = self._record(subject, decision, cut, quality, comparisons, history)
+        record = record.model_copy(update={"files": files})
+        recorder.add("done", status=record.status)
+        record = record.model_copy(update={"seconds": dict(recorder.seconds), "record": Record.steps(recorder.steps)})
         if self.folder:
-            write_result(self.folder, result)
+            write_result(self.folder, record)
         best_state = history.best_state if history else None
-        return Outcome(smaller, self.given, self.example, graph, plan, edits, proof, result, record.steps, best_state)
+        return Outcome(network, model, subject.example, cut.plan, cut.edits, cut.verdict, record, best_state)
 
-    def _understand(self) -> Graph:
-        with self.record.step("understand") as facts:
-            found = trace(self.model, self.example)
-            graph = probe(self.model, found)
-            lost = len(found.groups) - len(graph.groups)
-            if lost:
-                self.record.note(f"{lost} groups cannot be cut in this class; the frozen axes say why")
-            if not graph.groups:
-                reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
-                raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")
-            graph = cuttable(graph, self.recipe)
+    def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
+        with self.recorder.timed("understand") as facts:
+            subject = stages.understand(model, example, device)
+            if subject.lost_groups:
+                self.recorder.note(f"{subject.lost_groups} groups cannot be cut in this class; the frozen axes say why")
+            subject = subject.allowed(self.recipe)
+            graph = subject.graph
             facts.update(groups=len(graph.groups), frozen=len(graph.frozen), operators=len(graph.ops))
-        return graph
+        return subject
 
-    def _search(self, graph: Graph, scores: Any, original: Any, inputs: list[Example]) -> Any:
-        with self.record.step("search", f"{self.recipe.search} allocations") as facts:
-            scores, facts["improved"] = improved_scores(
-                self.model, graph, scores, lambda s: plan_for(graph, s, self.budget, self.recipe, original), inputs,
-                tries=self.recipe.search, seed=self.seed, tell=lambda text: self.record.tell("search", None, text),
-            )  # fmt: skip
-        return scores
+    def _decide(self, subject: Subject) -> Decision:
+        recipe, bounds = self.recipe, self.budget.against(subject.original)
+        with self.recorder.timed("score", _score_name(recipe)):
+            scores = stages.score(subject, recipe, bounds, self.context)
+        if recipe.allocate.kind == "search":
+            with self.recorder.timed("search", f"{recipe.allocate.tries} allocations") as facts:
+                scores, facts["improved"] = stages.search(subject, recipe, scores, bounds, self.context)
+        with self.recorder.timed("decide") as facts:
+            try:
+                decision = stages.decide(subject, recipe, scores, bounds, self.context)
+            except BudgetNotMet as e:
+                if self.folder and isinstance(e.plan, Plan):
+                    atomic_write(self.folder / "plan.best.json", e.plan.to_json())
+                raise
+            plan = decision.plan
+            facts.update(kept=plan.counts(), trail=decision.trail, fibres=list(plan.fibres))
+        return decision
 
-    def _decide(self, graph: Graph, scores: Any, original: Any) -> Decision:
-        try:
-            return decide(
-                self.model, graph, scores, self.budget, self.recipe, original, self.example,
-                tell=lambda text: self.record.tell("decide", None, text),
-            )  # fmt: skip
-        except SartorError as e:
-            plan = getattr(e, "plan", None)
-            if self.folder and plan is not None:
-                from sartor.export.files import atomic_write
+    def _apply(self, subject: Subject, plan: Plan) -> Cut:
+        with self.recorder.timed("prove") as facts:
+            cut = stages.apply(subject, plan)
+            rewritten, verdict = list(cut.edits.programs), cut.verdict
+            facts.update(rewritten=rewritten, max_relative_error=verdict.max_relative_error, groups=verdict.groups)
+        if rewritten:
+            self.recorder.note(rewrite_note(rewritten))
+        if verdict.mixing_groups:
+            self.recorder.note(
+                f"{verdict.mixing_groups} cut groups are mixed by an operator and stand outside the exact proof"
+            )
+        return cut
 
-                atomic_write(self.folder / "plan.best.json", plan.to_json())
-            raise
-
-    def _judge(
-        self, step: str, model: nn.Module, judge: Evaluate | None, examine: Evaluate | None
-    ) -> tuple[float | None, float | None]:
-        if judge is None and examine is None:
-            return None, None
-        with self.record.step(step) as facts:
-            pair = (judge(model) if judge else None, examine(model) if examine else None)
-            facts.update(val=pair[0], test=pair[1])
-        return pair
-
-    def _proof_inputs(self, samples: list[Any]) -> Example:
-        if not samples:
-            return to_device(self.example, self.device)
-        inputs = samples[0][0]
-        return with_batch(inputs, min(_PROOF_SAMPLES, batch_of(inputs)))
-
-    def _repair(self, smaller: nn.Module, graph: Graph, plan: Plan, samples: list[Any]) -> nn.Module:
-        recipe = self.recipe
-        if not samples or not (recipe.refit or recipe.fold_mean or recipe.refresh_norm):
-            return smaller
-        with self.record.step("repair") as facts:
-            smaller, done = heal(
-                smaller, self.model, graph, plan, recipe, [x for x, _ in samples], seed=self.seed,
-                note=self.record.note, tell=lambda share, text: self.record.tell("repair", share, text),
-            )  # fmt: skip
+    def _heal(self, subject: Subject, cut: Cut) -> nn.Module:
+        if not subject.samples or not self.recipe.repairs:
+            return cut.network
+        with self.recorder.timed("repair") as facts:
+            network, done = stages.heal(subject, cut.plan, cut.network, self.recipe, self.context)
             facts.update(done)
-        return smaller
+        return network
 
-    def _train(
-        self, smaller: nn.Module, train: Batches | None, val: Batches | None, judge: Evaluate | None, loss: Any
-    ) -> History | None:
-        if not self.recipe.training.epochs:
+    def _train(self, subject: Subject, network: nn.Module) -> History | None:
+        epochs = self.recipe.training.epochs
+        if not epochs:
             return None
-        assert train is not None
-        with self.record.step("train", f"{self.recipe.training.epochs} epochs") as facts:
-            history = fine_tune(
-                smaller, train, options=self.recipe.training, val=val, evaluate=judge, teacher=self.model, loss=loss,
-                seed=self.seed, device=self.device, progress=self.record.tell,
-                on_epoch=lambda row: self.record.add("epoch", **row),
-            )  # fmt: skip
+        with self.recorder.timed("train", f"{epochs} epochs") as facts:
+            history = stages.train(
+                subject, network, self.recipe, self.data, self.context, lambda row: self.recorder.add("epoch", **row)
+            )
+            assert history is not None
             facts.update(last=history.last, chosen=history.best)
         return history
 
-    def _measure(self, smaller: nn.Module) -> dict[str, Any]:
-        """The final network against the original, in turns, on every target of the budget, or on a default one."""
+    def _judge(self, step: str, subject: Subject, network: nn.Module) -> Quality:
+        judge = self.context.judge
+        if judge.evaluate is None and self.data.val is None and self.data.test is None and network is not subject.model:
+            return Quality(None, None)
+        with self.recorder.timed(step) as facts:
+            quality = stages.judge(subject, network, self.data, judge)
+            facts.update(val=quality.val, test=quality.test)
+        return quality
+
+    def _observe(self, subject: Subject, network: nn.Module) -> dict[str, Comparison]:
+        """The network against the original on every target of the budget; if it names none, on a default one.
+
+        What the budget does not ask for becomes a note when it fails.
+        """
         limits = [str(x.target) for x in self.budget.limits if x.metric == "latency"]
-        targets = limits
-        if not targets:
-            works = {name for name, ok, _ in available() if ok}
-            targets = ["onnxruntime-cpu" if "onnxruntime-cpu" in works else "eager-cpu"]
-        found: dict[str, Any] = {}
-        for target in targets:
-            with self.record.step(f"measure on {target}") as facts:
-                found[target] = compare_afresh(
-                    lambda target=target: prepare(self.model, self.example, target),  # type: ignore[misc]
-                    lambda target=target: prepare(smaller, self.example, target),  # type: ignore[misc]
-                    **(_TO_HOLD if target in limits else _TO_KNOW),
-                )  # fmt: skip
-                facts.update(ratio=found[target].ratio, interval=found[target].interval)
-                if found[target].noisy:
-                    self.record.note(noise_note(target, found[target]))
-        return found
+        comparisons: dict[str, Comparison] = {}
+        for target in limits or [default_target()]:
+            with self.recorder.timed(f"measure on {target}") as facts:
+                try:
+                    measured = stages.observe(subject, network, target, TO_HOLD if limits else TO_KNOW)
+                except Exception as e:
+                    if limits:
+                        raise
+                    self.recorder.note(f"latency on {target} was not measured: {type(e).__name__}: {e}")
+                    facts["failed"] = str(e)
+                    continue
+                comparisons[target] = measured
+                facts.update(ratio=measured.ratio, interval=measured.interval)
+                if measured.noisy:
+                    self.recorder.note(noise_note(target, measured))
+        return comparisons
+
+    def _record(
+        self, subject: Subject, decision: Decision, cut: Cut, quality: Mapping[str, Quality],
+        comparisons: Mapping[str, Comparison], history: History | None,
+    ) -> Record:  # fmt: skip
+        graph, plan = subject.graph, decision.plan
+        bounds, fitted = self.budget.against(subject.original), count(graph, plan.counts())
+        before, after = quality["original"].val, quality["final"].val
+        drop = None if before is None or after is None else (before, after)
+        rows = budget_rows(bounds, fitted, comparisons, drop)
+        val = {stage: q.val for stage, q in quality.items() if stage != "chosen_by_validation"}
+        return Record(
+            run=str(self.folder) if self.folder else None,
+            model=self.model_name,
+            recipe=self.recipe.name,
+            status="met" if all(r.met for r in rows) else "missed",
+            budget=rows,
+            quality=JudgedQuality(metric=self.context.judge.metric, **val),
+            test=QualityRow(**{stage: q.test for stage, q in quality.items()}),
+            proof=VerdictRow(**cut.verdict.to_plain()),
+            counted=counted_rows(subject.original, fitted),
+            latency=[latency_row(target, c) for target, c in comparisons.items()],
+            asked=AskedRow(budget=show_budget(self.budget), recipe=to_plain(self.recipe)),
+            groups=group_rows(graph, plan),
+            frozen=frozen_rows(graph),
+            training=to_plain([dict(e) for e in history]) if history else [],
+            chosen_epoch=history.best_epoch if history else None,
+            trail=[TrailRow(**to_plain(s)) for s in decision.trail],
+            environment=to_plain(environment()),
+            notes=self.recorder.notes,
+        )
 
 
-def _rewritten(paths: list[str]) -> str:
-    """What a user has to know about forwards that were written anew."""
-    named = ", ".join(p or "the model itself" for p in paths[:3]) + (", ..." if len(paths) > 3 else "")
-    return (
-        "forwards that state sizes which no attribute holds were rewritten from their operators: "
-        f"{len(paths)} ({named}). They train and take any batch, but no other input size than the one traced; "
-        "what their authors do in training only, besides dropout and batch norm, is left out"
-    )
+def _score_name(recipe: Recipe) -> str:
+    how = recipe.score
+    if how.kind != "criterion":
+        return how.kind
+    return str(getattr(how.criterion, "__name__", how.criterion))
 
 
 def _new_folder(out: str | Path | None) -> Path | None:
@@ -314,13 +310,4 @@ def _first_inputs(batches: Batches | None) -> Example:
     raise BadInput("fit: the data loader gave no batch")
 
 
-def _check_asked(
-    budget: Budget, recipe: Recipe, train: Batches | None, val: Batches | None, evaluate: Evaluate | None
-) -> None:
-    if budget.max_drop is not None and val is None and evaluate is None:
-        raise BadInput("budget 'drop': quality can only be limited where it is measured; pass val=... or evaluate=...")
-    if recipe.training.epochs and train is None:
-        raise BadInput(f"recipe {recipe.name!r} trains for {recipe.training.epochs} epochs; pass train=...")
-
-
-__all__ = ["run"]
+__all__ = ["Options", "Outcome", "run"]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from sartor.errors import BadInput, CorruptFile
 from sartor.export.files import atomic_write
 from sartor.export.weights import load_weights_, save_weights
+from sartor.run.record import Record
 from sartor.surgery import Edits, apply_edits
 from sartor.types import Plan
 
@@ -26,9 +26,9 @@ def write_model(folder: Path, model: nn.Module, plan: Plan, edits: Edits) -> dic
     return {"plan": PLAN, "edits": EDITS, "weights": WEIGHTS}
 
 
-def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+def write_result(folder: Path, record: Record) -> None:
     """The last file of a finished run."""
-    atomic_write(folder / RESULT, json.dumps(result, indent=1) + "\n")
+    atomic_write(folder / RESULT, json.dumps(record.result(), indent=1) + "\n")
 
 
 def load(folder: str | Path, factory: Callable[[], nn.Module] | nn.Module) -> nn.Module:

@@ -1,37 +1,232 @@
-"""What was asked, found, decided and measured, step by step: one JSON object a line."""
+"""The record of a run: what was asked, decided and measured, as one value that survives JSON.
+
+`result.json`, `fit --json` and the report are views of a `Record`; `record.jsonl` holds its steps as they happened.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sartor.errors import SartorError
-from sartor.types import to_plain
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Progress = Callable[[str, float | None, str], None]
+from sartor.errors import CorruptFile, SartorError
+from sartor.types import Listener, to_plain
+from sartor.types.checked import refusal
+from sartor.version import version
+
+FORMAT = 2  # of result.json and record.jsonl; format 1 did not say its number
 
 
-class Recorder:
-    """Keeps the steps, appends them to a file when there is one, and tells the listener."""
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __init__(self, path: Path | None, progress: Progress | None, clock: Callable[[], float] = time.perf_counter):
-        self.path, self.clock = path, clock
-        self.tell: Progress = progress or (lambda event, done, detail: None)
+
+class BudgetRow(_Row):
+    """One limit and what the fitted network costs; `value` and `original` in the metric's own unit."""
+
+    metric: str
+    target: str | None
+    limit: float
+    relative: bool
+    original: float
+    value: float
+    met: bool
+
+
+class QualityRow(_Row):
+    """Quality by stage; None: not judged."""
+
+    original: float | None = None
+    after_cut: float | None = None
+    after_repair: float | None = None
+    final: float | None = None
+    chosen_by_validation: float | None = None
+
+
+class JudgedQuality(QualityRow):
+    """Quality on the validation part, in the unit of its metric."""
+
+    metric: str = "accuracy"
+
+
+class VerdictRow(_Row):
+    """The proof that the cut network computes what the zero-masked original computes."""
+
+    passed: bool
+    max_relative_error: float | None
+    groups: int
+    mixing_groups: int
+    tolerance: float
+    status: Literal["exact", "partly", "not comparable"] | None = None
+
+
+class Pair(_Row):
+    """A cost that is counted."""
+
+    original: int
+    fitted: int
+
+
+class Samples(_Row):
+    """Single inferences, in the order they were taken, in milliseconds."""
+
+    original_ms: list[float]
+    fitted_ms: list[float]
+
+
+class LatencyRow(_Row):
+    """Two networks timed in turns on one target."""
+
+    target: str
+    original_ms: float  # median
+    fitted_ms: float  # median
+    ratio: float  # median of the pairwise ratios
+    interval: tuple[float, float]  # 95 % confidence interval of the ratio
+    noisy: str  # how the machine was disturbed, in words; "": it was not
+    samples: Samples
+
+
+class GroupRow(_Row):
+    """Units that go together."""
+
+    name: str
+    kind: str
+    units: int
+    kept: int
+    mixes: str | None  # why cutting it changes the other units; None: it does not
+    members: list[str]  # "<tensor>:<dimension>"
+    macs_share: float
+    params_share: float
+
+
+class FrozenRow(_Row):
+    """A dimension that cannot be cut."""
+
+    axis: str
+    size: int
+    reason: str
+
+
+class TrailRow(_Row):
+    """One plan that the latency search timed."""
+
+    macs_share: float
+    ratio: float
+    predicted: float | None = None
+    noisy: str = ""
+
+
+class AskedRow(_Row):
+    """What the run was asked for."""
+
+    budget: str
+    recipe: dict[str, Any]  # its five choices
+
+
+class StepRow(BaseModel):
+    """One line of record.jsonl; further fields hold what the step found."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    step: str
+    seconds: float | None = None
+    failed: str | None = None
+
+
+class Record(_Row):
+    """A finished run. Tables may be empty: no latency was measured, nothing was trained, nothing written."""
+
+    format: Literal[2] = 2
+    sartor: str = Field(default_factory=version)
+    run: str | None = None  # the folder
+    model: str
+    recipe: str
+    status: Literal["met", "missed"]
+    budget: list[BudgetRow]
+    quality: JudgedQuality
+    test: QualityRow = QualityRow()  # top-1 accuracy on the test part, in percent
+    proof: VerdictRow
+    counted: dict[str, Pair]
+    latency: list[LatencyRow] = []
+    seconds: dict[str, float] = {}  # by step
+    files: dict[str, str] = {}
+    asked: AskedRow
+    groups: list[GroupRow] = []
+    frozen: list[FrozenRow] = []
+    training: list[dict[str, Any]] = []  # one row an epoch
+    chosen_epoch: int | None = None
+    trail: list[TrailRow] = []
+    environment: dict[str, Any] = {}
+    notes: list[str] = []
+    record: list[StepRow] = Field(default_factory=list)  # the steps; not part of result.json
+
+    def result(self) -> dict[str, Any]:
+        """The object of `fit --json` and of result.json."""
+        return self.model_dump(mode="json", exclude={"record"})
+
+    def with_steps(self) -> dict[str, Any]:
+        """The same with the steps under "record": what a report shows."""
+        return self.model_dump(mode="json")
+
+    @staticmethod
+    def steps(rows: Iterable[Mapping[str, Any]]) -> list[StepRow]:
+        """Lines of record.jsonl as rows."""
+        return [StepRow(**row) for row in rows]
+
+    @classmethod
+    def from_result(cls, raw: Mapping[str, Any], what: str = "result") -> Record:
+        """The inverse of `result` and `with_steps`; reads format 1 as well.
+
+        Raises:
+            CorruptFile: a field is missing or of the wrong kind; names it.
+        """
+        try:
+            return cls.model_validate({**raw, "format": FORMAT} if "format" not in raw else raw)
+        except ValidationError as e:
+            raise CorruptFile(str(refusal(e, what))) from e
+
+
+class Recorder(Listener):
+    """Collects the steps of a run, appends each to a file when there is one, and passes progress on.
+
+    Args:
+        path: of record.jsonl; None: nothing is written.
+        listener: who is told.
+        clock: in seconds.
+    """
+
+    def __init__(self, path: Path | None, listener: Listener, clock: Callable[[], float] = time.perf_counter):
+        super().__init__()
+        self.path, self.listener, self.clock = path, listener, clock
         self.steps: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
 
+    def begin(self, step: str, text: str = "") -> None:
+        """Passed on."""
+        self.listener.begin(step, text)
+
+    def tell(self, text: str, done: float | None = None) -> None:
+        """Passed on."""
+        self.listener.tell(text, done)
+
     def note(self, sentence: str) -> None:
-        """A sentence the reader of the report should see."""
+        """Kept once, and passed on."""
         if sentence not in self.notes:
             self.notes.append(sentence)
+            self.listener.note(sentence)
 
     def add(self, step: str, **facts: Any) -> None:
-        """One line of the record."""
+        """One line of the record.
+
+        Raises:
+            SartorError: the file cannot be written.
+        """
         row = {"step": step, **to_plain(facts)}
         self.steps.append(row)
         if self.path is not None:
@@ -42,9 +237,9 @@ class Recorder:
                 raise SartorError(f"{self.path}: cannot be written ({e.strerror or e})") from e
 
     @contextmanager
-    def step(self, name: str, detail: str = "") -> Iterator[dict[str, Any]]:
-        """Time a step; facts put into the dict it gives are recorded with it."""
-        self.tell(name, 0.0, detail)
+    def timed(self, name: str, text: str = "") -> Iterator[dict[str, Any]]:
+        """Time a step; what is put into the dict that it gives is recorded with it, also when the step fails."""
+        self.begin(name, text)
         facts: dict[str, Any] = {}
         start = self.clock()
         try:
@@ -55,4 +250,4 @@ class Recorder:
         spent = self.clock() - start
         self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 4)
         self.add(name, seconds=round(spent, 4), **facts)
-        self.tell(name, 1.0, str(facts.get("text", "")))
+        self.tell(str(facts.get("text", "")), 1.0)

@@ -1,57 +1,64 @@
-"""A network understood once, with its costs and its calibration data, for trying many plans on it."""
+"""The network that a run works on: understood once, with its costs and its calibration data."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sartor.borrow import device_of
-from sartor.cost import count
-from sartor.errors import BadInput
-from sartor.repair.gap import output_gap, outputs
-from sartor.run.cuttable import cuttable
-from sartor.structure import Graph, trace
+from sartor.repair.gap import output_gap
+from sartor.run.allowed_groups import allowed_groups
+from sartor.run.context import Context
+from sartor.structure import Graph
 from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
-from sartor.surgery import probe
 from sartor.train.batch import first_samples
-from sartor.types import Counted, Recipe
+from sartor.types import Calibration, Counted, Recipe
 
 Batch = tuple[Example, Any]  # inputs and targets
-_HELD_OUT = 0.2  # of all calibration samples: judge plans, and nothing else
+_PROOF_SAMPLES = 8
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What all plans of a sweep share."""
+    """What every stage after `understand` works on."""
 
     model: nn.Module  # the original; borrowed
     example: Example  # inputs of one sample
-    graph: Graph
-    original: Counted
-    samples: tuple[Batch, ...]  # calibration: scores and repairs
-    held_out: tuple[Example, ...]  # calibration inputs that scores and repairs never see
-    wanted: tuple[Tensor, ...]  # the original's outputs on them
+    graph: Graph  # with the groups that can be cut in this class
+    original: Counted  # costs of the original for one sample
+    lost_groups: int = 0  # groups that the algebra of axes found and this class cannot realise
+    samples: tuple[Batch, ...] = ()  # calibration batches: scores and repairs read them
+    held_out: tuple[Example, ...] = ()  # calibration inputs that scores and repairs never see
+    original_outputs: tuple[Tensor, ...] = ()  # of the original on `held_out`
 
     @property
     def inputs(self) -> list[Example]:
         """Calibration inputs without targets."""
         return [x for x, _ in self.samples]
 
+    def calibration(self, samples: int, context: Context) -> Calibration:
+        """The calibration batches as scores and repair read them: at most this many samples of them."""
+        return Calibration(self.samples or None, loss=context.judge.loss, samples=samples, seed=context.seed)
+
     def gap(self, model: nn.Module) -> float:
         """Distance of a network's outputs from the original's on the inputs held out; see `output_gap`."""
-        return output_gap(model, self.held_out, self.wanted)
+        return output_gap(model, self.held_out, self.original_outputs)
 
-    def cuttable(self, recipe: Recipe) -> Graph:
-        """The graph with the groups that a recipe may cut."""
-        return cuttable(self.graph, recipe)
+    def allowed(self, recipe: Recipe) -> Subject:
+        """The same with only the groups that a recipe may cut.
 
-    def proof_inputs(self, samples: int = 8) -> Example:
-        """A few calibration inputs to prove a cut on."""
+        Raises:
+            UnknownName, BadInput: see `allowed_groups`.
+        """
+        return replace(self, graph=allowed_groups(self.graph, recipe))
+
+    def proof_inputs(self, samples: int = _PROOF_SAMPLES) -> Example:
+        """Inputs on which a cut is proved: the first calibration samples, or the example where there are none."""
+        if not self.samples:
+            return to_device(self.example, device_of(self.model))
         first = self.samples[0][0]
         return with_batch(first, min(samples, batch_of(first)))
 
@@ -60,48 +67,10 @@ class Subject:
         return replace(self, samples=tuple(first_samples(self.samples, samples)))
 
 
-def understand(
-    model: nn.Module,
-    source: Iterable[Any],
-    *,
-    example: Example,
-    calibration: int,
-    device: torch.device | str | None = None,
-) -> Subject:
-    """Trace, count, and set calibration data apart.
-
-    Args:
-        model: borrowed; on another device than `device` a copy is taken.
-        source: calibration batches, as `sartor.train.split` reads them.
-        example: inputs the network can be called with.
-        calibration: samples for scores and repairs, at most. A quarter as many are taken after them and held out; of a
-            source with too few samples, a fifth is held out.
-        device: where to compute; None: where the model lies.
-
-    Raises:
-        BadInput: nothing can be cut, or fewer than two calibration samples.
-    """
-    where = torch.device(device) if device is not None else device_of(model)
-    if where != device_of(model):
-        model = copy.deepcopy(model).to(where)
-    example = to_device(map_tensors(lambda t: t.detach(), with_batch(example, 1)), where)
-    graph = probe(model, trace(model, example))
-    if not graph.groups:
-        reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
-        raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")
-    wished = calibration + max(1, round(calibration * _HELD_OUT / (1 - _HELD_OUT)))
-    batches = [to_device(b, where) for b in first_samples(source, wished)]
-    total = sum(batch_of(x) for x, _ in batches)
-    if total < 2:
-        raise BadInput(f"calibration: expected at least 2 samples, one of them to judge by; got {total}")
-    front, back = apart(batches, min(calibration, total - max(1, round(_HELD_OUT * total))))
-    held = tuple(x for x, _ in back)
-    return Subject(model, example, graph, count(graph), tuple(front), held, tuple(outputs(model, held)))
-
-
 def apart(batches: Sequence[Batch], first: int) -> tuple[list[Batch], list[Batch]]:
-    """The first samples, and the rest; a batch that lies across is split.
+    """The first samples, and the rest; a batch that contains the boundary is split.
 
+    >>> import torch
     >>> data = [(torch.arange(4), torch.arange(4)), (torch.arange(4, 8), torch.arange(4, 8))]
     >>> [[y.tolist() for _, y in part] for part in apart(data, 5)]
     [[[0, 1, 2, 3], [4]], [[5, 6, 7]]]

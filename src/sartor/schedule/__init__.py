@@ -1,4 +1,4 @@
-"""When: pure functions of progress in [0, 1]."""
+"""Schedules: pure functions of progress in [0, 1]."""
 
 from sartor.schedule.cosine import cosine, cosine_with_warmup
 

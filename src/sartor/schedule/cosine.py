@@ -1,4 +1,4 @@
-"""Half a cosine from one to zero, with a linear start."""
+"""The cosine schedule with linear warm-up."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def cosine(progress: float) -> float:
         progress: share of the work that is done, in [0, 1].
 
     Returns:
-        A factor in [0, 1] that never grows with progress.
+        A factor in [0, 1], which decreases with progress.
 
     Raises:
-        BadInput: progress outside [0, 1].
+        BadInput: progress is outside [0, 1].
 
     Source: Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts.
 
@@ -34,15 +34,15 @@ def cosine_with_warmup(progress: float, *, warmup: float) -> float:
 
     Args:
         progress: share of the work that is done, in [0, 1].
-        warmup: share of the work spent warming up, in [0, 1]; 0: none, 1: nothing but warm-up.
+        warmup: share of the work for the warm-up, in [0, 1].
 
     Returns:
         A factor in [0, 1], continuous in progress, 1 exactly at `progress == warmup`.
 
     Raises:
-        BadInput: progress or warmup outside [0, 1].
+        BadInput: progress or warmup is outside [0, 1].
 
-    Source: warm-up from Goyal et al. 2017, arXiv:1706.02677, which starts at a fraction of the rate; here at 0.
+    Source: warm-up from Goyal et al. 2017, arXiv:1706.02677, which starts at a fraction of the rate, not at 0.
 
     >>> [round(cosine_with_warmup(p, warmup=0.2), 3) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
     [0.0, 0.5, 1.0, 0.5, 0.0]

@@ -1,4 +1,4 @@
-"""Random crop and mirror, on whole batches at once."""
+"""Random crop and horizontal flip of whole batches."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sartor.errors import BadInput
 
 
 def crop_flip(images: Tensor, generator: torch.Generator, *, pad: int = 4) -> Tensor:
-    """Shift every image by up to `pad` pixels, zeros coming in, and mirror every second one on average.
+    """Shift every image by up to `pad` pixels, filling with zeros, and flip it horizontally with probability 1/2.
 
     Args:
-        images: [n, channels, height, width], any type; left as it is. Zero is black before normalisation.
-        generator: on the CPU; the same state gives the same images.
+        images: [n, channels, height, width], any data type; not modified. Zero is black before normalisation.
+        generator: of random numbers, on the CPU.
         pad: pixels, >= 0.
 
     Returns:
-        [n, channels, height, width] of the same type. Every value occurs in the image it came from, or is zero.
+        [n, channels, height, width] of the same data type. Every value is one of the same image, or zero.
 
     Raises:
         BadInput: not four-dimensional.

@@ -1,4 +1,4 @@
-"""CIFAR-10 from the official Python batches, read without running anything they hold."""
+"""CIFAR-10 from the official Python batches, unpickled without executing code from the files."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _ALLOWED = {
 
 
 def read_cifar10(spec: Spec) -> Parts:
-    """'cifar10:DIR': 50,000 images to learn from and 10,000 to test.
+    """'cifar10:DIR': 50,000 images for training and 10,000 for testing.
 
     Options: mean and std after scaling to [0, 1], three numbers each (default: those of ImageNet, which published
-    checkpoints expect); augment=crop-flip (default: random crop from a border of 4, mirror) or none.
+    checkpoints expect); augment=crop-flip (default: random crop after padding by 4 pixels, horizontal flip) or none.
 
     Raises:
         BadInput: files are missing.
-        CorruptFile: damaged, or not what the Toronto batches hold.
+        CorruptFile: a file is damaged, or does not have the contents of an official batch.
     """
     folder = _folder(Path(spec.rest))
     parts = [_read(folder / name) for name in _TRAIN]
@@ -74,12 +74,12 @@ def _folder(path: Path) -> Path:
 def _read(path: Path) -> tuple[Tensor, Tensor]:
     """(images uint8 [n, 3, 32, 32], labels int64 [n])."""
     try:
-        held = _Reader(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-        data, labels = np.asarray(held["data"]), np.asarray(held["labels"])
+        contents = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        data, labels = np.asarray(contents["data"]), np.asarray(contents["labels"])
     except CorruptFile:
         raise
     except Exception as e:
-        raise CorruptFile(f"cifar10: {path} is damaged or of another kind ({type(e).__name__}: {e})") from e
+        raise CorruptFile(f"cifar10: {path} is damaged or in another format ({type(e).__name__}: {e})") from e
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072 or labels.shape != data.shape[:1]:
         raise CorruptFile(
             f"cifar10: {path} should hold bytes [n, 3072] and labels [n]; got {data.dtype} {list(data.shape)} "
@@ -90,8 +90,8 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(data.reshape(-1, 3, 32, 32).copy()), torch.from_numpy(labels.astype(np.int64))
 
 
-class _Reader(pickle.Unpickler):
-    """Knows arrays and nothing else, so that a file cannot run code."""
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles NumPy arrays and built-in types only, so that a file cannot execute code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:

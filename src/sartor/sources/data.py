@@ -1,4 +1,4 @@
-"""A data set from its name."""
+"""A data set from its spec."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sartor.sources.cifar import CIFAR_OPTIONS, read_cifar10
 from sartor.sources.digits import read_digits
 from sartor.sources.factory import call_factory, find_factory
 from sartor.sources.folder import FOLDER_OPTIONS, read_folder
-from sartor.sources.loader import Loader
+from sartor.sources.loader import Loader, Subset
 from sartor.sources.npz import NPZ_OPTIONS, read_npz
+from sartor.sources.partition import stratified
 from sartor.sources.registry import SOURCES, Parts, Source
 from sartor.sources.spec import Spec, choice, known_options, parse_spec, whole
-from sartor.sources.split import stratified
 from sartor.structure.example import Example, with_batch
+from sartor.types import Batches, Data
 
-Batches = Iterable[Any]
 _EXAMPLE = "cifar10:DIR, imagefolder:DIR, npz:FILE, digits: or path/file.py:factory"
 _SHARED = ("split_seed", "calibration")
 SOURCES.add(
@@ -34,21 +34,21 @@ SOURCES.add("imagefolder", Source(read_folder, FOLDER_OPTIONS), source="the layo
 SOURCES.add("npz", Source(read_npz, NPZ_OPTIONS), source="the keys of Keras' mnist.npz")
 
 
-@dataclass(frozen=True)
-class Data:
-    """Loaders of one data set. `val` is chosen beforehand and belongs to no other part."""
+@dataclass(frozen=True, kw_only=True)
+class DataSet(Data):
+    """The loaders of one data set with its description. No sample belongs to two of `train`, `val` and `test`."""
 
     train: Batches
     val: Batches | None
     test: Batches | None
-    calibration: Batches  # the train part in a seeded order, last batch included
+    calibration: Batches  # the training part in a seeded order, with the last batch if it is smaller
     example: Example  # inputs of one sample
-    classes: tuple[str, ...]  # empty when unknown
-    describe: str
+    classes: tuple[str, ...]  # empty: unknown
+    describe: str  # name and sizes, one line
 
 
-def load_data(spec: str, *, batch: int = 128, seed: int = 0, val: float | None = None) -> Data:
-    """Loaders from one line.
+def load_data(spec: str, *, batch: int = 128, seed: int = 0, val: float | None = None) -> DataSet:
+    """The loaders of a data set.
 
     Args:
         spec: one of
@@ -56,69 +56,70 @@ def load_data(spec: str, *, batch: int = 128, seed: int = 0, val: float | None =
             'imagefolder:DIR' with DIR/train/CLASS/*, or DIR/CLASS/*; DIR/val and DIR/test if there;
             'npz:FILE' with x_train, y_train, and x_val, y_val, x_test, y_test if there;
             'digits:' the 1,797 images of scikit-learn;
-            'path/file.py:factory' or 'package.module:factory' that returns a `Data`, a dict with "train", "val" and
-            "test", or a tuple (train, val) or (train, val, test); it is given `batch` and `seed` if it names them.
-            Options follow as '?name=value&...': mean, std, augment, ... (see each source); `split_seed` (default 0)
-            chooses another validation part. That seed is apart from `seed`, so that a network trained in one run is
-            never judged on what it was trained on in another. `calibration=plain` takes calibration images without
-            augmentation. The default takes them as they are trained on, because that is what a network's batch-norm
-            statistics come from: those of a CIFAR-10 ResNet-20, re-estimated from 2,000 images, keep its accuracy with
-            augmentation and lose three points without.
-        batch: samples a batch.
+            'path/file.py:factory' or 'package.module:factory': a function that returns a `DataSet`, a dict with
+            "train", "val" and "test", or a tuple (train, val) or (train, val, test) of loaders. It receives `batch` and
+            `seed` if it has parameters of these names.
+            Options are appended as '?name=value&...': mean, std, augment, ... (see each source). `split_seed` (default
+            0) selects another validation part. It is independent of `seed`, so that a network trained with one seed is
+            never evaluated on its training samples in a run with another. `calibration=plain` reads calibration images
+            without augmentation. By default they are augmented as in training, because batch-norm statistics were
+            computed from such images: for a CIFAR-10 ResNet-20, statistics re-estimated from 2,000 augmented images
+            keep the accuracy; from images without augmentation it falls by three points.
+        batch: samples of a batch.
         seed: of order and augmentation.
-        val: share of the train part kept for validation where there is no part of its own; None: 0.1. Of 'digits:',
-            which comes in one piece, share of all (20 % are its test part).
+        val: share of the training part used for validation if the data set has no validation part; None: 0.1. For
+            'digits:', which is one set of images, the share of all (20 % are the test part).
 
     Returns:
         The loaders.
 
     Raises:
-        BadInput: files, options, labels or what a factory returns are not as expected.
+        BadInput: files, options, labels or the value of a factory are not as expected.
         UnknownName: no such source, option or factory.
         MissingExtra: the source needs a package that is not installed.
         CorruptFile: damaged files.
     """
     if val is not None and not 0 < val < 1:
         raise BadInput(f"validation share: expected a number strictly between 0 and 1; got {val}")
-    found = parse_spec(spec, SOURCES, _EXAMPLE)
-    if found.kind not in SOURCES:
-        return _from_factory(found, batch, seed)
-    source = SOURCES[found.kind].value
-    known_options(found, (*source.options, *_SHARED))
-    return _loaders(source.read(found), found, batch=batch, seed=seed, val=val)
+    parsed = parse_spec(spec, SOURCES, _EXAMPLE)
+    if parsed.kind not in SOURCES:
+        return _from_factory(parsed, batch, seed)
+    source = SOURCES[parsed.kind].value
+    known_options(parsed, (*source.options, *_SHARED))
+    return _loaders(source.read(parsed), parsed, batch=batch, seed=seed, val=val)
 
 
-def _loaders(parts: Parts, spec: Spec, *, batch: int, seed: int, val: float | None) -> Data:
+def _loaders(parts: Parts, spec: Spec, *, batch: int, seed: int, val: float | None) -> DataSet:
     split_seed = whole(spec, "split_seed", 0, least=0)
-    as_trained = choice(spec, "calibration", ("augmented", "plain"), "augmented") == "augmented"
-    taught, held, last = torch.arange(len(parts.train)), None, None  # numbers of samples
-    val_samples, test_samples = parts.val, parts.test
+    augmented = choice(spec, "calibration", ("augmented", "plain"), "augmented") == "augmented"
+    train_samples, val_samples, test_samples = parts.train, parts.val, parts.test
     if parts.fractions is not None:
         first, second, third = parts.fractions
         shares = (first, second, third) if val is None else (first + second - val, val, third)
-        taught, held, last = stratified(parts.labels, shares, split_seed)
-        val_samples = test_samples = parts.train
+        subsets = [Subset(parts.train, numbers) for numbers in stratified(parts.labels, shares, split_seed)]
+        train_samples, val_samples, test_samples = subsets
     elif val_samples is None:
         share = 0.1 if val is None else val
-        taught, held = stratified(parts.labels, (1 - share, share), split_seed)
-        val_samples = parts.train
-    train = Loader(parts.train, batch=batch, indices=taught, shuffle=True, augment=True, drop_last=True, seed=seed)
-    judge = Loader(val_samples, batch=batch, indices=held)
-    test = Loader(test_samples, batch=batch, indices=last) if test_samples is not None else None
-    inputs, _ = parts.train.take(taught[:1], None)
-    sizes = f"{train.count:,} train, {judge.count:,} val" + (f", {test.count:,} test" if test else "")
-    return Data(
-        train=train,
-        val=judge,
-        test=test,
-        calibration=Loader(parts.train, batch=batch, indices=taught, shuffle=True, augment=as_trained, seed=seed),
+        subsets = [Subset(parts.train, n) for n in stratified(parts.labels, (1 - share, share), split_seed)]
+        train_samples, val_samples = subsets
+    train_loader = Loader(train_samples, batch=batch, shuffle=True, augment=True, drop_last=True, seed=seed)
+    val_loader = Loader(val_samples, batch=batch)
+    test_loader = Loader(test_samples, batch=batch) if test_samples is not None else None
+    inputs, _ = train_samples.take(torch.arange(1), None)
+    sizes = f"{train_loader.count:,} train, {val_loader.count:,} val"
+    sizes += f", {test_loader.count:,} test" if test_loader else ""
+    return DataSet(
+        train=train_loader,
+        val=val_loader,
+        test=test_loader,
+        calibration=Loader(train_samples, batch=batch, shuffle=True, augment=augmented, seed=seed),
         example=inputs,
         classes=parts.classes,
         describe=f"{parts.name}: {sizes}, {len(parts.classes)} classes, inputs {list(inputs.shape[1:])}",
     )
 
 
-def _from_factory(spec: Spec, batch: int, seed: int) -> Data:
+def _from_factory(spec: Spec, batch: int, seed: int) -> DataSet:
     if not spec.kind.endswith(".py") and "/" not in spec.kind and not _importable(spec.kind):
         raise UnknownName("data source or module", spec.kind, SOURCES)
     where = f"{spec.kind}:{spec.rest}"
@@ -126,7 +127,7 @@ def _from_factory(spec: Spec, batch: int, seed: int) -> Data:
     given = {"batch": batch, "seed": seed}
     with seeded(seed):
         made = call_factory(factory, {**_accepted(factory, given), **spec.options}, spec.kind, spec.rest)
-        return made if isinstance(made, Data) else _as_data(made, where)
+        return made if isinstance(made, DataSet) else _data_set(made, where)
 
 
 def _importable(name: str) -> bool:
@@ -137,7 +138,7 @@ def _importable(name: str) -> bool:
 
 
 def _accepted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the arguments that the factory names."""
+    """The arguments that are parameters of the factory."""
     try:
         names = inspect.signature(factory).parameters
     except (TypeError, ValueError):
@@ -145,8 +146,9 @@ def _accepted(factory: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in given.items() if k in names}
 
 
-def _as_data(made: Any, where: str) -> Data:
-    expected = "a Data, a dict with 'train', 'val', 'test', or a tuple (train, val) or (train, val, test) of loaders"
+def _data_set(made: Any, where: str) -> DataSet:
+    """What a factory returned as a `DataSet`."""
+    expected = "a DataSet, a dict with 'train', 'val', 'test', or a tuple (train, val) or (train, val, test) of loaders"
     if isinstance(made, Mapping):
         if "train" not in made:
             raise BadInput(f"{where}: expected {expected}; got a dict with {', '.join(map(str, made)) or 'nothing'}")
@@ -156,15 +158,15 @@ def _as_data(made: Any, where: str) -> Data:
     else:
         raise BadInput(f"{where}: expected {expected}; got {type(made).__name__}")
     for name in parts:
-        if name not in {f.name for f in fields(Data)}:
-            raise UnknownName(f"part of the data of {where}", str(name), [f.name for f in fields(Data)])
+        if name not in {f.name for f in fields(DataSet)}:
+            raise UnknownName(f"part of the data of {where}", str(name), [f.name for f in fields(DataSet)])
     train = parts["train"]
     if not hasattr(train, "__iter__"):
-        raise BadInput(f"{where}: expected train to be a loader that can be iterated; got {type(train).__name__}")
+        raise BadInput(f"{where}: expected an iterable loader as train; got {type(train).__name__}")
     if hasattr(train, "__next__"):
-        raise BadInput(f"{where}: expected a train loader that can be iterated anew every epoch; got an iterator")
+        raise BadInput(f"{where}: expected a train loader that can be iterated again in every epoch; got an iterator")
     example = parts.get("example")
-    return Data(
+    return DataSet(
         train=train,
         val=parts.get("val"),
         test=parts.get("test"),

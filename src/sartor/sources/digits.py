@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits: real images that come with the package."""
+"""Scikit-learn's handwritten digits: images that are installed with the package."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sartor.sources.tensors import TensorSamples
 
 
 def read_digits(spec: Spec) -> Parts:
-    """'digits:': 1,797 images [1, 8, 8] of ten digits, 70 % to learn from, 10 % for validation, 20 % to test.
+    """'digits:': 1,797 images [1, 8, 8] of ten digits: 70 % for training, 10 % for validation, 20 % for testing.
 
-    Pixels are scaled to [0, 1] and then standardised by the mean and deviation of all images.
+    Pixels are scaled to [0, 1] and then standardised by the mean and standard deviation of all images.
 
     Raises:
         MissingExtra: scikit-learn is not installed.

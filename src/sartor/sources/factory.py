@@ -1,4 +1,4 @@
-"""'path/file.py:name' and 'package.module:name': the user's own code, found and called."""
+"""Factories in the user's code: 'path/file.py:name' and 'package.module:name', imported and called."""
 
 from __future__ import annotations
 
@@ -20,16 +20,13 @@ def find_factory(place: str, name: str) -> Any:
     """The object called `name` in a Python file or an importable module.
 
     Args:
-        place: 'path/file.py' or 'package.module'. The file's folder, or the working folder for a module, is on the
-            import path while it loads. A file is run anew by every call.
-        name: of a function, a class or anything else at the top level of it.
-
-    Returns:
-        The object.
+        place: 'path/file.py' or 'package.module'. While it is imported, the file's folder, or the working folder for a
+            module, is on the import path. A file is executed again by every call.
+        name: of a function, class or other object at the top level of the file or module.
 
     Raises:
-        BadInput: no such file or module, or its own code raised; that error is chained.
-        UnknownName: nothing there has this name; says which one is nearest.
+        BadInput: no such file or module, or importing it raised; that error is chained.
+        UnknownName: the file or module has no such name; the message names the nearest.
     """
     module = _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
     if not name or not hasattr(module, name):
@@ -39,15 +36,15 @@ def find_factory(place: str, name: str) -> Any:
 
 
 def call_factory(factory: Any, options: Mapping[str, Any], place: str, name: str) -> Any:
-    """factory(**options); what it raises reaches the user, chained to a sentence that says where.
+    """Call factory(**options).
 
     Args:
         factory: any callable.
-        options: keyword arguments; checked against its signature before the call.
-        place, name: where it came from, as for `find_factory`.
+        options: keyword arguments; checked against the signature before the call.
+        place, name: where it was found, as for `find_factory`; used in messages.
 
     Raises:
-        BadInput: the object cannot be called, does not take these options, or raised.
+        BadInput: the object is not callable, does not take these options, or raised an error, which is chained.
     """
     where = f"{place}:{name}"
     if not callable(factory):
@@ -75,14 +72,14 @@ def _from_file(path: Path) -> ModuleType:
         raise BadInput(f"no file {str(path)!r}: expected 'path/file.py:factory'")
     path = path.resolve()
     name = f"sartor_source_{path.stem}_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
         raise BadInput(f"{path}: expected a Python file")
-    module = importlib.util.module_from_spec(found)
+    module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         with _on_path(path.parent):
-            found.loader.exec_module(module)
+            spec.loader.exec_module(module)
     except Exception as e:
         del sys.modules[name]
         raise BadInput(f"{path} raised {type(e).__name__} while it was loaded: {e}") from e
@@ -105,7 +102,7 @@ def _from_name(name: str) -> ModuleType:
 
 @contextmanager
 def _on_path(folder: Path) -> Iterator[None]:
-    """The folder is first on the import path inside the block."""
+    """Inside the block, the folder is the first on the import path."""
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
     try:

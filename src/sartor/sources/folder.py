@@ -1,4 +1,4 @@
-"""Images in folders named for their class."""
+"""Images in folders that are named after their class."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FOLDER_OPTIONS = ("size", "resize", "mean", "std", "augment")
 
 
 def read_folder(spec: Spec) -> Parts:
-    """'imagefolder:DIR': DIR/train/CLASS/*.jpg, or DIR/CLASS/*.jpg; DIR/val (or valid) and DIR/test if they are there.
+    """'imagefolder:DIR': DIR/train/CLASS/*.jpg, or DIR/CLASS/*.jpg; DIR/val (or valid) and DIR/test if they exist.
 
-    Images are read when a batch is taken. Options: size of the square the model sees (default 224); resize of the
-    shorter side before the centre is cut out (default size / 0.875); mean and std after scaling to [0, 1] (default
-    those of ImageNet); augment=crop-flip (default: random resized crop and mirror) or none.
+    Images are read when a batch is taken. Options: size, side of the square input in pixels (default 224); resize, the
+    shorter side before the centre crop (default size / 0.875); mean and std after scaling to [0, 1] (default: those of
+    ImageNet); augment=crop-flip (default: random resized crop and horizontal flip) or none.
 
     Raises:
         MissingExtra: torchvision is not installed.
@@ -48,11 +48,11 @@ def read_folder(spec: Spec) -> Parts:
         place = next((root / name for name in names if (root / name).is_dir()), None)
         if place is None or (part != "train" and not (root / "train").is_dir()):
             continue
-        listing, found = _listing(place)
+        listing, own_classes = _listing(place)
         if part == "train":
-            classes = found
-        elif found != classes:
-            differ = sorted(set(found) ^ set(classes))
+            classes = own_classes
+        elif own_classes != classes:
+            differ = sorted(set(own_classes) ^ set(classes))
             raise BadInput(f"imagefolder: {place} and the train part differ in classes: {', '.join(differ[:5])}")
         parts[part] = FolderSamples(
             listing, size=size, resize=resize, mean=mean, std=std, augment=augmented and part == "train"
@@ -68,14 +68,14 @@ def read_folder(spec: Spec) -> Parts:
 
 
 class FolderSamples:
-    """Images on disk, decoded by a few threads when they are taken.
+    """Images on disk, decoded by several threads when they are taken.
 
     Args:
         listing: (path, class number) of every image.
-        size: side of the square that comes out, in pixels.
-        resize: shorter side before the centre is cut out.
+        size: side of the square input, in pixels.
+        resize: shorter side before the centre crop, in pixels.
         mean, std: one number for each of red, green and blue.
-        augment: let `take` crop and mirror at random.
+        augment: whether `take` crops and flips at random.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class FolderSamples:
         return len(self.paths)
 
     def take(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """(images float32 [n, 3, size, size], targets [n]); each draws five numbers when augmented."""
+        """(images float32 [n, 3, size, size], targets [n]); augmentation draws five random numbers per image."""
         draws: list[Any] = [None] * len(indices)
         if generator is not None and self.augment:
             draws = torch.rand(len(indices), 5, generator=generator).tolist()
@@ -116,7 +116,7 @@ class FolderSamples:
             with Image.open(path) as opened:
                 image = opened.convert("RGB")
         except (OSError, SyntaxError, ValueError) as e:
-            raise CorruptFile(f"imagefolder: {path} is no image that can be read ({e})") from e
+            raise CorruptFile(f"imagefolder: {path} is no readable image ({e})") from e
         box = (
             centre_box(image.width, image.height, self.size / self.resize)
             if draw is None
@@ -140,17 +140,17 @@ def centre_box(width: int, height: int, share: float) -> tuple[float, float, flo
 
 
 def random_box(width: int, height: int, draw: Sequence[float]) -> tuple[float, float, float, float]:
-    """A random part of the image: 8 % to 100 % of its area, sides 3:4 to 4:3.
+    """A random box in the image: 8 % to 100 % of its area, aspect ratio 3:4 to 4:3.
 
     Args:
         width, height: of the image, in pixels.
-        draw: four numbers in [0, 1): area, sides, left, top. Further ones are not read.
+        draw: random numbers in [0, 1) for area, aspect ratio, left, top; further numbers are ignored.
 
     Returns:
         (left, top, right, bottom) inside the image.
 
-    Source: Szegedy et al. 2015, arXiv:1409.4842, section 6. A box larger than the image is cut to it, where torchvision
-    draws again.
+    Source: Szegedy et al. 2015, arXiv:1409.4842, section 6. A box larger than the image is clipped to it; torchvision
+    draws another one.
     """
     area = width * height * (0.08 + 0.92 * draw[0])
     ratio = math.exp((2 * draw[1] - 1) * math.log(4 / 3))
@@ -166,7 +166,7 @@ def _listing(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
     except ImportError:
         raise MissingExtra("torchvision", "images", "the data source 'imagefolder:'") from None
     try:
-        found = ImageFolder(str(folder))
+        images = ImageFolder(str(folder))
     except (FileNotFoundError, RuntimeError) as e:
         raise BadInput(f"imagefolder: expected {folder}/CLASS/*.jpg (or another image type); {e}") from None
-    return list(found.samples), list(found.classes)
+    return list(images.samples), list(images.classes)

@@ -12,27 +12,53 @@ from sartor.errors import BadInput
 
 
 class Samples(Protocol):
-    """Samples that can be taken by number."""
+    """Samples that are read by number, from 0."""
 
     def __len__(self) -> int: ...
 
     def take(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """(inputs [n, ...] as the model wants them, targets [n]); augmented by the generator if there is one."""
+        """Read samples.
+
+        Args:
+            indices: [n] sample numbers.
+            generator: of random augmentation; None: no augmentation.
+
+        Returns:
+            (inputs [n, ...] as the model takes them, targets [n]).
+        """
         ...
 
 
-class Loader:
-    """Gives (inputs, targets) batches; iterating twice gives the same batches, `set_epoch` gives others.
-
-    A value in all but the epoch: nothing depends on what was iterated before, or on any global generator.
+class Subset:
+    """Some of the samples.
 
     Args:
-        samples: where they come from.
-        batch: samples a batch, >= 1.
-        indices: [n] which samples; None: all.
-        shuffle: another order every epoch.
-        augment: let the samples be augmented.
-        drop_last: leave out a last smaller batch, unless it is the only one.
+        samples: all of them.
+        indices: [n] numbers of those that belong to the subset, in its order.
+    """
+
+    def __init__(self, samples: Samples, indices: Tensor):
+        self.samples, self.indices = samples, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """(inputs, targets); see `Samples`. Sample numbers count within the subset."""
+        return self.samples.take(self.indices[indices], generator)
+
+
+class Loader:
+    """Gives batches (inputs, targets). Every iteration gives the same batches until `set_epoch` sets another epoch.
+
+    Batches depend on the arguments and the epoch only, not on earlier iterations or a global random generator.
+
+    Args:
+        samples: the samples.
+        batch: samples of a batch, >= 1.
+        shuffle: a different random order in every epoch.
+        augment: augment the samples.
+        drop_last: leave out the last batch if it is smaller, unless it is the only one.
         seed: of order and augmentation.
 
     >>> from sartor.sources.tensors import TensorSamples
@@ -46,7 +72,6 @@ class Loader:
         samples: Samples,
         *,
         batch: int,
-        indices: Tensor | None = None,
         shuffle: bool = False,
         augment: bool = False,
         drop_last: bool = False,
@@ -54,31 +79,27 @@ class Loader:
     ):
         if batch < 1:
             raise BadInput(f"loader: expected a batch of at least 1; got {batch}")
-        self.samples, self.batch = samples, batch
-        self.indices = torch.arange(len(samples)) if indices is None else indices
-        if not len(self.indices):
+        if not len(samples):
             raise BadInput("loader: expected at least one sample; got none")
+        self.samples, self.batch = samples, batch
         self.shuffle, self.augment, self.seed, self.epoch = shuffle, augment, seed, 0
-        self.drop_last = drop_last and len(self.indices) >= batch
+        self.drop_last = drop_last and len(samples) >= batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Order and augmentation of this epoch, from 0."""
+        """Set the epoch, from 0: it determines order and augmentation."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Batches an epoch."""
-        n = len(self.indices)
-        return n // self.batch if self.drop_last else -(-n // self.batch)
+        """Batches of an epoch."""
+        return self.count // self.batch if self.drop_last else -(-self.count // self.batch)
 
     @property
     def count(self) -> int:
-        """Samples it draws from."""
-        return len(self.indices)
+        """Number of samples."""
+        return len(self.samples)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        order = self.indices
-        if self.shuffle:
-            order = order[torch.randperm(len(order), generator=generator)]
+        order = torch.randperm(self.count, generator=generator) if self.shuffle else torch.arange(self.count)
         for i in range(len(self)):
             yield self.samples.take(order[i * self.batch : (i + 1) * self.batch], generator if self.augment else None)

@@ -1,4 +1,4 @@
-"""The user's own arrays in one NumPy file."""
+"""Arrays in one NumPy .npz file."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from sartor.sources.spec import Spec, choice, numbers, whole
 from sartor.sources.tensors import TensorSamples
 
 NPZ_OPTIONS = ("mean", "std", "augment", "classes")
-_EXPECTED = "x_train and y_train; x_val and y_val, x_test and y_test if there are such parts"
+_EXPECTED = "x_train and y_train; x_val and y_val, x_test and y_test are optional"
 
 
 def read_npz(spec: Spec) -> Parts:
-    """'npz:FILE': inputs x_* [n, ...] as the model wants them and class numbers y_* [n].
+    """'npz:FILE': inputs x_* [n, ...] as the model takes them, and class numbers y_* [n].
 
-    Bytes (uint8) are scaled to [0, 1], other numbers are taken as they are. Options: mean and std, one number or one
-    for every channel (dimension 1); augment=crop-flip for images [n, channels, height, width], default none; classes,
-    their number, default the largest label of y_train plus one.
+    uint8 values are scaled to [0, 1], other values are not. Options: mean and std, one number or one for every channel
+    (dimension 1); augment=crop-flip for images [n, channels, height, width] (default: none); classes, the number of
+    classes (default: the largest label of y_train plus one).
 
     Raises:
-        BadInput: keys, lengths, types or labels are not as expected.
-        CorruptFile: damaged, or it holds Python objects.
+        BadInput: keys, lengths, data types or labels are not as expected.
+        CorruptFile: the file is damaged, or holds Python objects.
     """
     path = Path(spec.rest)
     arrays = _arrays(path)
     known = {f"{kind}_{part}" for part in ("train", "val", "test") for kind in "xy"}
-    odd = [name for part in ("val", "test") if (f"x_{part}" in arrays) != (f"y_{part}" in arrays) for name in (part,)]
-    if "x_train" not in arrays or "y_train" not in arrays or odd or not known >= set(arrays):
+    unpaired = any((f"x_{part}" in arrays) != (f"y_{part}" in arrays) for part in ("val", "test"))
+    if "x_train" not in arrays or "y_train" not in arrays or unpaired or not known >= set(arrays):
         raise BadInput(f"npz {str(path)!r}: expected the arrays {_EXPECTED}; got {', '.join(sorted(arrays)) or 'none'}")
     mean, std = numbers(spec, "mean", None), numbers(spec, "std", None)
     augmented = choice(spec, "augment", ("crop-flip", "none"), "none") != "none"
@@ -48,7 +48,9 @@ def read_npz(spec: Spec) -> Parts:
         x = _inputs(arrays[f"x_{part}"], f"x_{part}", path)
         y = _labels(arrays[f"y_{part}"], f"y_{part}", path)
         if len(x) != len(y):
-            raise BadInput(f"npz {str(path)!r}: x_{part} has {len(x)} samples and y_{part} {len(y)}; expected as many")
+            raise BadInput(
+                f"npz {str(path)!r}: x_{part} has {len(x)} samples and y_{part} {len(y)}; expected equal numbers"
+            )
         if part != "train" and x.shape[1:] != samples["train"].inputs.shape[1:]:
             raise BadInput(
                 f"npz {str(path)!r}: x_{part} has inputs {list(x.shape[1:])}; "
@@ -75,8 +77,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise BadInput(f"npz: no file {str(path)!r}")
     try:
-        with np.load(path, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as e:
         if "allow_pickle" in str(e):
             raise CorruptFile(
@@ -93,7 +95,7 @@ def _inputs(array: np.ndarray, name: str, path: Path) -> Tensor:
             raise BadInput(f"npz {str(path)!r}: {name} holds NaN or infinite values")
         array = array.astype(np.float32)
     elif array.dtype != np.uint8:
-        array = array.astype(np.int64)  # tokens, say
+        array = array.astype(np.int64)  # token numbers, for instance
     return torch.from_numpy(np.ascontiguousarray(array))
 
 

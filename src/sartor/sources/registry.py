@@ -1,4 +1,4 @@
-"""Which kinds of data sets there are, and what reading one gives."""
+"""The registry of data sources: kinds of data sets that a spec can name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sartor.sources.spec import Spec
 
 
 class Parts(NamedTuple):
-    """What a source reads: samples of each part; without a `val` of its own, one is split off."""
+    """What a source returns: the samples of each part. If `val` is None, validation samples are taken from `train`."""
 
     train: Samples
     labels: Tensor  # [n] of `train`
@@ -21,14 +21,14 @@ class Parts(NamedTuple):
     test: Samples | None
     classes: tuple[str, ...]
     name: str
-    fractions: tuple[float, float, float] | None = None  # (train, val, test), for a data set that comes in one piece
+    fractions: tuple[float, float, float] | None = None  # (train, val, test) shares, if `train` holds all samples
 
 
 class Source(NamedTuple):
-    """How a kind of source is read, and which options it knows."""
+    """A kind of data set."""
 
     read: Callable[[Spec], Parts]
-    options: tuple[str, ...]
+    options: tuple[str, ...]  # names it accepts in a spec
 
 
 SOURCES: Registry[Source] = Registry("data source")

@@ -1,4 +1,4 @@
-"""The one line that names a model or a data set: 'kind:rest?option=value&option=value'."""
+"""Specs: the text that names a model or a data set, 'kind:rest?option=value&option=value'."""
 
 from __future__ import annotations
 
@@ -13,28 +13,26 @@ from sartor.errors import BadInput, UnknownName
 
 @dataclass(frozen=True)
 class Spec:
-    """A source in three parts; `text` is as it was written."""
+    """A parsed spec."""
 
-    text: str
-    kind: str  # "timm", "cifar10", or all before the last colon: "models/net.py", "package.module"
-    rest: str  # what follows the colon: a model's name, a folder, a factory
+    text: str  # as it was written
+    kind: str  # "timm", "cifar10", or everything before the last colon: "models/net.py", "package.module"
+    rest: str  # behind the colon: the name of a model, a folder, a factory
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_spec(text: str, kinds: Iterable[str], example: str) -> Spec:
-    """Read a source.
+    """Parse a spec.
 
     Args:
-        text: 'kind:rest', perhaps with '?name=value&name=value' behind it. Values are read as JSON where they are JSON
-            (numbers, true, false, null), else as text.
-        kinds: kinds that stand before the first colon; anything else is 'file or module:factory', split at the last.
-        example: shown when the text cannot be read.
-
-    Returns:
-        The parts.
+        text: 'kind:rest', optionally followed by '?name=value&name=value'. A value that is valid JSON (number, true,
+            false, null) is read as JSON, else as text.
+        kinds: known kinds, which stand before the first colon. Any other text is 'FILE_OR_MODULE:factory', divided at
+            the last colon.
+        example: of a valid spec, for the error message.
 
     Raises:
-        BadInput: not such a line.
+        BadInput: the text is not a spec.
 
     >>> parse_spec("cifar10:data/c10?std=1,1,1", ["cifar10"], "")
     Spec(text='cifar10:data/c10?std=1,1,1', kind='cifar10', rest='data/c10', options={'std': '1,1,1'})
@@ -62,14 +60,18 @@ def _value(text: str) -> Any:
 
 
 def known_options(spec: Spec, known: Iterable[str]) -> None:
-    """Raise for an option the source does not know."""
+    """Check that the source knows every option.
+
+    Raises:
+        UnknownName: it does not; the message names the nearest option.
+    """
     for name in spec.options:
         if name not in (names := set(known)):
             raise UnknownName(f"option of {spec.kind!r}", name, names)
 
 
 def numbers(spec: Spec, name: str, default: tuple[float, ...] | None) -> tuple[float, ...] | None:
-    """An option that lists numbers: 'mean=0.5,0.4,0.4'.
+    """The value of an option that lists numbers, such as 'mean=0.5,0.4,0.4'.
 
     >>> numbers(parse_spec("npz:x.npz?mean=0.5,0.25", ["npz"], ""), "mean", None)
     (0.5, 0.25)
@@ -83,7 +85,7 @@ def numbers(spec: Spec, name: str, default: tuple[float, ...] | None) -> tuple[f
 
 
 def choice(spec: Spec, name: str, choices: tuple[str, ...], default: str) -> str:
-    """An option that is one of a few words."""
+    """The value of an option that is one of `choices`."""
     value = spec.options.get(name, default)
     if value not in choices:
         raise BadInput(f"option {name!r} of {spec.text!r}: expected {' or '.join(choices)}; got {value!r}")
@@ -91,7 +93,7 @@ def choice(spec: Spec, name: str, choices: tuple[str, ...], default: str) -> str
 
 
 def whole(spec: Spec, name: str, default: int, *, least: int = 1) -> int:
-    """An option that is a whole number."""
+    """The value of an option that is a whole number >= `least`."""
     value = spec.options.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise BadInput(f"option {name!r} of {spec.text!r}: expected a whole number >= {least}; got {value!r}")

@@ -1,4 +1,4 @@
-"""Samples that lie in memory."""
+"""Samples in memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class TensorSamples:
-    """Inputs and targets in two tensors; bytes are scaled and normalised when a batch is taken.
+    """Inputs and targets in two tensors; a batch is scaled and normalised when it is taken.
 
     Args:
-        inputs: [n, ...]; uint8 stands for [0, 1] in steps of 1/255, floating values are taken as they are.
+        inputs: [n, ...]; uint8 values are divided by 255, other values are not scaled.
         targets: [n].
-        mean, std: one number for every channel (dimension 1), or one for all; subtracted and divided by after scaling.
-        augment: applied to raw inputs, before normalisation.
+        mean, std: one number for every channel (dimension 1), or one for all. After scaling, the mean is subtracted
+            and the result divided by std.
+        augment: applied before scaling.
 
     Raises:
         BadInput: lengths differ, or mean and std do not match the channels.
@@ -47,7 +48,7 @@ class TensorSamples:
         return len(self.targets)
 
     def take(self, indices: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """(inputs [n, ...], targets [n])."""
+        """(inputs [n, ...], targets [n]); see `Samples`."""
         raw = self.inputs[indices]
         if generator is not None and self.augment is not None:
             raw = self.augment(raw, generator)

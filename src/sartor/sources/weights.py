@@ -1,4 +1,4 @@
-"""Weights from a file into a module, checked before anything is touched."""
+"""Weights from a file into a module; everything is checked before the module is changed."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read a state_dict.
 
-    PyTorch files are read with `weights_only=True`: nothing in them is executed. {"state_dict": ...},
-    {"model_state_dict": ...} and {"model": ...} are unwrapped; a prefix "module." or "_orig_mod." that every name has
-    is taken off.
+    PyTorch files are read with `weights_only=True`, which executes no code from them. A state_dict inside
+    {"state_dict": ...}, {"model_state_dict": ...} or {"model": ...} is unwrapped; a prefix "module." or "_orig_mod." of
+    all names is removed.
 
     Args:
-        path: .safetensors, or anything `torch.save` wrote that holds tensors only.
+        path: .safetensors, or a file of `torch.save` that holds tensors only.
 
     Returns:
         Tensors by name, on the CPU.
 
     Raises:
         BadInput: no such file, or it holds Python objects.
-        CorruptFile: damaged, no state_dict, or values that are NaN or infinite.
+        CorruptFile: the file is damaged, is no state_dict, or has values that are NaN or infinite.
     """
     path = Path(path)
     if not path.is_file():
@@ -43,9 +43,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if isinstance(inner, Mapping):
             state = inner
             break
-    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if odd or not state:
-        holds = f"{odd[0]!r}: {type(state[odd[0]]).__name__}" if odd else "nothing"
+    no_tensor = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if no_tensor or not state:
+        holds = f"{no_tensor[0]!r}: {type(state[no_tensor[0]]).__name__}" if no_tensor else "nothing"
         raise CorruptFile(f"weights {str(path)!r}: expected tensors by name (a state_dict); it holds {holds}")
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):
@@ -57,16 +57,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_weights_(model: nn.Module, path: str | Path) -> None:
-    """Fill the model with the weights of a file, or leave it untouched.
+    """Load the weights of a file into the model; on an error the model is unchanged.
 
-    A missing `num_batches_tracked` is allowed: old files lack it.
+    `num_batches_tracked` may be missing, because old files lack it.
 
     Args:
-        model: its state_dict says which names and shapes are expected.
+        model: its state_dict defines the expected names and shapes.
         path: as for `read_weights`.
 
     Raises:
-        BadInput: names or shapes do not fit; lists the first of each kind.
+        BadInput: names or shapes do not fit; the message lists the first of each kind.
         CorruptFile: as `read_weights`.
     """
     state, own = read_weights(path), model.state_dict()
@@ -108,11 +108,11 @@ def _torch(path: Path) -> Mapping[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        asked = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(e))
-        if asked:
+        refused = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(e))
+        if refused:
             raise BadInput(
-                f"weights {str(path)!r}: expected tensors only; the file asks for {asked[1]}, and Sartor runs no code "
-                "from files. Save it again with torch.save(model.state_dict(), ...) or as safetensors"
+                f"weights {str(path)!r}: expected tensors only; the file asks for {refused[1]}, and Sartor runs no "
+                "code from files. Save it again with torch.save(model.state_dict(), ...) or as safetensors"
             ) from None
         raise CorruptFile(f"weights {str(path)!r}: damaged or not a PyTorch file ({_line(e)})") from e
     except Exception as e:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -56,6 +56,15 @@ class Graph:
             return self.groups[name]
         except KeyError:
             raise UnknownName("group", name, self.groups) from None
+
+    def only(self, groups: Iterable[str]) -> Graph:
+        """The same graph with these groups alone: what scores and gates look at. The others are not frozen.
+
+        Raises:
+            UnknownName: no such group.
+        """
+        names = [self.group(n).name for n in groups]
+        return replace(self, groups={n: self.groups[n] for n in names}, leaves={n: self.leaves[n] for n in names})
 
     def leaf_counts(self, counts: Counts) -> dict[Axis, int]:
         """Kept units by leaf, from kept units by group."""

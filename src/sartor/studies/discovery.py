@@ -11,11 +11,14 @@ import torch
 from torch import nn
 
 from sartor.borrow import borrowed, device_of
+from sartor.cost import count
 from sartor.errors import SartorError
+from sartor.run import stages
+from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.structure import Graph, trace
 from sartor.structure.example import Example, call, tensors
-from sartor.surgery import cut, probe, prove
+from sartor.surgery import cut, probe
 from sartor.torch_internals import BatchNorm
 from sartor.types import Plan
 
@@ -92,7 +95,7 @@ def examine(
     row["shapes"] = [(t.dim(), t.shape[by_value:]) for t in tensors(out)] == [
         (t.dim(), t.shape[by_value:]) for t in tensors(want)
     ]
-    row |= _proved(model, graph, plan, example, smaller, tolerance, row["why"])
+    row |= _proved(Subject(model, example, graph, count(graph)), plan, smaller, tolerance, row["why"])
     row["trains"] = bool(attempt("train", lambda: _one_step(smaller, example, seed)))
     if exporter is not None:
         row["exports"] = attempt("export", lambda: (exporter(smaller.eval(), example), True)[1]) or False
@@ -135,11 +138,10 @@ def coverage(graph: Graph) -> float:
 
 
 def _proved(
-    model: nn.Module, graph: Graph, plan: Plan, example: Example, smaller: nn.Module, tolerance: float,
-    why: dict[str, str],
-) -> Mapping[str, Any]:  # fmt: skip
+    subject: Subject, plan: Plan, smaller: nn.Module, tolerance: float, why: dict[str, str]
+) -> Mapping[str, Any]:
     try:
-        proof = prove(model, graph, plan, example, tolerance=tolerance, smaller=smaller)
+        proof = stages.verify(subject, plan, smaller, inputs=subject.example, tolerance=tolerance)
     except SartorError as e:
         why["prove"] = str(e)[:300]
         return {"exact": False}

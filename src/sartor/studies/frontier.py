@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,42 +13,43 @@ from torch import nn
 from sartor.borrow import device_of
 from sartor.cost import count
 from sartor.errors import BadInput, BudgetNotMet
-from sartor.measure import compare_afresh, environment, parse_target, prepare, show_target
+from sartor.measure import environment, parse_target, show_target
 from sartor.recipes import find_recipe
-from sartor.repair.repair_step import heal
-from sartor.run.record import Progress
-from sartor.run.subject import Subject, understand
+from sartor.run import stages
+from sartor.run.context import DEFAULTS, Context
+from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.structure import Example
 from sartor.structure.example import batch_of
-from sartor.studies.score_recipes import plan_at, scored
-from sartor.surgery import cut, prove
+from sartor.studies.score_recipes import plan_at, score_recipes
 from sartor.train import accuracy
 from sartor.train.batch import first_samples
-from sartor.types import Comparison, Plan, Recipe, Target
+from sartor.types import Batches, Comparison, Data, Effort, Listener, Recipe, Scores, Target
 
-Batches = Iterable[Any]
-_EFFORT: dict[str, Any] = {"sessions": 3, "precision": 0.02, "min_seconds": 0.5, "max_seconds": 2.0}
+EFFORT = Effort(sessions=3, precision=0.02, min_seconds=0.5, max_seconds=2.0)
 MET, MISSED = "met", "not reached"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a frontier covers and how its points are made."""
+
+    recipes: Sequence[str | Recipe]  # names, criteria or recipes; each gets `calibration` samples, the same ones
+    shares: Sequence[float]  # of the MACs that may stay, strictly between 0 and 1
+    judge: int | None = None  # samples of each labelled part at most; None: all
+    target: str | Target | None = None  # where every network is timed in turns with the original; None: nowhere
+    calibration: int = 1000  # samples for scores and repairs; a quarter as many more judge the distance of the outputs
+    effort: Effort = field(default_factory=lambda: EFFORT)  # of a comparison on the target
 
 
 def frontier(
     model: nn.Module,
-    source: Batches,
+    data: Data,
+    sweep: Sweep,
     *,
-    recipes: Sequence[str | Recipe],
-    shares: Sequence[float],
     example: Example,
-    val: Batches | None = None,
-    test: Batches | None = None,
-    judge: int | None = None,
-    target: str | Target | None = None,
-    calibration: int = 1000,
-    loss: Callable[[Any, Any], torch.Tensor] | None = None,
-    seed: int = 0,
+    context: Context = DEFAULTS,
     device: torch.device | str | None = None,
-    progress: Progress | None = None,
-    effort: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Cut, repair and judge a network at every share of its MACs by every recipe. Nothing is trained.
 
@@ -56,20 +58,12 @@ def frontier(
 
     Args:
         model: borrowed.
-        source: calibration batches (inputs, targets); targets are looked at only by criteria that need labels.
-        recipes: names, criteria or recipes; each is given `calibration` samples, the same ones.
-        shares: of the MACs that may stay, strictly between 0 and 1.
+        data: its calibration part (else the training part) is read for scores and repairs, targets only by criteria
+            that need labels; val and test, where there are, judge.
+        sweep: recipes, shares, and how hard to look.
         example: inputs the network can be called with; one sample of it is counted and timed.
-        val: labelled batches to judge by, or none.
-        test: the same of data that took no part in any decision.
-        judge: samples of each of them at most; None: all.
-        target: where to time every network in turns with the original, or nowhere.
-        calibration: samples for scores and repairs; a quarter as many more judge the distance of the outputs.
-        loss: of criteria that need one.
-        seed: everything random follows from it.
+        context: the loss of criteria that need one, the seed, and who is told.
         device: where to compute; None: where the model lies.
-        progress: told (step, share done or None, detail).
-        effort: of a comparison on the target, see `compare_afresh`.
 
     Returns:
         {"recipes", "shares", "target", "calibration": {"samples", "held_out"}, "metric", "original": {"macs",
@@ -80,41 +74,43 @@ def frontier(
 
     Raises:
         BadInput, UnknownName: an argument.
-        ProofFailed: a cut was not what silencing is.
+        ProofFailed: a cut network differs from the zero-masked original.
     """
-    chosen = _recipes(recipes, calibration)
-    asked = _shares(shares)
-    timed = parse_target(target) if isinstance(target, str) else target
-    tell = progress or (lambda event, done, detail: None)
+    recipes = _recipes(sweep.recipes, sweep.calibration)
+    shares = _shares(sweep.shares)
+    target = parse_target(sweep.target) if isinstance(sweep.target, str) else sweep.target
     start = time.perf_counter()
     notes: list[str] = []
+    listener = context.listener
 
     def note(sentence: str) -> None:
         if sentence not in notes:
             notes.append(sentence)
 
-    with seeded(seed), torch.random.fork_rng(devices=[]):
-        tell("understand", None, "")
-        subject = understand(model, source, example=example, calibration=calibration, device=device)
+    noted = Context(context.judge, context.seed, _Noting(listener, note))
+    with seeded(context.seed), torch.random.fork_rng(devices=[]):
+        listener.begin("understand")
+        subject = stages.understand(model, example, device)
+        subject = stages.with_held_out(subject, data.for_scores or (), sweep.calibration)
         understood = time.perf_counter() - start
-        judged = _Judge(subject, val, test, judge)
-        tell("judge the original", None, "")
-        original = {"macs": subject.original.macs, "params": subject.original.params, **judged.of(subject.model)}
-        tell("score", None, "")
-        found, spent = scored(
-            subject, chosen, loss=loss, seed=seed, note=note, tell=lambda text: tell("score", None, text)
-        )
-        sweep = _Sweep(subject, judged, timed, {**_EFFORT, **(effort or {})}, loss, seed, note)
+        points_of = _Points(subject, data, sweep, target, noted)
+        listener.begin("judge the original")
+        original = {
+            "macs": subject.original.macs, "params": subject.original.params, **points_of.quality(subject.model)
+        }  # fmt: skip
+        listener.begin("score")
+        scores, spent = score_recipes(subject, recipes, noted)
         points = []
-        every = [(r, s) for r in chosen for s in asked]
+        every = [(r, s) for r in recipes for s in shares]
+        listener.begin("frontier")
         for i, (recipe, share) in enumerate(every):
-            tell("frontier", i / len(every), f"{recipe.name} at {100 * share:g} % of the MACs")
-            points.append(sweep.point(recipe, found.get(recipe.name), share))
-        tell("frontier", 1.0, f"{len(points)} points")
+            listener.tell(f"{recipe.name} at {100 * share:g} % of the MACs", i / len(every))
+            points.append(points_of.point(recipe, scores.get(recipe.name), share))
+        listener.tell(f"{len(points)} points", 1.0)
     return {
-        "recipes": [r.name for r in chosen],
-        "shares": asked,
-        "target": show_target(timed) if timed else None,
+        "recipes": [r.name for r in recipes],
+        "shares": shares,
+        "target": show_target(target) if target else None,
         "calibration": {
             "samples": sum(batch_of(x) for x in subject.inputs),
             "held_out": sum(batch_of(x) for x in subject.held_out),
@@ -128,38 +124,38 @@ def frontier(
     }
 
 
-class _Judge:
-    """Accuracy on the labelled parts there are."""
+class _Noting(Listener):
+    """Keeps notes; progress of single points is dropped, that of the scores is passed on."""
 
-    def __init__(self, subject: Subject, val: Batches | None, test: Batches | None, most: int | None):
-        self.parts, self.most = {"val": val, "test": test}, most
-        self.device = device_of(subject.model)
+    def __init__(self, listener: Listener, note: Any):
+        super().__init__(note=note)
+        self.listener = listener
 
-    def of(self, model: nn.Module) -> dict[str, float | None]:
-        """Percent by part."""
-        return {name: None if part is None else self._on(model, part) for name, part in self.parts.items()}
-
-    def _on(self, model: nn.Module, part: Batches) -> float:
-        return accuracy(model, part if self.most is None else first_samples(part, self.most), self.device)
+    def tell(self, text: str, done: float | None = None) -> None:
+        if self.listener.step == "score":
+            self.listener.tell(text, done)
 
 
-class _Sweep:
+@dataclass(frozen=True)
+class _Points:
     """One point after the other."""
 
-    def __init__(
-        self,
-        subject: Subject,
-        judge: _Judge,
-        target: Target | None,
-        effort: Mapping[str, Any],
-        loss: Any,
-        seed: int,
-        note: Callable[[str], None],
-    ):
-        self.subject, self.judge, self.target, self.effort = subject, judge, target, effort
-        self.loss, self.seed, self.note = loss, seed, note
+    subject: Subject
+    data: Data
+    sweep: Sweep
+    target: Target | None
+    context: Context
 
-    def point(self, recipe: Recipe, scores: Any, share: float) -> dict[str, Any]:
+    def quality(self, model: nn.Module) -> dict[str, float | None]:
+        """Accuracy in percent on the labelled parts there are."""
+        parts = {"val": self.data.val, "test": self.data.test}
+        return {name: None if part is None else self._accuracy(model, part) for name, part in parts.items()}
+
+    def _accuracy(self, model: nn.Module, part: Batches) -> float:
+        most = self.sweep.judge
+        return accuracy(model, part if most is None else first_samples(part, most), device_of(self.subject.model))
+
+    def point(self, recipe: Recipe, scores: Scores | None, share: float) -> dict[str, Any]:
         """Decide, cut, prove, repair, judge, time."""
         subject, start = self.subject, time.perf_counter()
         row: dict[str, Any] = {
@@ -167,39 +163,23 @@ class _Sweep:
             "val": None, "test": None, "gap": None, "latency": None,
         }  # fmt: skip
         try:
-            plan = plan_at(subject, recipe, scores, share, loss=self.loss, seed=self.seed)
+            plan = plan_at(subject, recipe, scores, share, self.context)
         except BudgetNotMet as e:
             return {**row, "why": str(e), "seconds": time.perf_counter() - start}
-        smaller = self._repaired(recipe, plan)
+        cut = stages.apply(subject, plan)
+        smaller, _ = stages.heal(subject, plan, cut.network, recipe, self.context)
+        smaller.eval()
         left = count(subject.graph, plan.counts())
         row |= {
             "status": MET,
             "macs": left.macs / subject.original.macs,
             "params": left.params / subject.original.params,
-            **self.judge.of(smaller),
+            **self.quality(smaller),
             "gap": subject.gap(smaller),
         }
         if self.target is not None:
-            row["latency"] = _latency(self._timed(smaller, self.target))
+            row["latency"] = _latency(stages.observe(subject, smaller, self.target, self.sweep.effort))
         return {**row, "seconds": time.perf_counter() - start}
-
-    def _repaired(self, recipe: Recipe, plan: Plan) -> nn.Module:
-        subject = self.subject
-        smaller = cut(subject.model, subject.graph, plan)
-        prove(subject.model, subject.graph, plan, subject.proof_inputs(), smaller=smaller)
-        smaller, _ = heal(
-            smaller, subject.model, subject.graph, plan, recipe, subject.inputs, seed=self.seed, note=self.note,
-            tell=lambda share, text: None,
-        )  # fmt: skip
-        return smaller.eval()
-
-    def _timed(self, smaller: nn.Module, target: Target) -> Comparison:
-        subject = self.subject
-        return compare_afresh(
-            lambda: prepare(subject.model, subject.example, target),
-            lambda: prepare(smaller, subject.example, target),
-            **self.effort,
-        )
 
 
 def _latency(measured: Comparison) -> dict[str, Any]:

@@ -3,72 +3,61 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from sartor.cost import count, macs
+from sartor.cost import macs
 from sartor.errors import BudgetNotMet
 from sartor.measure import compare_afresh, prepare
-from sartor.run.cuttable import cuttable
-from sartor.run.decide import decide
-from sartor.run.rank import ranked
+from sartor.run import stages
+from sartor.run.context import DEFAULTS, Context
 from sartor.structure import trace
 from sartor.structure.example import Example
 from sartor.surgery import cut, probe
-from sartor.types import Budget, Comparison, Limit, Plan, Recipe
+from sartor.types import Budget, Comparison, Effort, Limit, Plan, Recipe
 
-_EFFORT: dict[str, Any] = {"precision": 0.01, "min_seconds": 1.0, "max_seconds": 3.0}
+EFFORT = Effort(sessions=5, precision=0.01, min_seconds=1.0, max_seconds=3.0)
 
 
 def fit_to_latency(
-    model: nn.Module,
-    example: Example,
-    target: str,
-    limit: float,
-    recipe: Recipe,
-    *,
-    seed: int = 0,
-    tell: Callable[[str], None] = lambda text: None,
+    model: nn.Module, example: Example, limit: Limit, recipe: Recipe, context: Context = DEFAULTS
 ) -> dict[str, Any]:
-    """Decide what stays of a network so that it takes at most `limit` of its time on a target; nothing is trained.
+    """Decide what stays of a network so that it meets a limit on latency; nothing is trained.
 
     Args:
         model: borrowed. Scores come from its weights alone.
-        limit: share of the original's latency, in (0, 1).
-        recipe: its criterion wants no data.
+        limit: on latency, relative to the original's.
+        recipe: its criterion needs no data.
+        context: the seed, and who is told.
 
     Returns:
-        {"plan" (None: the limit cannot be met), "floor" (what was said then, else ""), "macs" (share left), "ratio" (as
-        the loop measured it), "predicted" (by tables, else None), "rounds", "noisy_rounds", "seconds"}.
+        {"plan" (None: the limit cannot be met), "floor" (the message if it cannot be met, else ""), "macs" (share
+        left), "ratio" (as the latency search measured it), "predicted" (by tables, else None), "rounds",
+        "noisy_rounds", "seconds"}.
     """
     start = time.perf_counter()
-    graph = probe(model, trace(model, example))
-    some = cuttable(graph, recipe)
-    original = count(graph)
-    budget = Budget((Limit("latency", limit, True, target),))
-    scores = ranked(
-        some, model, recipe, budget, original, (), loss=None, seed=seed, note=lambda text: None, tell=tell
-    )  # fmt: skip
+    subject = stages.understand(model, example)
+    whole, bounds = subject.graph, Budget((limit,)).against(subject.original)
+    subject = subject.allowed(recipe)
     row: dict[str, Any] = {"plan": None, "floor": "", "macs": None, "ratio": None, "predicted": None}
+    scores = stages.score(subject, recipe, bounds, context)
     try:
-        found = decide(model, some, scores, budget, recipe, original, example, tell=tell)
+        decision = stages.decide(subject, recipe, scores, bounds, context)
     except BudgetNotMet as e:
         return {**row, "floor": str(e), "rounds": 0, "noisy_rounds": 0, "seconds": time.perf_counter() - start}
-    share = macs(graph, found.plan.counts()) / original.macs
-    last = next((s for s in reversed(found.trail) if abs(s.macs_share - share) < 1e-9), None)
-    row |= {"plan": found.plan, "macs": share}
+    share = macs(whole, decision.plan.counts()) / subject.original.macs
+    last = next((s for s in reversed(decision.trail) if abs(s.macs_share - share) < 1e-9), None)
+    row |= {"plan": decision.plan, "macs": share}
     if last is not None:
         row |= {"ratio": last.ratio, "predicted": last.predicted}
-    noisy = sum(bool(s.noisy) for s in found.trail)
-    return {**row, "rounds": len(found.trail), "noisy_rounds": noisy, "seconds": time.perf_counter() - start}
+    noisy = sum(bool(s.noisy) for s in decision.trail)
+    return {**row, "rounds": len(decision.trail), "noisy_rounds": noisy, "seconds": time.perf_counter() - start}
 
 
-def measured_again(model: nn.Module, example: Example, target: str, plan: Plan, *, sessions: int = 5) -> Comparison:
+def measured_again(
+    model: nn.Module, example: Example, target: str, plan: Plan, *, effort: Effort = EFFORT
+) -> Comparison:
     """The cut network against the original, several sessions in turns."""
-    graph = probe(model, trace(model, example))
-    smaller = cut(model, graph, plan)
-    return compare_afresh(
-        lambda: prepare(model, example, target), lambda: prepare(smaller, example, target), sessions=sessions, **_EFFORT
-    )
+    smaller = cut(model, probe(model, trace(model, example)), plan)
+    return compare_afresh(lambda: prepare(model, example, target), lambda: prepare(smaller, example, target), effort)

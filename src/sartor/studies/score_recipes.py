@@ -1,47 +1,33 @@
-"""Scores of many recipes on one network, with as few passes over the data as their options allow."""
+"""Scores of many recipes on one network, with as few passes over the data as their options allow; plans at a share."""
 
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sartor.errors import BadInput
 from sartor.importance import find_criterion, scores
-from sartor.learn import sensitivity_scores
-from sartor.run.decide import plan_for
-from sartor.run.per_head_plans import with_fibres
-from sartor.run.rank import ranked
-from sartor.run.search import improved_scores
+from sartor.learn import CurveOptions, sensitivity_scores
+from sartor.run import stages
+from sartor.run.context import Context
 from sartor.run.subject import Subject
-from sartor.types import Budget, Limit, Plan, Recipe, Scores
-
-Note = Callable[[str], None]
-Tell = Callable[[str], None]
+from sartor.types import Budget, Gates, Limit, Plan, Recipe, Scaling, Scores, Sensitivity
 
 
-def scored(
-    subject: Subject,
-    recipes: Sequence[Recipe],
-    *,
-    loss: Any = None,
-    seed: int = 0,
-    note: Note = warnings.warn,
-    tell: Tell = lambda text: None,
+def score_recipes(
+    subject: Subject, recipes: Sequence[Recipe], context: Context
 ) -> tuple[dict[str, Scores], dict[str, float]]:
-    """What each recipe thinks of every unit, before a budget is named.
+    """The scores of each recipe, before a budget is named.
 
     Criteria of recipes that reduce and compare alike are scored in one pass over the calibration data. Gates depend on
-    the budget, so a recipe that learns them is not among the results; see `plan_at`.
+    the budget, so a recipe that trains them is not among the results; see `plan_at`.
 
     Args:
-        subject: the network and its data.
+        subject: the network and its calibration data.
         recipes: of different names.
-        loss: loss(output, targets), as `sartor.importance.scores` takes it.
-        seed: for criteria that draw.
-        note: told in a sentence where a criterion had to do without what it reads.
-        tell: progress.
+        context: the loss of criteria that need one, the seed, and who is told.
 
     Returns:
         (recipe name -> group -> [units], criteria of a pass, comma-separated -> seconds it took).
@@ -54,75 +40,65 @@ def scored(
         raise BadInput(f"recipes: expected different names; got {', '.join(names)}")
     passes: dict[tuple[Any, ...], list[Recipe]] = {}
     for r in recipes:
-        if r.learn != "gates":
-            key = (r.reduce, r.normalise, r.per_cost, r.only, r.exclude, r.streams, r.calibration)
+        if not isinstance(r.score, Gates):
+            key = (r.score.reduce, r.score.normalise, _per_cost(r), replace(r.cut, fibres=False), r.calibration)
             passes.setdefault(key, []).append(r)
-    found: dict[str, Scores] = {}
+    by_recipe: dict[str, Scores] = {}
     seconds: dict[str, float] = {}
+    listener = context.listener
     for together in passes.values():
         first = together[0]
-        criteria = {_label(r.criterion): r.criterion for r in together}
-        tell(", ".join(criteria))
+        assert not isinstance(first.score, Gates)
+        criteria = {_label(r.score.criterion): r.score.criterion for r in together}  # type: ignore[union-attr]
+        listener.tell(", ".join(criteria))
         start = time.perf_counter()
-        made = scores(
-            subject.graph, subject.model, list(criteria.values()), reduce=first.reduce, normalise=first.normalise,
-            per_cost=first.per_cost, groups=list(subject.cuttable(first).groups), batches=list(subject.samples),
-            loss=loss, samples=first.calibration, seed=seed, note=note,
+        by_criterion = scores(
+            subject.graph.only(subject.allowed(first).graph.groups), subject.model, list(criteria.values()),
+            calibration=subject.calibration(first.calibration, context),
+            scaling=Scaling(
+                reduce=first.score.reduce, normalise=first.score.normalise, per_cost=_per_cost(first)
+            ),
+            listener=listener,
         )  # fmt: skip
-        found |= {r.name: made[_label(r.criterion)] for r in together}
+        by_recipe |= {r.name: by_criterion[_label(r.score.criterion)] for r in together}  # type: ignore[union-attr]
         seconds[", ".join(criteria)] = time.perf_counter() - start
     for r in recipes:
-        if r.learn == "sensitivity":
+        if isinstance(r.score, Sensitivity):
             start = time.perf_counter()
-            found[r.name] = sensitivity_scores(
-                subject.cuttable(r), subject.model, found[r.name], subject.inputs, per_cost=r.per_cost, tell=tell
-            )
+            by_recipe[r.name] = sensitivity_scores(
+                subject.allowed(r).graph, subject.model, by_recipe[r.name], subject.inputs,
+                options=CurveOptions(per_cost=r.score.per_cost), listener=listener,
+            )  # fmt: skip
             seconds[f"{r.name}: sensitivity"] = time.perf_counter() - start
-    return found, seconds
+    return by_recipe, seconds
 
 
-def plan_at(
-    subject: Subject,
-    recipe: Recipe,
-    found: Scores | None,
-    share: float,
-    *,
-    loss: Any = None,
-    seed: int = 0,
-    tell: Tell = lambda text: None,
-) -> Plan:
+def plan_at(subject: Subject, recipe: Recipe, scores: Scores | None, share: float, context: Context) -> Plan:
     """The plan of a recipe with at most this share of the MACs.
 
     Args:
-        subject: the network and its data.
-        recipe: how much where; gates are learned and allocations searched here, for this share.
-        found: its scores as `scored` gave them; None for a recipe that learns gates.
+        subject: the network and its calibration data.
+        recipe: gates are trained and allocations searched here, for this share.
+        scores: as `score_recipes` gave them; None for a recipe that trains gates.
         share: of the original's MACs, strictly between 0 and 1.
-        loss: of the gates.
-        seed: of everything drawn.
-        tell: progress.
+        context: the loss of the gates, the seed, and who is told.
 
     Raises:
         BudgetNotMet: the share cannot be reached; says the floor.
     """
-    graph = subject.cuttable(recipe)
-    budget = Budget((Limit("macs", share, True),))
-    if recipe.learn == "gates":
-        found = ranked(
-            graph, subject.model, recipe, budget, subject.original, subject.samples, loss=loss, seed=seed,
-            note=warnings.warn, tell=tell,
-        )  # fmt: skip
-    if found is None:
+    subject = subject.allowed(recipe)
+    bounds = Budget((Limit("macs", share, True),)).against(subject.original)
+    if isinstance(recipe.score, Gates):
+        scores = stages.score(subject, recipe, bounds, context)
+    if scores is None:
         raise BadInput(f"recipe {recipe.name!r}: expected its scores; got none")
-    if recipe.search:
-        found, _ = improved_scores(
-            subject.model, graph, found, lambda s: plan_for(graph, s, budget, recipe, subject.original),
-            subject.inputs, tries=recipe.search, seed=seed, tell=tell,
-        )  # fmt: skip
-    plan = plan_for(graph, found, budget, recipe, subject.original)
-    return with_fibres(
-        graph, subject.model, plan, recipe, subject.samples, loss=loss, seed=seed, note=warnings.warn
-    )  # fmt: skip
+    scores, _ = stages.search(subject, recipe, scores, bounds, context)
+    return stages.decide(subject, recipe, scores, bounds, context).plan
+
+
+def _per_cost(recipe: Recipe) -> float:
+    """The exponent that divides the scores themselves; sensitivities apply theirs later."""
+    return recipe.score.per_cost if recipe.score.kind == "criterion" else 0.0
 
 
 def _label(criterion: Any) -> str:

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sartor.activations.follow import Interventions, Match, Numerics, OffPath, Walk, follow
 from sartor.structure.axes import Axis, find, new_size
-from sartor.structure.calls import Value, short_name
+from sartor.structure.calls import Op, Value, short_name
 from sartor.structure.example import as_args, tensors
 from sartor.structure.graph import Graph
 from sartor.structure.model_copy import clone, empty_like_on_meta, named_tensors
-from sartor.structure.operator_watch import watching
 from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
@@ -85,46 +85,45 @@ def _check(
     set_attributes_(shadow, tuple((p, a, v) for (p, a), v in attributes.items()))
     for path, program in programs.items():
         shadow = rewrite_(shadow, path, program)
-    place = 0
+    on_path: Walk | None = None
     problem: Mismatch | None = None
-    free = False  # after an operator whose result depends on values, the calls may differ: the rest only has to run
 
-    def see(func: OpOverload, args: Any, kwargs: Any, out: Any, path: str) -> None:
-        nonlocal place, problem, free
-        if free:
+    def compare(op: Op, args: Any, kwargs: Any, out: Any) -> None:
+        nonlocal problem
+        if not op.live:
             return
-        if place >= len(graph.ops) or not _same(graph.ops[place].func, func):
-            if not on_meta and any(op.name in _BY_VALUE for op in graph.ops[:place]):
-                free = True
-                return
-            problem = Mismatch(min(place, len(graph.ops) - 1), f"{func} is called where another operator was traced")
-            raise _Stop
-        op = graph.ops[place]
-        if op.live:
-            got = list(out) if isinstance(out, list | tuple) else [out]
-            want = list(op.out) if isinstance(op.out, list | tuple) else [op.out]
-            for t, v in zip(got, want):
-                if isinstance(t, Tensor) and isinstance(v, Value) and v.axes:
-                    shape = tuple(new_size(a, kept) for a in v.axes)
-                    if not on_meta and len(shape) == t.dim():  # frozen sizes may depend on values
-                        shape = tuple(t.shape[d] if find(a).frozen else shape[d] for d, a in enumerate(v.axes))
-                    if tuple(t.shape) != shape:
-                        problem = Mismatch(place, f"{op.where} would give {tuple(t.shape)}, expected {shape}")
-                        raise _Stop
-        place += 1
+        got = list(out) if isinstance(out, list | tuple) else [out]
+        want = list(op.out) if isinstance(op.out, list | tuple) else [op.out]
+        for t, v in zip(got, want):
+            if isinstance(t, Tensor) and isinstance(v, Value) and v.axes:
+                shape = tuple(new_size(a, kept) for a in v.axes)
+                if not on_meta and len(shape) == t.dim():  # sizes of frozen axes may depend on tensor values
+                    shape = tuple(t.shape[d] if find(a).frozen else shape[d] for d, a in enumerate(v.axes))
+                if tuple(t.shape) != shape:
+                    assert on_path is not None
+                    problem = Mismatch(on_path.place, f"{op.where} would give {tuple(t.shape)}, expected {shape}")
+                    raise _Stop
 
-    def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
-        return repeated(graph.ops[min(place, len(graph.ops) - 1)], func)
+    def may_leave(place: int) -> bool:
+        """Behind an operator whose result depends on tensor values the path may differ: the rest only has to run."""
+        return not on_meta and any(op.name in _BY_VALUE for op in graph.ops[:place])
 
+    changes = Interventions(instead=lambda op, *_: repeated(op, op.func)) if on_meta else Interventions()
     args, kwargs = as_args(graph.example)
+    last = len(graph.ops) - 1
     try:
-        with watching(shadow, see, meta=on_meta, instead=instead if on_meta else None):
+        with follow(
+            graph.ops, shadow, compare, changes=changes, numerics=Numerics(meta=on_meta), match=Match(_same, may_leave)
+        ) as on_path:
             shadow(*args, **kwargs)
     except _Stop:
         return problem
+    except OffPath as e:
+        assert on_path is not None
+        return Mismatch(min(on_path.place, last), f"{e.func} is called where another operator was traced")
     except Exception as e:
-        op = graph.ops[min(place, len(graph.ops) - 1)]
+        op = graph.ops[min(on_path.place if on_path else 0, last)]
         return Mismatch(op.index, f"{op.where}: {type(e).__name__}: {e}")
-    if place != len(graph.ops) and not free:
-        return Mismatch(place, f"the forward ends before {graph.ops[place].where}")
+    if on_path.place != len(graph.ops) and not on_path.left:
+        return Mismatch(on_path.place, f"the forward ends before {graph.ops[on_path.place].where}")
     return None

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sartor.activations.follow import Interventions, Match, follow
 from sartor.structure.axes import Axis, find, keep_mask, new_size
-from sartor.structure.calls import Op, short_name
+from sartor.structure.calls import Op
 from sartor.structure.example import Example, call
 from sartor.structure.graph import Graph
-from sartor.structure.operator_watch import watching
-from sartor.torch_internals import OpOverload
 
 _NORMS = {"layer_norm", "rms_norm", "group_norm"}
 
@@ -26,24 +25,17 @@ def reproducible(graph: Graph, name: str) -> bool:
 def reference_output(silenced: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], example: Example) -> Any:
     """Forward of the zero-masked model in which layer, rms and group norms use only the remaining units.
 
-    The removed units are zero after such a norm.
+    The removed units stay zero behind such a norm. Where the forward on real tensors leaves the recorded path, norms
+    behind that place are computed over all units.
     """
-    place = 0
-
-    def see(*_: Any) -> None:
-        nonlocal place
-        place += 1
-
-    def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
-        if short_name(func) not in _NORMS:
-            return NotImplemented
-        return _norm_of_survivors(graph.ops[place], masks, func, args, kwargs)
-
-    with watching(silenced, see, meta=False, instead=instead):
+    changes = Interventions(instead=lambda op, args, kwargs: _norm_of_survivors(op, masks, args, kwargs))
+    match = Match(may_leave=lambda place: True)
+    with follow(graph.ops, silenced, lambda *_: None, changes=changes, match=match):
         return call(silenced, example)
 
 
-def _norm_of_survivors(op: Op, masks: Mapping[Axis, Tensor], func: OpOverload, args: Any, kwargs: Any) -> Any:
+def _norm_of_survivors(op: Op, masks: Mapping[Axis, Tensor], args: Any, kwargs: Any) -> Any:
+    """The result of a norm over the units that survive; NotImplemented: this operator computes what it always does."""
     if op.name not in _NORMS or not op.live:
         return NotImplemented
     x: Tensor = args[0]
@@ -70,5 +62,5 @@ def _norm_of_survivors(op: Op, masks: Mapping[Axis, Tensor], func: OpOverload, a
     where: list[Any] = [torch.arange(n, device=x.device) for n in x.shape]
     where = [alive.get(d, i) for d, i in enumerate(where)]
     out = torch.zeros_like(x)
-    out[torch.meshgrid(*where, indexing="ij")] = func(small, *rest, **kwargs)
+    out[torch.meshgrid(*where, indexing="ij")] = op.func(small, *rest, **kwargs)
     return out

@@ -1,4 +1,4 @@
-"""Weights averaged over the steps of training."""
+"""Exponential moving average of weights over training steps."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sartor.errors import BadInput
 class Average:
     """Exponential moving average of a model's floating parameters and buffers.
 
-    After step t the average moves to the weights by 1 - d_t, where d_t = min(decay, (1 + t) / (10 + t)): the start is
-    forgotten quickly, so short trainings are averaged too. Integer buffers are copied.
+    After step t: mean = d_t * mean + (1 - d_t) * weights, with d_t = min(decay, (1 + t) / (10 + t)). Early decays are
+    small, so that the initial weights have little influence even in a short training. Integer buffers are copied.
 
     Args:
-        model: the network being trained; only read here, except inside `applied` and by `keep_`.
-        decay: in (0, 1); larger averages over more steps.
+        model: the network being trained. Only `applied` and `keep_` change it.
+        decay: in (0, 1); a larger decay averages over more steps.
 
     Source: Polyak and Juditsky 1992; the growing decay as in TensorFlow's ExponentialMovingAverage(num_updates).
     """
@@ -37,7 +37,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the weights of now into the average."""
+        """Include the current weights in the average."""
         self._steps += 1
         d = min(self._decay, (1 + self._steps) / (10 + self._steps))
         for mean, live in zip(self._mean, self._live()):
@@ -47,13 +47,13 @@ class Average:
                 mean.copy_(live)
 
     def keep_(self) -> None:
-        """The model holds the average from now on."""
+        """Replace the weights of the model by the average."""
         for mean, live in zip(self._mean, self._live()):
             live.copy_(mean)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model holds the average inside the block and its own weights afterwards."""
+        """Inside the block, the model has the averaged weights; afterwards its own."""
         own = [t.clone() for t in self._live()]
         self.keep_()
         try:

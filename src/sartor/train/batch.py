@@ -1,4 +1,4 @@
-"""What a loader gives: inputs and targets, told apart."""
+"""Batches of a loader: inputs and targets."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def split(batch: Any) -> tuple[Example, Any]:
         batch: a pair `(inputs, targets)`, or a mapping whose key "labels" or "label" holds the targets.
 
     Returns:
-        (inputs, targets): inputs are an example the model can be called with; of a mapping, all but the targets.
+        (inputs, targets): the model can be called with the inputs; those of a mapping are all entries but the targets.
 
     Raises:
-        BadInput: neither a pair nor a mapping with targets.
+        BadInput: the batch is neither a pair nor a mapping with targets.
 
     >>> split(([1, 2], [0, 1]))
     ([1, 2], [0, 1])
@@ -48,11 +48,11 @@ def split(batch: Any) -> tuple[Example, Any]:
 
 
 def first_samples(batches: Iterable[Any], samples: int) -> Iterator[tuple[Example, Any]]:
-    """(inputs, targets) of the first `samples` samples, the last batch cut to fit; fewer if there are fewer.
+    """(inputs, targets) of the first `samples` samples, batch by batch; the last batch is shortened to fit.
 
     Args:
-        batches: what `split` reads.
-        samples: how many samples at most, >= 1.
+        batches: as `split` reads them.
+        samples: number of samples at most, >= 1.
 
     >>> data = [(torch.zeros(4, 3), torch.zeros(4)), (torch.zeros(4, 3), torch.zeros(4))]
     >>> [len(targets) for _, targets in first_samples(data, 6)]
@@ -60,26 +60,26 @@ def first_samples(batches: Iterable[Any], samples: int) -> Iterator[tuple[Exampl
     """
     if samples < 1:
         raise BadInput(f"samples: expected at least 1; got {samples}")
-    seen = 0
+    count = 0
     for batch in batches:
         inputs, targets = split(batch)
         n = batch_of(inputs)
-        spare = samples - seen
-        if n > spare:
-            inputs, targets = _head(inputs, n, spare), _head(targets, n, spare)
+        remaining = samples - count
+        if n > remaining:
+            inputs, targets = _head(inputs, n, remaining), _head(targets, n, remaining)
         yield inputs, targets
-        seen += n
-        if seen >= samples:
+        count += n
+        if count >= samples:
             return
 
 
 def _head(value: Any, n: int, keep: int) -> Any:
-    """Every tensor whose dimension 0 has length n is cut to `keep`."""
+    """Every tensor with n entries in dimension 0 is shortened to `keep`."""
     return map_tensors(lambda t: t[:keep] if t.dim() and t.shape[0] == n else t, value)
 
 
 def move(value: Any, device: torch.device, *, channels_last: bool = False) -> Any:
-    """Every tensor on the device; four-dimensional ones laid out channels last if asked for."""
+    """Every tensor on the device; four-dimensional ones in channels-last memory format if `channels_last`."""
 
     def one(t: Tensor) -> Tensor:
         t = t.to(device, non_blocking=True)

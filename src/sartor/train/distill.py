@@ -1,4 +1,4 @@
-"""Learning from the original's soft answers."""
+"""Knowledge distillation: learning from the outputs of a teacher network."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sartor.errors import BadInput
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over samples.
 
-    The factor T^2 keeps the gradient's size about the same for every temperature.
+    The factor T^2 keeps the magnitude of the gradient about equal for all temperatures.
 
     Args:
         student: logits [n, classes] or [n, classes, ...].
         teacher: logits of the same shape.
-        temperature: T > 0; larger means softer.
+        temperature: T > 0; a larger T gives softer probabilities.
 
     Returns:
         A scalar >= 0 in float32; 0 exactly when both softmaxes agree.
 
     Raises:
-        BadInput: shapes differ.
+        BadInput: the shapes differ.
 
     Source: Hinton, Vinyals and Dean 2015, arXiv:1503.02531, equation 1 and section 2.1. There the soft term is a cross
     entropy, which differs from the divergence by a constant.

@@ -1,4 +1,4 @@
-"""Quality of a classifier on labelled batches."""
+"""Accuracy of a classifier on labelled batches."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from sartor.train.batch import move, split
 def accuracy(model: nn.Module, loader: Iterable[Any], device: torch.device | str | None = None) -> float:
     """Top-1 accuracy, in evaluation mode and full precision.
 
-    A sample whose logits hold a NaN counts as wrong: a network broken by a cut scores low, not by accident high.
+    A sample with a NaN among its logits counts as wrong, so that a damaged network does not score high by accident.
 
     Args:
-        model: gives logits [n, classes] or [n, classes, ...]; modes are as before afterwards. On another device than
-            `device` a copy is evaluated.
-        loader: batches as `sartor.train.split` reads them; targets are class numbers [n] or [n, ...], or one score for
-            every class, shaped like the logits.
-        device: where to compute; None: where the model lies.
+        model: returns logits [n, classes] or [n, classes, ...]; training modes of its modules are restored. If it is
+            not on `device`, a copy is evaluated there.
+        loader: batches as `sartor.train.split` reads them; targets are class numbers [n] or [n, ...], or
+            scores of all classes in the shape of the logits.
+        device: to compute on; None: the device of the model.
 
     Returns:
-        Percent of right answers, in [0, 100].
+        Percentage of correct predictions, in [0, 100].
 
     Raises:
-        BadInput: no batches, or logits and targets do not go together.
+        BadInput: there are no batches, or the shapes of logits and targets do not fit.
     """
     home = device_of(model)
     where = torch.device(device) if device is not None else home
@@ -52,11 +52,11 @@ def accuracy(model: nn.Module, loader: Iterable[Any], device: torch.device | str
 
 
 def _hits(logits: Tensor, targets: Tensor) -> Tensor:
-    """Whether the largest logit is the target, position by position."""
+    """Whether the largest logit is the target, for every position."""
     if logits.dim() < 2 or logits.shape[1] < 2:
         raise BadInput(
             f"accuracy: expected logits [n, classes] with at least two classes; got {list(logits.shape)}. "
-            "For another kind of output pass your own evaluate(model)"
+            "For other outputs pass your own evaluate(model)"
         )
     if targets.shape == logits.shape:
         targets = targets.argmax(1)

@@ -1,4 +1,4 @@
-"""Fine-tuning: one loop, reproducible from its seed."""
+"""Fine-tuning: one training loop, reproducible from its seed."""
 
 from __future__ import annotations
 
@@ -23,20 +23,29 @@ from sartor.train.average import Average
 from sartor.train.batch import move, split
 from sartor.train.distill import distillation
 from sartor.train.evaluate import accuracy
-from sartor.types import Training
+from sartor.types import SILENT, Data, FineTune, Judge, Listener
 
 Loss = Callable[[Any, Any], Tensor]
-Progress = Callable[[str, float | None, str], None]
 _DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_CHECK_EVERY = {"cpu": 1}  # steps between looks at the loss: a look is free on a CPU and waits for the device elsewhere
+_CHECK_EVERY = {"cpu": 1}  # steps between checks of the loss: free on a CPU, other devices have to be waited for
+_TELL_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """How a network is trained: options, the network it imitates, the seed."""
+
+    options: FineTune
+    teacher: nn.Module | None = None  # loss = (1 - distill) * loss + distill * T^2 KL; None: no distillation
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class History:
-    """What happened, epoch by epoch.
+    """The course of a training, epoch by epoch.
 
-    Each row holds "epoch" (from 1), "loss" (mean over samples), "val" (quality, larger is better; None without a
-    judge), "lr" (at the last step) and "seconds".
+    Each row holds "epoch" (from 1), "loss" (mean over samples), "val" (quality, larger is better; None if it was not
+    evaluated), "lr" (at the last step) and "seconds".
     """
 
     epochs: tuple[dict[str, Any], ...]
@@ -54,91 +63,90 @@ class History:
 
     @property
     def last(self) -> dict[str, Any]:
-        """The row of the last epoch: what the model holds."""
+        """The row of the last epoch, whose weights the model has."""
         return self.epochs[-1]
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The row of the epoch that validation would choose."""
+        """The row of the best epoch on validation data; None if quality was not evaluated."""
         return self.epochs[self.best_epoch - 1] if self.best_epoch else None
 
 
 def fine_tune(
     model: nn.Module,
-    train: Iterable[Any],
+    data: Data,
+    setup: TrainingSetup,
     *,
-    options: Training,
-    val: Iterable[Any] | None = None,
-    evaluate: Callable[[nn.Module], float] | None = None,
-    teacher: nn.Module | None = None,
-    loss: Loss | None = None,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    progress: Progress | None = None,
+    judge: Judge = Judge(),  # noqa: B008
+    listener: Listener = SILENT,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> History:
     """Train the model in place; it ends with the weights of the last epoch (their average if `options.ema`).
 
-    Reproducible: the same seed, data and machine give the same weights, bit for bit. Every epoch starts from generators
-    seeded with (seed, epoch), so dropout and DataLoaders that draw from torch's own generator repeat; a loader with a
-    generator of its own is its owner's to reseed. A loader or sampler with `set_epoch` is told the epoch, from 0.
+    Reproducible: the same seed, data and machine give the same weights, bit for bit. At the start of every epoch, all
+    global random generators are seeded with (seed, epoch), so dropout and DataLoaders that draw from torch's own
+    generator repeat. A loader with a generator of its own is not reseeded. If a loader or its sampler has `set_epoch`,
+    it is called with the epoch, from 0.
 
     Args:
-        model: trained in place; parameters that require no gradient stay. Ends on `device`, modes as before.
-        train: can be iterated once an epoch; batches as `sartor.train.split` reads them.
-        options: see `Training`. Learning rate: linear warm-up, then a cosine to 0, read in the middle of each step;
-            without a length of `train` it moves once an epoch. SGD uses Nesterov's momentum. Every parameter decays.
-        val: batches the default judge, top-1 accuracy in percent, looks at after every epoch.
-        evaluate: another judge, `evaluate(model) -> float`, larger is better; it replaces the default one.
-        teacher: the original. loss = (1 - distill) * loss + distill * T^2 KL. Left as it was, copied when it has to
-            move. None: no distillation.
-        loss: `loss(output, targets) -> scalar`, mean over samples; None: cross entropy of the logits, labels smoothed.
-        seed: any integer.
-        device: None: where the model lies.
-        progress: called as ("train", done in [0, 1] or None, text) a few times a second.
+        model: trained in place, on the device of its parameters. Parameters that require no gradient stay as they are;
+            training modes of modules are restored.
+        data: `train` is iterated once an epoch, with batches as `sartor.train.split` reads them. `val` is read after
+            every epoch, unless `judge.evaluate` replaces top-1 accuracy on it; None: quality is not evaluated.
+        setup: the options (see `FineTune`), the teacher and the seed. Learning rate: linear warm-up, then a cosine to
+            0, evaluated in the middle of each step; if `train` has no length, once an epoch. SGD uses Nesterov's
+            momentum. Weight decay applies to every parameter. The teacher is not changed: it is copied if it has to
+            move to another device or memory format.
+        judge: `loss` (outputs, targets) -> scalar, the mean over samples; None: cross entropy of the logits with label
+            smoothing. `evaluate` as under `data`.
+        listener: receives progress a few times a second.
         on_epoch: called with each row of the history.
 
     Returns:
-        The history, with the state that validation would choose in `best_state`.
+        The history, with the weights of the best epoch on validation data in `best_state`.
 
     Raises:
-        NothingToDo: no epochs are asked for or no parameter can be trained.
-        TrainingDiverged: loss or weights became NaN or infinite; says where. The model is then of no use.
-        BadInput: the loader gave no batch, a batch cannot be read, or the model is its own teacher.
+        NothingToDo: zero epochs, or no parameter requires a gradient.
+        TrainingDiverged: the loss or a weight became NaN or infinite; the message says in which step. The model is then
+            of no use.
+        BadInput: there is no training data, a batch cannot be read, or the model is its own teacher.
     """
+    options, teacher = setup.options, setup.teacher
     if teacher is model:
         raise BadInput("fine-tuning: expected the original as teacher; got the model that is being trained")
     if options.epochs == 0:
         raise NothingToDo("fine-tuning: expected at least one epoch; got 0")
+    if data.train is None:
+        raise BadInput("fine-tuning: expected training data; got none")
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise NothingToDo("fine-tuning: no parameter of the model requires a gradient")
-    where = torch.device(device) if device is not None else device_of(model)
-    judge = evaluate if evaluate is not None else _judge(val, where)
+    device = device_of(model)
+    evaluate = judge.evaluate or _accuracy_on(data.val, device)
     with ExitStack() as stack:
-        stack.enter_context(seeded(seed))
-        stack.enter_context(_repeatable(where))
+        stack.enter_context(seeded(setup.seed))
+        stack.enter_context(_deterministic(device))
         stack.enter_context(borrowed(model, training=True))
-        model.to(where)
         if options.channels_last:
             stack.enter_context(_channels_last(model))
         if teacher is not None and options.distill > 0:
-            teacher = _teacher_on(teacher, where, options)
+            teacher = _teacher_on(teacher, device, options)
             stack.enter_context(borrowed(teacher))
         else:
             teacher = None
-        optimizer = _optimizer(trained, options)
         average = Average(model, options.ema) if options.ema else None
-        step = _Step(model, optimizer, options, where, loss or _cross_entropy(options), teacher, average)
+        loss = judge.loss or _cross_entropy(options)
+        step = _Step(model, _optimizer(trained, options), options, loss, teacher, average)
         rows: list[dict[str, Any]] = []
         best_epoch, best_state, best_val = None, None, -math.inf
         for epoch in range(options.epochs):
             started = time.perf_counter()
-            mean, rate = _one_epoch(step, train, epoch, seed, progress)
+            _start_epoch(data.train, epoch, setup.seed)
+            mean, rate = _one_epoch(step, data.train, epoch, listener)
             quality = None
             with average.applied() if average else nullcontext():
-                if judge is not None:
-                    quality = float(judge(model))
+                if evaluate is not None:
+                    quality = float(evaluate(model))
                     if quality > best_val:
                         best_epoch, best_state, best_val = epoch + 1, _snapshot(model), quality
             row = {
@@ -163,18 +171,18 @@ class _Step:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        options: Training,
-        device: torch.device,
+        options: FineTune,
         loss: Loss,
         teacher: nn.Module | None,
         average: Average | None,
     ):
-        self.model, self.optimizer, self.options, self.device = model, optimizer, options, device
+        self.model, self.optimizer, self.options = model, optimizer, options
         self.loss, self.teacher, self.average = loss, teacher, average
-        self.scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "float16")
+        self.device = device_of(model)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "float16")
 
     def __call__(self, batch: Any, rate: float) -> tuple[Tensor, int]:
-        """(loss, samples) of the batch; the loss stays on the device."""
+        """(loss, samples) of the batch, trained with this learning rate; the loss stays on the device."""
         options = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -187,8 +195,8 @@ class _Step:
             if self.teacher is not None:
                 with torch.no_grad():
                     soft = first_tensor(call(self.teacher, inputs))
-                taught = distillation(first_tensor(output), soft, options.temperature)
-                value = (1 - options.distill) * value + options.distill * taught
+                soft_loss = distillation(first_tensor(output), soft, options.temperature)
+                value = (1 - options.distill) * value + options.distill * soft_loss
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(value).backward()
         if options.clip:
@@ -201,33 +209,33 @@ class _Step:
         return value.detach(), batch_of(inputs)
 
 
-def _one_epoch(
-    step: _Step, train: Iterable[Any], epoch: int, seed: int, progress: Progress | None
-) -> tuple[float, float]:
-    """(mean loss over samples, learning rate of the last step)."""
-    options = step.options
-    steps = _length(train)
+def _start_epoch(train: Iterable[Any], epoch: int, seed: int) -> None:
+    """Seed the global generators, and tell the loader and its samplers the epoch."""
     seed_everything((seed * 1_000_003 + epoch) % 2**63)
     for holder in (train, getattr(train, "sampler", None), getattr(train, "batch_sampler", None)):
         set_epoch = getattr(holder, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(epoch)
+
+
+def _one_epoch(step: _Step, train: Iterable[Any], epoch: int, listener: Listener) -> tuple[float, float]:
+    """(mean loss over samples, learning rate of the last step)."""
+    options = step.options
+    steps = _length(train)
     step.model.train()
-    watch = _Watch(epoch, options, _CHECK_EVERY.get(step.device.type, 20))
-    told = -math.inf
+    watch = _LossWatch(epoch, options, _CHECK_EVERY.get(step.device.type, 20))
+    told_at = -math.inf
     rate = 0.0
     for i, batch in enumerate(train):
         within = min(1.0, (i + 0.5) / steps) if steps else 0.5
         done = (epoch + within) / options.epochs
         rate = options.lr * cosine_with_warmup(done, warmup=options.warmup)
         watch.add(*step(batch, rate), rate)
-        if progress and time.monotonic() - told > 0.2:
-            told = time.monotonic()
+        if time.monotonic() - told_at > _TELL_EVERY_S:
+            told_at = time.monotonic()
             of = f"/{steps}" if steps else ""
-            progress(
-                "train",
-                done,
-                f"epoch {epoch + 1}/{options.epochs} step {i + 1}{of} loss {watch.last:.4f} lr {rate:.3g}",
+            listener.tell(
+                f"epoch {epoch + 1}/{options.epochs} step {i + 1}{of} loss {watch.last:.4f} lr {rate:.3g}", done
             )
     mean = watch.mean()
     for name, p in step.model.named_parameters():
@@ -236,33 +244,35 @@ def _one_epoch(
     return mean, rate
 
 
-class _Watch:
-    """Adds losses up and raises at the first that is not finite, looking every few steps."""
+class _LossWatch:
+    """Sums losses and raises at the first one that is not finite; losses are read from the device every few steps."""
 
-    def __init__(self, epoch: int, options: Training, every: int):
+    def __init__(self, epoch: int, options: FineTune, every: int):
         self.epoch, self.options, self.every = epoch, options, every
-        self.waiting: list[tuple[Tensor, int, float]] = []
+        self.unread: list[tuple[Tensor, int, float]] = []  # loss on its device, samples, learning rate
         self.total, self.samples, self.steps, self.last = 0.0, 0, 0, math.nan
 
     def add(self, value: Tensor, samples: int, rate: float) -> None:
-        self.waiting.append((value, samples, rate))
-        if len(self.waiting) >= self.every:
-            self._look()
+        """Add the loss of one step."""
+        self.unread.append((value, samples, rate))
+        if len(self.unread) >= self.every:
+            self._read()
 
     def mean(self) -> float:
-        self._look()
+        """Mean loss over the samples of the epoch."""
+        self._read()
         if not self.steps:
             raise BadInput(
                 f"fine-tuning: the train loader gave no batch in epoch {self.epoch + 1}; "
-                "expected one that can be iterated anew every epoch"
+                "expected one that can be iterated again in every epoch"
             )
         return self.total / self.samples
 
-    def _look(self) -> None:
-        if not self.waiting:
+    def _read(self) -> None:
+        if not self.unread:
             return
-        values = torch.stack([v.float() for v, _, _ in self.waiting]).tolist()
-        for value, (_, samples, rate) in zip(values, self.waiting):
+        values = torch.stack([v.float() for v, _, _ in self.unread]).tolist()
+        for value, (_, samples, rate) in zip(values, self.unread):
             self.steps += 1
             if not math.isfinite(value):
                 raise TrainingDiverged(
@@ -272,28 +282,25 @@ class _Watch:
             self.total += value * samples
             self.samples += samples
             self.last = value
-        self.waiting = []
+        self.unread = []
 
 
-def _advice(options: Training) -> str:
-    half = ", train in bfloat16 or float32" if options.precision == "float16" else ""
-    return f"Lower lr (now {options.lr:g}), set clip=1.0, lengthen the warm-up{half}, or look for NaN in the data"
+def _advice(options: FineTune) -> str:
+    precision = ", train in bfloat16 or float32" if options.precision == "float16" else ""
+    return f"Lower lr (now {options.lr:g}), set clip=1.0, lengthen the warm-up{precision}, or look for NaN in the data"
 
 
-def _judge(val: Iterable[Any] | None, device: torch.device) -> Callable[[nn.Module], float] | None:
+def _accuracy_on(val: Iterable[Any] | None, device: torch.device) -> Callable[[nn.Module], float] | None:
     return None if val is None else lambda model: accuracy(model, val, device)
 
 
-def _cross_entropy(options: Training) -> Loss:
+def _cross_entropy(options: FineTune) -> Loss:
     return lambda output, targets: F.cross_entropy(
         first_tensor(output).float(), targets, label_smoothing=options.label_smoothing
     )
 
 
-def _optimizer(parameters: list[nn.Parameter], options: Training) -> torch.optim.Optimizer:
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    if options.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
+def _sgd(parameters: list[nn.Parameter], options: FineTune, fused: bool) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         parameters,
         lr=options.lr,
@@ -304,8 +311,20 @@ def _optimizer(parameters: list[nn.Parameter], options: Training) -> torch.optim
     )
 
 
-def _teacher_on(teacher: nn.Module, device: torch.device, options: Training) -> nn.Module:
-    """The teacher itself where nothing has to change, else a copy."""
+def _adamw(parameters: list[nn.Parameter], options: FineTune, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
+
+
+_OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}  # by `FineTune.optimizer`
+
+
+def _optimizer(parameters: list[nn.Parameter], options: FineTune) -> torch.optim.Optimizer:
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    return _OPTIMIZERS[options.optimizer](parameters, options, fused)
+
+
+def _teacher_on(teacher: nn.Module, device: torch.device, options: FineTune) -> nn.Module:
+    """The teacher itself if it is on the device in the right memory format, else a copy that is."""
     if device_of(teacher) == device and not options.channels_last:
         return teacher
     moved = copy.deepcopy(teacher).to(device)
@@ -313,7 +332,7 @@ def _teacher_on(teacher: nn.Module, device: torch.device, options: Training) -> 
 
 
 def _snapshot(model: nn.Module) -> dict[str, Any]:
-    """The state on the CPU, in the plain memory layout, sharing nothing with the model."""
+    """A copy of the state_dict on the CPU, in contiguous memory format."""
 
     def one(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -324,6 +343,7 @@ def _snapshot(model: nn.Module) -> dict[str, Any]:
 
 
 def _length(loader: Iterable[Any]) -> int | None:
+    """Batches of the loader; None: unknown."""
     try:
         return len(loader)  # type: ignore[arg-type]
     except TypeError:
@@ -332,20 +352,20 @@ def _length(loader: Iterable[Any]) -> int | None:
 
 @contextmanager
 def _channels_last(model: nn.Module) -> Iterator[None]:
-    """Weights lie channels last inside the block and as before afterwards."""
-    plain = [p for p in model.parameters() if p.dim() == 4 and p.is_contiguous()]
+    """Inside the block, weights are in channels-last memory format; afterwards as before."""
+    contiguous = [p for p in model.parameters() if p.dim() == 4 and p.is_contiguous()]
     model.to(memory_format=torch.channels_last)
     try:
         yield
     finally:
-        for p in plain:
+        for p in contiguous:
             p.data = p.data.contiguous()
             p.grad = None
 
 
 @contextmanager
-def _repeatable(device: torch.device) -> Iterator[None]:
-    """cuDNN chooses algorithms that give the same bits every time; other devices do so by themselves."""
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Inside the block, cuDNN uses deterministic algorithms; other devices need no setting."""
     if device.type != "cuda":
         yield
         return

@@ -2,19 +2,38 @@
 
 from dataclasses import asdict
 
+from sartor.types.calibration import Calibration, Loss, Precision, check_precision
 from sartor.types.data import Batches, Data, Judge
-from sartor.types.limits import METRICS, Budget, Counted, Limit
+from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms, Ridge
+from sartor.types.limits import METRICS, Bounds, Budget, Counted, Limit
 from sartor.types.listener import SILENT, WARNINGS, Listener, Progress
 from sartor.types.network import Counts, Frozen, Group, Member, Reason, Role, Scores
 from sartor.types.plain import to_plain
 from sartor.types.plan import Plan
-from sartor.types.recipe import Gates, Recipe, Training
+from sartor.types.recipe import (
+    Axes,
+    Criterion,
+    Custom,
+    Gates,
+    Global,
+    Knapsack,
+    Normalise,
+    OneShot,
+    Recipe,
+    Reduce,
+    Search,
+    Sensitivity,
+    Uniform,
+)
+from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Scaling
 from sartor.types.timing import SECTIONS, Comparison, Effort, Latency, Target, median_interval, wide_interval
 from sartor.types.verdict import Verdict
 
 __all__ = [
-    "Batches", "Budget", "Comparison", "Counted", "Counts", "Data", "Effort", "Frozen", "Gates", "Group", "Judge",
-    "Latency", "Limit", "Listener", "METRICS", "Member", "Plan", "Progress", "Reason", "Recipe", "Role", "SECTIONS",
-    "SILENT", "Scores", "Target", "Training", "Verdict", "WARNINGS", "asdict", "median_interval", "to_plain",
-    "wide_interval",
+    "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion", "Custom",
+    "Data", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep", "Judge",
+    "Knapsack", "Latency", "Limit", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS", "Normalise",
+    "OneShot", "Plan", "Precision", "Progress", "Reason", "REDUCTIONS", "Recipe", "Reduce", "RefreshNorms", "Ridge",
+    "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Target", "Uniform", "Verdict",
+    "WARNINGS", "asdict", "check_precision", "median_interval", "to_plain", "wide_interval",
 ]  # fmt: skip

@@ -48,6 +48,10 @@ class Budget:
         if self.max_drop is not None and not self.max_drop >= 0:
             raise BadInput(f"budget 'drop': expected points >= 0; got {self.max_drop}")
 
+    def against(self, original: Counted) -> Bounds:
+        """What the budget allows, once the costs of the original network are known."""
+        return Bounds(self, original)
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -66,3 +70,49 @@ class Counted:
     def get(self, metric: str) -> float:
         """The value of a counted metric by name."""
         return float(getattr(self, metric))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A budget beside the costs of the original network: every limit in its own unit, interpreted in one place."""
+
+    budget: Budget
+    original: Counted
+
+    @property
+    def counted(self) -> tuple[Limit, ...]:
+        """The limits on costs that are counted."""
+        return tuple(x for x in self.budget.limits if x.metric != "latency")
+
+    @property
+    def timed(self) -> tuple[Limit, ...]:
+        """The limits on latency."""
+        return tuple(x for x in self.budget.limits if x.metric == "latency")
+
+    def at_most(self, limit: Limit) -> float:
+        """A counted limit in its own unit: operations, elements or bytes."""
+        return limit.at_most * self.original.get(limit.metric) if limit.relative else limit.at_most
+
+    def latency_ratio(self, limit: Limit, original_s: float) -> float:
+        """A latency limit as a share of the original's latency, which is `original_s` seconds on the target."""
+        return limit.at_most if limit.relative else limit.at_most / original_s
+
+    def holds(self, limit: Limit, fitted: Counted) -> bool:
+        """Whether a network with these costs meets a counted limit."""
+        return fitted.get(limit.metric) <= self.at_most(limit)
+
+    def drop_holds(self, before: float, after: float) -> bool:
+        """Whether a change of quality, in points, is within what the budget allows."""
+        return self.budget.max_drop is None or before - after <= self.budget.max_drop
+
+    @property
+    def macs_share(self) -> float | None:
+        """The least share of the MACs that a limit leaves; a relative limit on latency counts as one on MACs.
+
+        None: no limit speaks of MACs, FLOPs or relative latency.
+        """
+        shares = [x.at_most for x in self.timed if x.relative]
+        for x in self.counted:
+            if x.metric in ("macs", "flops"):
+                shares.append(x.at_most if x.relative else x.at_most / self.original.get(x.metric))
+        return min(shares, default=None)

@@ -36,6 +36,10 @@ class Listener:
         if self._progress is not None:
             self._progress(self.step, done, text)
 
+    def prefixed(self, prefix: str) -> Listener:
+        """A listener whose lines of progress begin with `prefix`; notes pass unchanged."""
+        return Listener(lambda _, done, text: self.tell(prefix + text, done), self.note)
+
     def note(self, sentence: str) -> None:
         """A sentence that the reader of the result should see."""
         if self._note is not None:

@@ -1,106 +1,199 @@
-"""A recipe: one published method as one frozen value."""
+"""A recipe: one published method as five choices.
+
+| choice | what it may be here |
+|---|---|
+| `score`: what matters | `Criterion`, `Gates`, `Sensitivity` |
+| `cut`: what may go | `Axes` |
+| `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, or a `Search` around one of them |
+| `when`: on what schedule | `OneShot` |
+| `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `FineTune` |
+
+Every choice is a frozen value with a `kind`, so a recipe survives TOML and JSON.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import field, replace
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field
 
 from sartor.errors import BadInput
+from sartor.types.checked import Flag, Positive, Share, Weight, checked
+from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms
+
+Function: TypeAlias = Callable[..., Any]
+Reduce = Literal["sum", "mean", "max", "producer"]  # over the tensors a unit lives in; "producer": its writers only
+Normalise = Literal["none", "mean", "max", "rank", "macs"]  # across groups
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How the cut network is trained back. Zero epochs: not at all."""
+@checked
+class Criterion:
+    """Units are scored by a criterion: a registered name, names with "*" between them, or a function.
 
-    epochs: int = 0
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup: float = 0.05  # share of all steps
-    label_smoothing: float = 0.0
-    distill: float = 0.7  # weight of the original's soft targets, 0: none
-    temperature: float = 2.0
-    ema: float = 0.0  # decay of the averaged weights, 0: none
-    clip: float = 0.0  # largest gradient norm, 0: no limit
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    channels_last: bool = False
+    `per_cost` is an exponent: scores are divided by (MACs that a unit frees) ** per_cost.
+    """
 
-    def __post_init__(self) -> None:
-        _check(self, "epochs", self.epochs >= 0, ">= 0")
-        _check(self, "lr", self.lr > 0, "> 0")
-        _check(self, "optimizer", self.optimizer in ("sgd", "adamw"), "sgd or adamw")
-        _check(self, "precision", self.precision in ("float32", "bfloat16", "float16"), "float32, bfloat16 or float16")
-        for name in ("warmup", "label_smoothing", "distill", "ema", "momentum"):
-            _check(self, name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
-        _check(self, "temperature", self.temperature > 0, "> 0")
+    criterion: str | Function = "l2"  # a function maps [units, rest] -> [units], larger = keep
+    reduce: Reduce = "sum"
+    normalise: Normalise = "max"
+    per_cost: Annotated[float, Field(strict=True)] = 0.0
+    kind: Literal["criterion"] = "criterion"
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
+class Sensitivity:
+    """Units are ranked within a group by a criterion, and groups compared by measured loss against width.
+
+    See `sartor.learn.sensitivity_scores`.
+    """
+
+    criterion: str | Function = "l1"
+    reduce: Reduce = "sum"
+    normalise: Normalise = "max"
+    per_cost: Annotated[float, Field(strict=True)] = 0.0
+    kind: Literal["sensitivity"] = "sensitivity"
+
+
+@checked
 class Gates:
-    """How gates are trained where they decide what stays; see `sartor.learn.learn_gates`."""
+    """One gate a unit is trained on the frozen network under the budget; see `sartor.learn.learn_gates`."""
 
-    steps: int = 200
-    batch: int = 64  # samples a step at most
-    lr: float = 0.6  # of Adam, on the logits of the gates
-    start: float = 0.9  # every gate before the first step
-    beta: float = 6.0  # weight of the distance from the budget
-    gamma: float = 0.2  # weight of the distance of the gates from 0 and 1
+    steps: Positive = 200
+    batch: Positive = 64  # samples a step at most
+    lr: Annotated[float, Field(strict=True, gt=0)] = 0.6  # of Adam, on the logits of the gates
+    start: Annotated[float, Field(strict=True, gt=0, lt=1)] = 0.9  # every gate before the first step
+    beta: Weight = 6.0  # weight of the distance from the budget
+    gamma: Weight = 0.2  # weight of the distance of the gates from 0 and 1
     task: Literal["labels", "distill", "gap"] = "labels"  # the loss; the last two need no labels
-    tail: float = 0.4  # share of the steps, at the end, of which the one with the lowest loss gives the gates
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            _check(self, name, getattr(self, name) >= 1, ">= 1")
-        _check(self, "lr", self.lr > 0, "> 0")
-        _check(self, "start", 0 < self.start < 1, "strictly between 0 and 1")
-        for name in ("beta", "gamma"):
-            _check(self, name, 0 <= getattr(self, name) < math.inf, ">= 0")
-        _check(self, "task", self.task in ("labels", "distill", "gap"), "labels, distill or gap")
-        _check(self, "tail", 0 < self.tail <= 1, "in (0, 1]")
+    tail: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.4
+    # share of the steps, at the end, of which the one with the lowest loss gives the gates
+    kind: Literal["gates"] = "gates"
 
 
-@dataclass(frozen=True, kw_only=True)
+Score = Annotated[Criterion | Sensitivity | Gates, Field(discriminator="kind")]
+
+
+@checked
+class Axes:
+    """Units of groups may go: channels, heads, hidden units."""
+
+    only: tuple[str, ...] = ()  # kinds, names or modules of groups, see `sartor.allocate.select`; empty: all
+    exclude: tuple[str, ...] = ()
+    streams: Flag = True  # whether channels that residual connections carry may go
+    fibres: Flag = False  # other inner units for every head or group, where possible; see `Graph.fibres`
+    kind: Literal["axes"] = "axes"
+
+
+Cut: TypeAlias = Axes
+
+
+@checked
+class Global:
+    """One threshold on the scores of the whole network."""
+
+    floor: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.1  # least share of every group that stays
+    round_to: Positive = 1  # kept counts are multiples of it
+    kind: Literal["global"] = "global"
+
+
+@checked
+class Uniform:
+    """The same share of every group."""
+
+    floor: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.1
+    round_to: Positive = 1
+    kind: Literal["uniform"] = "uniform"
+
+
+@checked
+class Knapsack:
+    """The width of every group by integer programming; latency is read from tables of measured operators."""
+
+    floor: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.1
+    round_to: Positive = 1
+    kind: Literal["knapsack"] = "knapsack"
+
+
+@checked
+class Custom:
+    """An allocator of one's own: its registered name, or a function like `sartor.allocate.Allocator`."""
+
+    allocator: str | Function
+    floor: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.1
+    round_to: Positive = 1
+    kind: Literal["custom"] = "custom"
+
+
+Allocation = Annotated[Global | Uniform | Knapsack | Custom, Field(discriminator="kind")]
+
+
+@checked
+class Search:
+    """Allocations tried on calibration data, the one nearest to the original's outputs stays; see `run.search`."""
+
+    tries: Positive = 60
+    within: Allocation = field(default_factory=Global)
+    kind: Literal["search"] = "search"
+
+
+Allocate = Annotated[Global | Uniform | Knapsack | Custom | Search, Field(discriminator="kind")]
+
+
+@checked
+class OneShot:
+    """Everything is cut at once."""
+
+    kind: Literal["one-shot"] = "one-shot"
+
+
+When: TypeAlias = OneShot
+
+
+@checked
 class Recipe:
-    """What matters, how much where, and how it heals: one frozen value a method."""
+    """One method. The defaults: l2 norms, one global threshold, one cut, constants folded and batch norms refreshed."""
 
     name: str = "custom"
     source: str = ""
-    criterion: Any = "l2"  # name, or a function [units, rest] -> [units]
-    reduce: Literal["sum", "mean", "max", "producer"] = "sum"  # over the tensors a unit lives in; or writers only
-    normalise: Literal["none", "mean", "max", "rank", "macs"] = "max"  # across groups
-    per_cost: float = 0.0  # exponent: scores are divided by (MACs a unit frees) ** per_cost
-    learn: Literal["", "gates", "sensitivity"] = ""  # scores from trained gates, or from measured loss against width
-    gates: Gates = field(default_factory=Gates)  # where learn is "gates"
-    allocation: str = "global"  # a name of the allocator registry
-    search: int = 0  # allocations tried on calibration data, see sartor.run.search
-    floor: float = 0.1  # least share of every group that stays
-    round_to: int = 1  # kept counts are multiples of it
-    only: tuple[str, ...] = ()  # kinds, names or modules of groups, see sartor.allocate.select; empty: all
-    exclude: tuple[str, ...] = ()
-    streams: bool = True  # whether channels that residual sums carry may go
-    fibres: bool = False  # other inner units for every head or group, where possible; see sartor.run.per_head_plans
-    refit: bool = False  # every layer that reads something else is refitted to the original by least squares
-    fold_mean: bool = True  # mean contribution of removed units goes into consumers' biases, unless refitted
-    refresh_norm: bool = True  # batch-norm statistics re-estimated, kept only if it helps
-    calibration: int = 2000  # samples for scores and repair
-    training: Training = field(default_factory=Training)
-    seed: int = 0
+    score: Score = field(default_factory=Criterion)
+    cut: Cut = field(default_factory=Axes)
+    allocate: Allocate = field(default_factory=Global)
+    when: When = field(default_factory=OneShot)
+    heal: tuple[HealStep, ...] = (FoldMeans(), RefreshNorms())
+    calibration: Positive = 2000  # samples for scores and repair
+    seed: Annotated[int, Field(strict=True)] = 0
 
     def __post_init__(self) -> None:
-        _check(self, "reduce", self.reduce in ("sum", "mean", "max", "producer"), "sum, mean, max or producer")
-        normalise = ("none", "mean", "max", "rank", "macs")
-        _check(self, "normalise", self.normalise in normalise, "none, mean, max, rank or macs")
-        _check(self, "learn", self.learn in ("", "gates", "sensitivity"), "gates, sensitivity or nothing")
-        _check(self, "floor", 0 <= self.floor < 1, "in [0, 1)")
-        _check(self, "round_to", self.round_to >= 1, ">= 1")
-        _check(self, "search", self.search >= 0, ">= 0")
-        _check(self, "calibration", self.calibration >= 1, ">= 1")
-        _check(self, "criterion", isinstance(self.criterion, str) or callable(self.criterion), "a name or a function")
+        kinds = [step.kind for step in self.heal]
+        twice = next((k for k in kinds if kinds.count(k) > 1), None)
+        if twice:
+            raise BadInput(f"recipe field 'heal': expected every step once; got {twice!r} {kinds.count(twice)} times")
+        if "fine-tune" in kinds[:-1]:
+            raise BadInput("recipe field 'heal': expected fine-tune as the last step: repair needs no training")
+
+    @property
+    def allocation(self) -> Global | Uniform | Knapsack | Custom:
+        """How much stays where, without the search around it."""
+        return self.allocate.within if isinstance(self.allocate, Search) else self.allocate
+
+    @property
+    def repairs(self) -> tuple[Any, ...]:
+        """The steps of `heal` that need no training."""
+        return tuple(s for s in self.heal if not isinstance(s, FineTune))
+
+    @property
+    def training(self) -> FineTune:
+        """How the cut network is trained; of a recipe that does not say it, the defaults with zero epochs."""
+        return next((s for s in self.heal if isinstance(s, FineTune)), FineTune())
+
+    def with_training(self, training: FineTune) -> Recipe:
+        """The same recipe with this last step."""
+        return replace(self, heal=(*self.repairs, training))
 
 
-def _check(value: Any, name: str, fine: bool, expected: str) -> None:
-    if not fine:
-        kind = type(value).__name__.lower()
-        raise BadInput(f"{kind} field {name!r}: expected {expected}; got {getattr(value, name)!r}")
+__all__ = [
+    "Allocate", "Allocation", "Axes", "Criterion", "Custom", "Cut", "Function", "Gates", "Global", "Knapsack",
+    "Normalise", "OneShot", "Recipe", "Reduce", "Score", "Search", "Sensitivity", "Share", "Uniform", "When",
+]  # fmt: skip

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sartor.errors import BadInput
+
 SECTIONS = 10  # of samples taken on a noisy machine, at least; see `wide_interval`
 
 
@@ -137,9 +139,25 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Effort:
-    """How hard to measure a latency."""
+    """How hard to measure a latency: sampling goes on until `samples`, `min_seconds` and `precision` are all reached.
 
-    sessions: int = 1  # fresh sessions of the runtime; their samples are pooled
-    precision: float = 0.01  # sampling stops when half the 95 % interval is this share of the median
+    Raises:
+        BadInput: a value is outside its range.
+    """
+
+    sessions: int = 1  # in each, the networks are put on the target anew; the samples of all are pooled
+    precision: float = 0.01  # half the 95 % interval of the median, as a share of the median, at most
     min_seconds: float = 0.5  # of one session, at least
-    max_seconds: float = 1.5  # of one session, at most
+    max_seconds: float = 1.5  # no new sample begins after it; twice as long on a noisy machine; warm-up not included
+    samples: int = 40  # of one session, at least, unless `max_seconds` have passed
+
+    def __post_init__(self) -> None:
+        for name in ("sessions", "samples"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"effort, {name!r}: expected at least 1; got {getattr(self, name)}")
+        if not 0 <= self.min_seconds <= self.max_seconds:
+            raise BadInput(
+                f"effort: expected 0 <= min_seconds <= max_seconds; got {self.min_seconds} and {self.max_seconds}"
+            )
+        if not self.precision > 0:
+            raise BadInput(f"effort, 'precision': expected a share > 0; got {self.precision}")

@@ -1,1 +1,29 @@
-"""One criterion, one file."""
+"""One criterion, one file. Importing this package registers them all; a new file needs one line here."""
+
+from sartor.importance.criteria import (  # noqa: F401
+    ablation,
+    activation,
+    apoz,
+    bn_scale,
+    chex_leverage,
+    chex_residual,
+    chip,
+    fisher,
+    flap,
+    fpgm,
+    group_fisher,
+    hesso,
+    hrank,
+    hrel,
+    l1,
+    l2,
+    lamp,
+    median,
+    movement,
+    oto,
+    random,
+    reconstruction,
+    taylor,
+    taylor2,
+    wanda,
+)

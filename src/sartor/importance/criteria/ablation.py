@@ -7,16 +7,16 @@ from sartor.activations.silencing import Gap
 from sartor.importance.registry import criterion
 
 
-@criterion("ablation", source="Molchanov et al. 2017 (the oracle), arXiv:1611.06440", per_batch=False)
+@criterion("ablation", source="Molchanov et al. 2017 (the oracle), arXiv:1611.06440")
 def ablation(gap: Gap) -> Tensor:
     """Change of the network's outputs, or rise of its loss, when the unit is silenced: exactly, unit after unit.
 
-    Where the forward passes granted do not reach for all units of a group, those that look least important by the first
+    Where the forward passes do not suffice for all units of a group, those that look least important by the first
     derivatives of the outputs (of the loss, if one is given) are silenced, and the others keep that estimate; the run
     says how many. Estimates are of the same quantity, so that the two kinds compare.
 
     Args:
-        gap: asks for the change with only some units left.
+        gap: measures the change with only some units left.
 
     Returns:
         [units], float64. Without a loss the squared distance from the original's outputs relative to their squared

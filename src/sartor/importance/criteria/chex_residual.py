@@ -8,7 +8,7 @@ from sartor.importance.registry import criterion
 
 @criterion("chex-residual", source="Hou et al. 2022 (CHEX), arXiv:2203.15794", reads=("out",))
 def chex_residual(weight: Tensor, *, ridge: float = 0.01) -> Tensor:
-    """Distance of each filter to the span of the others: small where they can stand in for it.
+    """Distance of each filter to the span of the others: small where they can replace it.
 
     Args:
         weight: [units, rest], the filters that write the units.

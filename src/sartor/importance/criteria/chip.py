@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from sartor.importance.registry import criterion
+from sartor.importance.registry import Sampling, criterion
 from sartor.importance.spectral import nuclear_drops
 
 CHUNK = 2**22  # numbers of float64 held at once for one group of samples
 
 
-@criterion("chip", source="Sui et al. 2021 (CHIP), arXiv:2110.13981", samples=256)
+@criterion("chip", source="Sui et al. 2021 (CHIP), arXiv:2110.13981", sampling=Sampling(samples=256))
 def chip(activation: Tensor) -> Tensor:
     """Nuclear norm of a sample's maps minus that without the channel, mean over samples.
 
@@ -23,8 +23,8 @@ def chip(activation: Tensor) -> Tensor:
 
     Source: Sui et al. 2021, arXiv:2110.13981, eq. 2 and 3, exact here by one eigendecomposition a sample (see
     `spectral.nuclear_drops`); theirs takes a decomposition a channel, after rounding the maps to four decimals. They
-    average over 640 augmented training images; order and set are stable from 64 images on, so at most 256 are looked
-    at. Their released code scores each block's output by itself, so that blocks of one stage keep different channels
+    average over 640 augmented training images; order and set are stable from 64 images on, so at most 256 are
+    read. Their released code scores each block's output by itself, so that blocks of one stage keep different channels
     of the stream; here the channels of a stream are one group, scored at every place where it is read and reduced.
 
     >>> chip(torch.tensor([[[3.0, 0.0]], [[0.0, 4.0]], [[0.0, 0.0]]])).round(decimals=8)

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from sartor.importance.registry import criterion
+from sartor.importance.registry import Sampling, criterion
 
 
-@criterion("flap", source="An et al. 2023, arXiv:2312.11983", reads=("in",), per_batch=True)
+@criterion("flap", source="An et al. 2023, arXiv:2312.11983", reads=("in",), sampling=Sampling(per_batch=True))
 def flap(activation: Tensor, reader: Tensor) -> Tensor:
     """Variance of the unit's activations times the squared weights that read it: the energy its readers would lose.
 

@@ -8,7 +8,7 @@ from sartor.importance.registry import criterion
 
 @criterion("fpgm", source="He et al. 2019, arXiv:1811.00250", reads=("out",))
 def fpgm(weight: Tensor) -> Tensor:
-    """Sum of distances to all other filters: small where the others can stand in.
+    """Sum of distances to all other filters: small where the others can replace the filter.
 
     Args:
         weight: [units, rest], the filters that write the units; biases are not read.

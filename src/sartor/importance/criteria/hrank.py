@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from sartor.importance.registry import criterion
+from sartor.importance.registry import Sampling, criterion
 
 
-@criterion("hrank", source="Lin et al. 2020, arXiv:2002.10179", samples=500)
+@criterion("hrank", source="Lin et al. 2020, arXiv:2002.10179", sampling=Sampling(samples=500))
 def hrank(activation: Tensor) -> Tensor:
     """Mean rank of the maps a unit emits, each taken as a matrix.
 
@@ -20,7 +20,7 @@ def hrank(activation: Tensor) -> Tensor:
     Returns:
         [units], float64, between 0 and the shorter side. The scale of a unit does not matter; a dead unit scores 0.
 
-    Source: Lin et al. 2020, arXiv:2002.10179, who find the order stable after 500 images: no more are looked at.
+    Source: Lin et al. 2020, arXiv:2002.10179, who find the order stable after 500 images: no more are read.
     Singular values below the precision of the numbers given, relative to the largest, count as zero.
 
     >>> import torch

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sartor.importance.registry import criterion
+from sartor.importance.registry import Sampling, criterion
 from sartor.importance.spectral import entropy, spectral_entropy
 
 BATCH = 100  # samples a kernel matrix holds at most
@@ -18,9 +18,7 @@ CHUNK = 2**22  # numbers of float64 held at once for one group of units
 @criterion(
     "hrel",
     source="Sarvani et al. 2022 (HRel), arXiv:2202.10716",
-    at="written",
-    samples=1000,
-    per_batch=True,
+    sampling=Sampling(at="written", samples=1000, per_batch=True),
 )
 def hrel(activation: Tensor, labels: Tensor) -> Tensor:
     """Mutual information in bits of a unit's map and the label, by matrix-based Renyi entropy.
@@ -39,8 +37,8 @@ def hrel(activation: Tensor, labels: Tensor) -> Tensor:
     of the training; here each batch takes its own. Scores are averaged over batches. The joint entropy is
     computed class by class (see `mutual_information`).
 
-    >>> told = torch.tensor([[0.0], [0.0], [9.0], [9.0]])
-    >>> hrel(torch.stack([told, torch.ones(4, 1)]), torch.tensor([0, 0, 1, 1])).round(decimals=3)
+    >>> informative = torch.tensor([[0.0], [0.0], [9.0], [9.0]])
+    >>> hrel(torch.stack([informative, torch.ones(4, 1)]), torch.tensor([0, 0, 1, 1])).round(decimals=3)
     tensor([1., 0.], dtype=torch.float64)
     """
     units, samples, _ = activation.shape

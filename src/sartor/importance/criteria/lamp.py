@@ -18,7 +18,7 @@ def lamp(weight: Tensor) -> Tensor:
         unit of zeros scores 0. In the order of norms, and comparable between layers as it stands.
 
     Source: Lee et al. 2021, arXiv:2010.07611: W[u]^2 / sum over v >= u of W[v]^2, weights in ascending order. There a
-    unit is a single weight, and equal ones are told apart by their index.
+    unit is a single weight, and equal ones are ordered by their index.
 
     >>> import torch
     >>> lamp(torch.tensor([[1.0], [2.0], [1.0]]))

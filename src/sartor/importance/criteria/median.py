@@ -12,7 +12,7 @@ from sartor.importance.registry import criterion
     reads=("out",),
 )
 def median(weight: Tensor) -> Tensor:
-    """Distance of each filter to the geometric median of all: near it, a filter says what the others say.
+    """Distance of each filter to the geometric median of all: a filter near it is redundant.
 
     Args:
         weight: [units, rest], the filters that write the units.

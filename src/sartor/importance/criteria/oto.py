@@ -9,7 +9,7 @@ from sartor.importance.registry import criterion
 
 @criterion("oto", source="Chen et al. 2023 (OTOv2), arXiv:2303.06862", reads=("out",))
 def oto(weight: Tensor, grad: Tensor) -> Tensor:
-    """Redundant is what is small on average and what a gradient step pulls towards zero; one minus that.
+    """One minus redundancy: a unit is redundant if it is small on average and a gradient step pulls it to zero.
 
     Args:
         weight: [units, rest], the tensor x that writes the units.

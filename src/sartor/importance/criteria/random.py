@@ -1,4 +1,4 @@
-"""Chance, the yardstick."""
+"""Random scores, the baseline."""
 
 import torch
 from torch import Generator, Tensor
@@ -8,7 +8,7 @@ from sartor.importance.registry import criterion
 
 @criterion("random", source="baseline; Mittal et al. 2018, arXiv:1801.10447", equivariant=False)
 def random(units: int, generator: Generator) -> Tensor:
-    """Uniform random numbers: what a criterion has to beat.
+    """Uniform random numbers: the baseline that a criterion has to beat.
 
     Args:
         units: how many.

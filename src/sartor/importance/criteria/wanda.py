@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from sartor.importance.registry import criterion
+from sartor.importance.registry import Sampling, criterion
 
 
-@criterion("wanda", source="Sun et al. 2023, arXiv:2306.11695", reads=("in",), per_batch=True)
+@criterion("wanda", source="Sun et al. 2023, arXiv:2306.11695", reads=("in",), sampling=Sampling(per_batch=True))
 def wanda(activation: Tensor, reader: Tensor) -> Tensor:
     """Root mean square of the activations times the absolute weights that read the unit, summed.
 

@@ -1,9 +1,11 @@
-"""Latency by table: segments timed at their widths on a target, and the latency of whole networks predicted from them.
+"""Latency from tables: segments are timed at their widths on a target, and whole networks predicted from them.
 
 >>> from sartor.measure.tables import Predictor, Table
 """
 
-from sartor.measure.tables.predict import Correction, Predictor, random_plans
+from sartor.measure.tables.correction import Correction
+from sartor.measure.tables.predictor import Predictor
+from sartor.measure.tables.random_plans import random_plans
 from sartor.measure.tables.segments import Kind, Point, Segment, points, segments
 from sartor.measure.tables.store import Store, Where, default_path, where_of
 from sartor.measure.tables.table import Table

@@ -1,11 +1,11 @@
-"""Segments timed by ONNX Runtime's own profiler: many of them in one model, node by node.
+"""Times segments with ONNX Runtime's profiler: many segments in one model, node by node.
 
-A segment alone would begin and end in the common layout and pay for blocking and unblocking its tensors, which inside
-a network it mostly does not. So its four-dimensional inputs come from a convolution that gives blocked channels, its
-outputs are read as they are, and the nodes between are told apart: what belongs to the segment, what feeds it, and what
-changes layouts at its border.
+A segment that is run alone converts its tensors to the blocked layout and back, which it mostly does not do inside a
+network. So a convolution whose outputs are blocked feeds its four-dimensional inputs, its outputs are read as they are,
+and the nodes of the optimised graph are attributed: to the segment, to what feeds it, or to conversions at its border.
 
-Every model is run twice, some seconds apart, for a machine's speed changes (see `profiler.py`); the mean counts.
+Every model is run twice, some seconds apart, because the speed of a machine changes (see `profiler.py`); the mean of
+both counts.
 
 Source: the blocked layout is `NchwcTransformer` of ONNX Runtime.
 """
@@ -26,60 +26,58 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sartor.measure.tables.profiler import REFERENCE, Clock, Reference, Session, exported, makers, upstream
-from sartor.measure.tables.rebuild import CannotRebuild, Rebuilt, rebuilt
+from sartor.measure.tables.segment_module import CannotRebuild, SegmentModule, segment_module
 from sartor.measure.tables.timing import Timing, Work, chunks
 from sartor.types import Target
 
-RUNS = 12  # of a model of many segments, at least, each of both times
-RUNS_S = 0.25  # ... or as long as this
+RUNS = 12  # of a model, at least, in each of the two passes
+RUNS_S = 0.25  # ... and for at least this long
 MOST_RUNS = 40
-Noted = Callable[[float | None], float | None]  # told a number it keeps it; told None it gives the one it has
+ReferenceStore = Callable[[float | None], float | None]  # stores seconds; called with None it returns the stored ones
 _REORDER = ("ReorderOutput", "ReorderInput")
 _REFUSALS = (CannotRebuild, RuntimeError, TypeError, ValueError, NotImplementedError, KeyError)
 
 
-class Profiled:
-    """Times from the profiler; see `Timer`.
+class ProfileTimer:
+    """A `Timer` that uses the profiler.
 
     Args:
-        noted: keeps what the reference took at first, so that other processes tell times alike; None: nobody does.
+        reference: stores the first time of the reference kernel, by which other processes normalise theirs too; None:
+            it is not stored.
     """
 
-    def __init__(self, noted: Noted | None = None):
-        self._noted: Noted = noted or (lambda seconds: None)
+    def __init__(self, reference: ReferenceStore | None = None):
+        self._reference: ReferenceStore = reference or (lambda seconds: None)
         self._clocks: dict[Target, Clock] = {}
 
-    def __call__(
-        self, works: Sequence[Work], target: Target, *, tell: Callable[[int], None] = lambda done: None
-    ) -> list[Timing | None]:
+    def __call__(self, works: Sequence[Work], target: Target) -> list[Timing | None]:
         clock = self._clock(target)
-        found: list[Timing | None] = []
+        timings: list[Timing | None] = []
         before: list[_Model | None] = []
         for chunk in [*chunks(works), []]:
-            after = _prepared(chunk, target)
+            after = _prepared(chunk, target)  # so that some seconds pass between the two passes of a model
             for m in before:
-                found += m.end(clock) if m else [None]
+                timings += m.end(clock) if m else [None]
             before = after
-            tell(len(found))
-        return found
+        return timings
 
     def _clock(self, target: Target) -> Clock:
         if target not in self._clocks:
-            known = self._noted(None)
+            known = self._reference(None)
             clock = self._clocks[target] = Clock(target, known)
             clock.begin()
             if known is None:
-                self._noted(clock.unit)
+                self._reference(clock.unit)
         return self._clocks[target]
 
 
 def _prepared(works: Sequence[Work], target: Target) -> list[_Model | None]:
-    """All in one model, run once; where that cannot be, halves of it, down to the one that is to blame."""
+    """All works in one model, run once; if that fails, in two halves, down to the single work that fails."""
     if not works:
         return []
     try:
-        return [_Model([rebuilt(kind, point) for kind, point in works], target)]
-    except Exception as e:  # whatever an exporter or a runtime raises
+        return [_Model([segment_module(kind, point) for kind, point in works], target)]
+    except Exception as e:  # an exporter or a runtime may raise anything
         if len(works) == 1:
             if isinstance(e, _REFUSALS):
                 return [None]
@@ -89,9 +87,9 @@ def _prepared(works: Sequence[Work], target: Target) -> list[_Model | None]:
 
 
 class _Many(nn.Module):
-    """Segments side by side, none of which reads what another one makes, and the reference."""
+    """Independent segments side by side, and the reference kernel."""
 
-    def __init__(self, modules: Sequence[Rebuilt], dtype: torch.dtype):
+    def __init__(self, modules: Sequence[SegmentModule], dtype: torch.dtype):
         super().__init__()
         self.each = nn.ModuleList(modules)
         self.feeders = nn.ParameterList()
@@ -118,16 +116,16 @@ class _Many(nn.Module):
         out: list[Tensor] = []
         for module, row in zip(self.each, self.fed):
             taken = [left.pop(0) for _ in row]
-            # the activation keeps a later addition from being fused into the feeder
+            # without the activation, a later addition would be fused into the feeding convolution
             made = [x if f is None else F.relu(F.conv2d(x, self.feeders[f])) for x, f in zip(taken, row)]
             out += module(*made)
         return (*out, *self.reference(*left))
 
 
 class _Model:
-    """Segments in one model, run once when it is made and once at the end."""
+    """Segments in one model; a first pass runs when it is made, a second one at the end."""
 
-    def __init__(self, modules: Sequence[Rebuilt], target: Target):
+    def __init__(self, modules: Sequence[SegmentModule], target: Target):
         self.modules = modules
         many = _Many(modules, getattr(torch, target.dtype)).eval().requires_grad_(False)
         self.fed = many.fed
@@ -144,7 +142,7 @@ class _Model:
             raise
 
     def _run(self) -> int:
-        """Some runs after two that are not counted; returns how many counted."""
+        """One pass: two runs that do not count, then those that do; returns the number of the latter."""
         begin = time.perf_counter()
         self._session.run()
         self._session.run()
@@ -155,23 +153,22 @@ class _Model:
         return runs
 
     def end(self, clock: Clock) -> list[Timing]:
-        """Run once more; the mean of both times."""
+        """Run the second pass; the mean of both."""
         self._runs.append(self._run())
         with self._folder:
             graph, taken = self._session.end()
         each, start = [], 0
         for runs in self._runs:
             start += 2
-            told = clock.told(graph, {n: v[start : start + runs] for n, v in taken.items()})
-            each.append(told)
+            each.append(clock.normalised(graph, {n: v[start : start + runs] for n, v in taken.items()}))
             start += runs
         return _attributed(self.modules, self.fed, graph, {n: statistics.fmean(t[n] for t in each) for n in taken})
 
 
 def _attributed(
-    modules: Sequence[Rebuilt], fed: Sequence[Sequence[int | None]], model: Any, seconds: Mapping[str, float]
+    modules: Sequence[SegmentModule], fed: Sequence[Sequence[int | None]], model: Any, seconds: Mapping[str, float]
 ) -> list[Timing]:
-    """Nodes of the optimised graph to segments: everything upstream of a segment's outputs is its own."""
+    """Attribute the nodes of the optimised graph to segments: each owns all nodes upstream of its outputs."""
     nodes = list(model.graph.node)
     maker = makers(nodes)
     readers: dict[str, list[int]] = defaultdict(list)
@@ -183,7 +180,7 @@ def _attributed(
     for row in fed:
         starts.append([f"x{number + k}" if f is not None else None for k, f in enumerate(row)])
         number += len(row)
-    found = []
+    timings = []
     for i, module in enumerate(modules):
         outs = [f"y{i}_{k}" for k in range(module.outputs)]
         mine = upstream(outs, nodes, maker)
@@ -206,5 +203,5 @@ def _attributed(
             if own and last is not None:
                 aside.add(last)
         total = sum(seconds.get(nodes[n].name, 0.0) for n in mine - aside)
-        found.append(Timing(max(total, 1e-7), tuple(given), tuple(left), tuple(convert)))
-    return found
+        timings.append(Timing(max(total, 1e-7), tuple(given), tuple(left), tuple(convert)))
+    return timings

@@ -1,12 +1,11 @@
-"""ONNX Runtime's profiler as a clock: what it adds to a node is taken off, and so is how slow the machine is just then.
+"""ONNX Runtime's profiler as a clock: its overhead is subtracted, and times are normalised for the machine's speed.
 
-Beside whatever is timed stands work that is always the same (`Reference`). A machine changes its speed from one second
-to the next, for other work on it or for a lower clock; times are told as though the reference took what it took when a
-table was begun (`Clock.unit`), so that those of different moments, and of different processes, can be compared.
+The speed of a machine changes from one second to the next, by other work or a lower clock rate. So a reference kernel
+(`Reference`) is measured beside whatever is timed, and times are divided by how much slower the reference is than when
+the table was begun (`Clock.unit`). Times of different moments and processes can then be compared.
 
-The profiler writes down shapes and sizes within the time it reports: some microseconds a node, as much as a small
-operator takes; without it a node costs a little of its own. A row of tiny nodes, run with the profiler and without,
-says how much to take off.
+The profiler records shapes and sizes within the time that it reports: some microseconds a node, as much as a small
+operator takes. A row of tiny nodes, run with and without the profiler, gives the overhead per node.
 
 Source: profiling, https://onnxruntime.ai/docs/performance/tune-performance/profiling-tools.html
 """
@@ -35,12 +34,12 @@ from sartor.types import Target
 REFERENCE = ("reference0", "reference1")  # names of its outputs
 _ROWS, _WIDTH = 64, 384  # of its matrix product
 _IMAGE, _CHANNELS = 28, (32, 64)  # of its convolution
-_NODES, _TINY = 128, 8  # so many in a row, so wide
-_TURNS = 100  # runs of them with the profiler, and as many without
+_NODES, _TINY = 128, 8  # number and width of the tiny nodes
+_TURNS = 100  # runs of the tiny nodes with the profiler, and as many without
 
 
 class Reference(nn.Module):
-    """Work that is always the same: a matrix product, and a convolution in the runtime's own layout."""
+    """The reference kernel: a matrix product, and a convolution in the runtime's own layout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,38 +55,39 @@ class Reference(nn.Module):
 
 
 class Clock:
-    """Seconds of nodes on one target, told as though the reference took `unit`.
+    """Seconds of nodes on one target, normalised so that the reference kernel takes `unit`.
 
     Args:
-        target: on ONNX Runtime.
-        unit: seconds; None: what the reference takes when it is first run.
+        target: one that ONNX Runtime runs on.
+        unit: seconds; None: those of the reference in the first run.
     """
 
     def __init__(self, target: Target, unit: float | None = None):
         self.target, self.unit = target, unit
-        self._added: float | None = None
+        self._overhead: float | None = None
 
     def begin(self) -> float:
-        """Measure what this needs to know, once; gives the seconds that the profiler adds to a node."""
-        if self._added is None:
-            self._added = min(self._measured() for _ in range(3))
-        return self._added
+        """Seconds that the profiler adds to a node; measured at the first call."""
+        if self._overhead is None:
+            self._overhead = min(self._measured_overhead() for _ in range(3))
+        return self._overhead
 
-    def told(self, graph: Any, taken: Mapping[str, Sequence[float]]) -> dict[str, float]:
-        """Seconds by the name of the node, from those of several runs that followed each other."""
-        added = self.begin()
-        slow = self._slowed(graph, taken)
-        return {n: max(undisturbed(v) / slow - added, 0.0) for n, v in taken.items()}
+    def normalised(self, graph: Any, taken: Mapping[str, Sequence[float]]) -> dict[str, float]:
+        """Seconds by the name of the node, from the seconds of each in consecutive runs."""
+        overhead = self.begin()
+        slowdown = self._slowdown(graph, taken)
+        return {n: max(undisturbed(v) / slowdown - overhead, 0.0) for n, v in taken.items()}
 
-    def _slowed(self, graph: Any, taken: Mapping[str, Sequence[float]]) -> float:
+    def _slowdown(self, graph: Any, taken: Mapping[str, Sequence[float]]) -> float:
+        """How many times as long as `unit` the reference took."""
         nodes = list(graph.graph.node)
         mine = upstream(REFERENCE, nodes, makers(nodes))
         seconds = sum(undisturbed(taken[nodes[n].name]) for n in mine if nodes[n].name in taken)
         self.unit = self.unit or seconds
         return seconds / self.unit if seconds else 1.0
 
-    def _measured(self) -> float:
-        """Tiny matrix products in a row: what the profiler says of all, less what the same run takes without it."""
+    def _measured_overhead(self) -> float:
+        """Per node of a row of tiny matrix products: their profiled time minus the time of a run without profiler."""
         row = _Row().to(getattr(torch, self.target.dtype)).eval()
         given = [t.to(getattr(torch, self.target.dtype)) for t in row.inputs()]
         names = [f"x{i}" for i in range(len(given))]
@@ -101,12 +101,12 @@ class Clock:
                 alone.append(time.perf_counter() - begin)
                 session.run()
             graph, taken = session.end()
-        said = [sum(run) for run in zip(*taken.values())]
-        return max(undisturbed(said) - undisturbed(alone), 0.0) / len(taken) / self._slowed(graph, taken)
+        profiled = [sum(run) for run in zip(*taken.values())]
+        return max(undisturbed(profiled) - undisturbed(alone), 0.0) / len(taken) / self._slowdown(graph, taken)
 
 
 class _Row(nn.Module):
-    """Nodes with next to no work, and the reference."""
+    """Tiny nodes in a row, and the reference."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,11 +129,11 @@ class Session:
         self._feed = dict(feed)
 
     def run(self) -> None:
-        """Once more."""
+        """One more run."""
         self._session.run(None, self._feed)
 
     def end(self) -> tuple[Any, dict[str, list[float]]]:
-        """The graph as it was run, and by the name of a node the seconds of every run."""
+        """The optimised graph, and the seconds of every run by the name of the node."""
         import onnx
 
         taken: dict[str, list[float]] = defaultdict(list)
@@ -144,7 +144,7 @@ class Session:
 
 
 def exported(module: nn.Module, given: tuple[Tensor, ...], names: list[str], outs: list[str]) -> bytes:
-    """ONNX with these names of inputs and outputs."""
+    """The module as ONNX with the given names of inputs and outputs."""
     stream = io.BytesIO()
     with torch.no_grad(), quiet(), silent_stdout():
         torch.onnx.export(
@@ -154,12 +154,12 @@ def exported(module: nn.Module, given: tuple[Tensor, ...], names: list[str], out
 
 
 def makers(nodes: Sequence[Any]) -> dict[str, int]:
-    """Which node makes a value."""
+    """Index of the node that makes each value."""
     return {name: n for n, node in enumerate(nodes) for name in node.output if name}
 
 
 def upstream(outs: Sequence[str], nodes: Sequence[Any], maker: Mapping[str, int]) -> set[int]:
-    """The nodes that some outputs come from."""
+    """Indices of the nodes that some outputs depend on."""
     mine: set[int] = set()
     stack = [maker[o] for o in outs if o in maker]
     while stack:
@@ -171,9 +171,9 @@ def upstream(outs: Sequence[str], nodes: Sequence[Any], maker: Mapping[str, int]
 
 
 def undisturbed(values: Sequence[float]) -> float:
-    """Mean of the least sixth, two values at least: other work on the machine only ever adds.
+    """Mean of the smallest sixth of the values, at least two: other work on the machine only adds time.
 
-    A kernel of milliseconds is interrupted in most runs where others want the same core; the least are its own time.
+    On a busy core, most runs of a kernel that takes milliseconds are interrupted; the smallest values are its own time.
 
     >>> undisturbed([1.0, 2.0, 2.0, 3.0, 90.0])
     1.5

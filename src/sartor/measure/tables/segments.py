@@ -1,11 +1,11 @@
-"""A network as segments: one operator that multiplies, with the cheap ones that follow it.
+"""Divides a network into segments: one operator that multiplies, with the cheap operators that follow it.
 
-Runtimes fuse a normalisation or an activation into the convolution before it, so the piece that has a latency of its
-own is the two together. Every operator that counts MACs begins a segment; any other joins the segment that made the
-latest of its inputs. So each operator is in one segment, and segments depend on earlier ones only.
+Runtimes fuse a normalisation or an activation into the convolution before it, so they have one latency together. Every
+operator that counts MACs begins a segment; any other joins the segment that made the latest of its inputs. So each
+operator is in exactly one segment, and a segment depends on earlier ones only.
 
-What a segment is, is said by its text: the operators as JSON, with every size that a cut may change as a letter. Equal
-texts are timed once, whatever network they stand in.
+The text of a segment identifies it: its operators as JSON, with a letter for every size that a cut may change. Equal
+texts are timed once, in whatever network they occur.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from sartor.types import Counts
 
 _FROM_OUTPUT = {"view", "expand", "factory"}
 _COPIES = {"repeat", "tile", "repeat_interleave", "as_strided"}
-_SAID_BY_NAME = {"normalized_shape", "groups", "num_groups", "hidden_size"}
+_SIZES_BY_NAME = {"normalized_shape", "groups", "num_groups", "hidden_size"}
 
 Point = tuple[int, ...]  # sizes of a segment's letters, in order
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What is timed: a segment without its place in a network.
+    """A segment without its place in a network: what a timing belongs to.
 
     `text` is JSON: {"tensors": [[shape, dtype, origin], ...], "steps": [[operator, args, kwargs, results], ...],
     "given": [tensors that come from outside], "left": [tensors that others read]}. A size is a number, a letter, or
-    ["*" or "+", sizes]; in arguments it stands as {"size": ...}, a tensor as {"slot": i}.
+    ["*" or "+", sizes]. In arguments, {"size": ...} is a size and {"slot": i} a tensor.
     """
 
     text: str
     letters: int
-    label: str  # for people: "conv2d 3x3 + batch_norm + relu"
+    label: str  # readable: "conv2d 3x3 + batch_norm + relu"
 
     @cached_property
     def key(self) -> str:
@@ -53,9 +53,9 @@ class Kind:
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """The text, read."""
-        found: dict[str, Any] = json.loads(self.text)
-        return found
+        """The parsed text."""
+        spec: dict[str, Any] = json.loads(self.text)
+        return spec
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,23 @@ class Segment:
 
     kind: Kind
     place: str  # path of the module whose operator multiplies
-    atoms: tuple[Axis, ...]  # one a letter
-    groups: tuple[str, ...]  # whose units its sizes depend on
-    given: tuple[int, ...]  # number of the segment that makes each outside tensor; -1: an input of the network
-    given_slots: tuple[int, ...]  # which of that segment's `left` it is
+    atoms: tuple[Axis, ...]  # one per letter
+    groups: tuple[str, ...]  # groups whose units its sizes depend on
+    given: tuple[
+        int, ...
+    ]  # for each outside tensor, the index of the segment that makes it; -1: an input of the network
+    given_slots: tuple[int, ...]  # index of each outside tensor among the `left` tensors of that segment
     ops: tuple[int, ...]
 
     def point(self, kept: Mapping[Axis, int]) -> Point:
-        """Sizes of the letters under kept units by leaf."""
+        """Sizes of the letters, for kept units by leaf."""
         return tuple(new_size(a, kept) for a in self.atoms)
 
 
 @per_graph
 def segments(graph: Graph) -> tuple[Segment, ...]:
     """The segments of a network in order; computed once a graph."""
-    return tuple(_read(graph))
+    return tuple(_divided(graph))
 
 
 def points(graph: Graph, counts: Counts) -> list[Point]:
@@ -87,7 +89,7 @@ def points(graph: Graph, counts: Counts) -> list[Point]:
     return [s.point(kept) for s in segments(graph)]
 
 
-def _read(graph: Graph) -> Iterator[Segment]:
+def _divided(graph: Graph) -> Iterator[Segment]:
     owner: dict[int, int] = {}  # id of a Value -> its segment
     parts: list[list[Op]] = []
     for op in graph.ops:
@@ -128,7 +130,7 @@ def _place(ops: Sequence[Op]) -> str:
 
 
 class _Writer:
-    """One segment as text."""
+    """Writes one segment as text."""
 
     def __init__(self, ops: Sequence[Op], left: Sequence[Value]):
         self.ops, self.left = ops, left
@@ -139,7 +141,7 @@ class _Writer:
         self._whole = self._atomic()
 
     def kind(self) -> Kind:
-        """Tensors from outside first, then operators in order."""
+        """The kind; tensors from outside are numbered first, then those of the operators in order."""
         made: set[int] = set()
         for op in self.ops:
             for v in op.inputs:
@@ -148,10 +150,10 @@ class _Writer:
                     self._enter(v, "given" if outside else v.origin if v.origin in ("parameter", "buffer") else "held")
                     if outside:
                         self.given.append(v)
-            made |= {id(v) for v in op.outputs}  # an in-place operator gives what it was given
+            made |= {id(v) for v in op.outputs}  # an in-place operator returns its input
         steps = []
         for op in self.ops:
-            args, kwargs = self._said(op)
+            args, kwargs = self._arguments(op)
             for v in op.outputs:
                 if id(v) not in self.slots:
                     self._enter(v, "made")
@@ -170,7 +172,7 @@ class _Writer:
         return [self._size(a) for a in v.axes] if v.axes else list(v.shape)
 
     def _atomic(self) -> set[Axis]:
-        """Axes of several leaves that occur in this segment as a whole only: their parts do not matter here."""
+        """Axes of several leaves whose leaves occur nowhere else in this segment: one letter stands for the whole."""
         found = {find(a) for op in self.ops for v in (*op.inputs, *op.outputs) for a in v.axes}
         found |= {find(a) for op in self.ops for x in op.sizes.values() for a in (x if isinstance(x, list) else [x])}
         found = {a for a in found if not a.frozen}
@@ -188,20 +190,20 @@ class _Writer:
             return _letter(self.atoms.index(a))
         return ["*" if a.kind == "p" else "+", *(self._size(k) for k in a.kids)]
 
-    def _said(self, op: Op) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments(self, op: Op) -> tuple[list[Any], dict[str, Any]]:
         args = [encoded(x, value=self._value) for x in op.args]
         kwargs = {k: encoded(x, value=self._value) for k, x in op.kwargs.items()}
 
-        def put(name: str, said: Any) -> None:
+        def put(name: str, size: Any) -> None:
             for i, spec in enumerate(schema(op.func).arguments):
                 if spec.name == name:
                     if i < len(args):
-                        args[i] = said
+                        args[i] = size
                     elif name in kwargs:
-                        kwargs[name] = said
+                        kwargs[name] = size
 
         for name, axes in op.sizes.items():
-            if name in _SAID_BY_NAME:
+            if name in _SIZES_BY_NAME:
                 put(name, [self._sized(a) for a in axes] if isinstance(axes, list) else self._sized(axes))
         out = op.outputs[0] if op.outputs else None
         if op.kind in _FROM_OUTPUT and op.name not in _COPIES and out is not None and out.axes:
@@ -241,7 +243,7 @@ def _letter(i: int) -> str:
 
 
 def _label(ops: Sequence[Op]) -> str:
-    """The names in order, a convolution with its kernel and stride; views are left out."""
+    """Names of the operators in order, without views; a convolution with its kernel and stride."""
     words: list[str] = []
     for op in ops:
         if op.kind in ("view", "move", "identity", "expand") or op.name in ("select", "unbind", "slice"):

@@ -1,4 +1,4 @@
-"""One SQLite file of timings, shared by everything that runs as this user; safe under concurrent runs."""
+"""One SQLite file of timings, shared by all runs of a user; safe under concurrent runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sartor.measure.tables.timing import Timing
 from sartor.measure.targets import find_target, show_target
 from sartor.types import Target
 
-FORMAT = 2  # 1: what the profiler adds to a node was left in
+FORMAT = 2  # timings of format 1 included the overhead of the profiler
 _SCHEMA = """
 create table if not exists about (name text primary key, value text not null);
 create table if not exists machines (machine text primary key, facts text not null);
@@ -39,7 +39,7 @@ create table if not exists notes (machine text not null, runtime text not null, 
 
 @dataclass(frozen=True)
 class Where:
-    """What a timing is true for: machine, runtime with its version, target with its options."""
+    """Where a timing was taken: machine, runtime with its version, target with its options."""
 
     machine: str
     runtime: str
@@ -47,33 +47,33 @@ class Where:
     facts: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)  # of the machine
 
     def words(self) -> tuple[str, str, str]:
-        """As the columns have them."""
+        """The values of the three columns."""
         return self.machine, self.runtime, self.target
 
 
 def where_of(target: Target) -> Where:
-    """The target's machine and the runtime installed there; threads are said as a number."""
+    """The machine of the target and the runtime on it; 0 threads are replaced by their number."""
     traits = find_target(target.name).traits
     facts = {**traits.get("facts", environment)()}
-    said = dataclasses.replace(target, threads=target.threads or facts.get("usable_cores") or usable_cores())
-    if "label" in traits:  # a file, wherever it lies
-        said = dataclasses.replace(said, backend=traits["label"], device="")
+    shown = dataclasses.replace(target, threads=target.threads or facts.get("usable_cores") or usable_cores())
+    if "label" in traits:  # a file is known by its label, whatever its folder
+        shown = dataclasses.replace(shown, backend=traits["label"], device="")
     if "runtime" in traits:
         runtime = traits["runtime"](facts)
     else:
         package = traits.get("package", "torch")
         runtime = f"{package} {facts['versions'].get(package, '')}".strip()
-    return Where(fingerprint(facts), runtime, show_target(said), facts)
+    return Where(fingerprint(facts), runtime, show_target(shown), facts)
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
-    """Processor, cores and graphics of a machine, in twelve letters."""
-    told = json.dumps([facts.get(k) for k in ("cpu", "architecture", "cores", "gpu")])
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
+    """Twelve letters that identify the processor, number of cores and graphics of a machine."""
+    text = json.dumps([facts.get(k) for k in ("cpu", "architecture", "cores", "gpu")])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def default_path() -> Path:
-    """Where the tables lie: $SARTOR_CACHE/tables.sqlite, else in the platform's folder for caches."""
+    """The file of the tables: $SARTOR_CACHE/tables.sqlite, else in the platform's folder for caches."""
     given = os.environ.get("SARTOR_CACHE")
     if given:
         return Path(given) / "tables.sqlite"
@@ -88,10 +88,10 @@ def default_path() -> Path:
 
 
 class Store:
-    """The file. Every call is a transaction of its own; a file is made when first written to.
+    """The file of the tables. Every call is one transaction; the first call that writes makes the file.
 
     Raises:
-        CorruptFile: something else lies there, or tables of another format.
+        CorruptFile: the file is something else, or has tables of another format.
     """
 
     def __init__(self, path: str | Path | None = None):
@@ -124,7 +124,7 @@ class Store:
             link.close()
 
     def put(self, where: Where, rows: Iterable[tuple[Kind, Point, Timing | None]]) -> None:
-        """Write timings; a later one replaces an earlier one. None: it does not run on this target."""
+        """Write timings; a new one replaces an old one. None: the segment does not run on this target."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         rows = list(rows)
         with self._open() as link:
@@ -143,8 +143,8 @@ class Store:
             )
 
     def get(self, where: Where, kinds: Iterable[str]) -> dict[str, dict[Point, Timing | None]]:
-        """Everything timed of some kinds (their keys), by kind and point."""
-        found: dict[str, dict[Point, Timing | None]] = {}
+        """All timings of some kinds (given by their keys), by kind and point."""
+        timings: dict[str, dict[Point, Timing | None]] = {}
         if not self.path.is_file():
             return {k: {} for k in kinds}
         with self._open() as link:
@@ -153,11 +153,11 @@ class Store:
                     "select point, seconds, layout from times where machine = ? and runtime = ? and target = ? "
                     "and kind = ?", (*where.words(), key),
                 ).fetchall()  # fmt: skip
-                found[key] = {tuple(json.loads(p)): _timing(s, layout) for p, s, layout in rows}
-        return found
+                timings[key] = {tuple(json.loads(p)): _timing(s, layout) for p, s, layout in rows}
+        return timings
 
     def note(self, where: Where, topic: str, name: str, value: Any) -> None:
-        """Keep a JSON value by topic and name."""
+        """Store a JSON value by topic and name."""
         with self._open() as link:
             link.execute(
                 "insert or replace into notes values (?, ?, ?, ?, ?, ?)",
@@ -176,7 +176,10 @@ class Store:
         return {name: json.loads(value) for name, value in rows}
 
     def wheres(self) -> list[dict[str, Any]]:
-        """What there is: {"machine", "cpu", "runtime", "target", "kinds", "timings", "first", "last"}, by machine."""
+        """One row for every machine, runtime and target.
+
+        Rows are {"machine", "cpu", "runtime", "target", "kinds", "timings", "first", "last"}; the last two are dates.
+        """
         if not self.path.is_file():
             return []
         with self._open() as link:
@@ -189,7 +192,7 @@ class Store:
         return [{"cpu": facts.get(r[0], {}).get("cpu", ""), **dict(zip(names, r))} for r in rows]
 
     def kinds(self, where: Where | None = None) -> list[tuple[Kind, int]]:
-        """Kinds with how many points of each were timed, most first."""
+        """Kinds with the number of their timed points, largest first."""
         if not self.path.is_file():
             return []
         which = "where t.machine = ? and t.runtime = ? and t.target = ?" if where else ""
@@ -201,16 +204,16 @@ class Store:
         return [(Kind(text, letters, label), n) for text, letters, label, n in rows]
 
     def merge(self, other: Path) -> int:
-        """Take over what another file has and this one lacks; of timings both have, the later stays. Returns how many.
+        """Add the timings of another file; where both have one, the later stays. Returns how many are new.
 
         Raises:
             BadInput: no such file.
-            CorruptFile: it holds no tables of this format.
+            CorruptFile: it does not hold tables of this format.
         """
         if not Path(other).is_file():
             raise BadInput(f"tables: expected a file of tables; {str(other)!r} does not exist")
         with Store(other)._open():
-            pass  # says what is wrong with it
+            pass  # raises if the other file is wrong
         with self._open() as link:
             link.execute("commit")
             link.execute("attach ? as other", (str(other),))

@@ -1,8 +1,9 @@
-"""What the time of a segment is, and how it is taken on a target that says no more than how long a run takes."""
+"""The time of a segment, and how it is measured on a target that only shows how long a whole run takes."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,30 +14,31 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sartor.errors import SartorError, TargetLost
+from sartor.errors import SartorError
+from sartor.measure.artefact import prepare
+from sartor.measure.attempt import Attempt
 from sartor.measure.pinning import memory_kept
-from sartor.measure.prepare import prepare
 from sartor.measure.runnable import Runnable
-from sartor.measure.tables.rebuild import CannotRebuild, Rebuilt, rebuilt
+from sartor.measure.tables.segment_module import SegmentModule, segment_module, shape_of
 from sartor.measure.tables.segments import Kind, Point
 from sartor.types import Target
 
 Work = tuple[Kind, Point]
 
-TOGETHER = 32  # segments that lie prepared at once
-TOGETHER_BYTES = 2**28  # of their tensors
-ROUNDS = 9  # each is timed once a round, so that a disturbance meets all alike
-SAMPLE_S = 4e-4  # shorter segments are run several times a sample
+TOGETHER = 32  # segments that are prepared at the same time, at most
+TOGETHER_BYTES = 2**28  # of their tensors, at most
+ROUNDS = 9  # every segment is timed once a round, so that a disturbance affects all of them alike
+SAMPLE_S = 4e-4  # a sample runs a shorter segment several times
 
 
 @dataclass(frozen=True)
 class Timing:
     """Seconds of one segment at one point.
 
-    A runtime may keep tensors in a layout of its own between operators (blocks of 8 or 16 channels, say). Then `given`
-    and `left` say for every tensor from outside and for others whether it is taken or given in that layout; changing
-    the layout is not part of `seconds`, and `convert_s` says what it takes for every tensor left. Neighbours that agree
-    do not pay it.
+    A runtime may keep tensors between operators in a layout of its own (such as blocks of 8 or 16 channels). Then
+    `given` holds for every input, and `left` for every output, whether it is in that layout. Conversions of the layout
+    are not part of `seconds`: `convert_s` holds their seconds for every output. Neighbours that use the same layout
+    need no conversion.
     """
 
     seconds: float
@@ -46,48 +48,42 @@ class Timing:
 
 
 class Timer(Protocol):
-    """Times segments at points on a target; None for one that does not run there."""
+    """Times segments at points on a target; None for a segment that does not run there."""
 
-    def __call__(
-        self, works: Sequence[Work], target: Target, *, tell: Callable[[int], None] = ...
-    ) -> list[Timing | None]: ...
+    def __call__(self, works: Sequence[Work], target: Target) -> list[Timing | None]: ...
 
 
 def in_turns(
-    works: Sequence[Work],
-    target: Target,
-    *,
-    tell: Callable[[int], None] = lambda done: None,
-    clock: Callable[[], float] = time.perf_counter,
+    works: Sequence[Work], target: Target, *, clock: Callable[[], float] = time.perf_counter
 ) -> list[Timing | None]:
-    """Every segment prepared on the target by itself, and all timed in turns: median of the rounds.
+    """Prepare every segment on the target by itself and time all of them in turns; the median of the rounds.
 
-    What one call of the target costs beside the operators is in every sample; `Nothing` is timed with them, and its
-    time taken off.
+    Every sample includes the overhead of a call of the target. `Nothing`, which has no operator, is timed with the
+    segments, and its time is subtracted.
+
+    Raises:
+        TargetLost: the machine of the target cannot be reached.
     """
-    found: list[Timing | None] = []
+    timings: list[Timing | None] = []
     for chunk in chunks(works):
         with contextlib.ExitStack() as stack:
             ready: list[Runnable | None] = []
-            makes: list[Callable[[], Rebuilt | Nothing]] = [partial(rebuilt, kind, point) for kind, point in chunk]
+            makes: list[Callable[[], SegmentModule | Nothing]] = [partial(segment_module, *work) for work in chunk]
             for make in (*makes, Nothing):
-                try:
+                with Attempt(SartorError, RuntimeError, TypeError, NotImplementedError) as attempt:
                     module = make()
                     ready.append(stack.enter_context(prepare(module, module.inputs(), target)))
-                except TargetLost:
-                    raise
-                except (CannotRebuild, SartorError, RuntimeError, TypeError, NotImplementedError):
+                if attempt.error is not None:  # the segment does not run on this target
                     ready.append(None)
             if all(r is None or r.own for r in ready):
                 stack.enter_context(memory_kept())
-            *taken, idle = _timed(ready, clock)
-        found += [None if s is None else Timing(max(s - (idle or 0.0), 1e-7)) for s in taken]
-        tell(len(found))
-    return found
+            *seconds, overhead = _timed(ready, clock)
+        timings += [None if s is None else Timing(max(s - (overhead or 0.0), 1e-7)) for s in seconds]
+    return timings
 
 
 class Nothing(nn.Module):
-    """Gives back one number: what it takes is what a call of the target costs beside the operators."""
+    """Returns its input, a single number: its time is the overhead of a call of the target."""
 
     def inputs(self) -> tuple[Tensor]:
         return (torch.zeros(1),)
@@ -97,30 +93,22 @@ class Nothing(nn.Module):
 
 
 def chunks(works: Sequence[Work]) -> list[list[Work]]:
-    """Works in order, so many together that their tensors fit; see TOGETHER."""
-    found: list[list[Work]] = []
+    """The works in order, in chunks of at most TOGETHER segments and TOGETHER_BYTES of tensors."""
+    parts: list[list[Work]] = []
     size = 0
     for kind, point in works:
         own = tensor_bytes(kind, point)
-        if not found or len(found[-1]) >= TOGETHER or size + own > TOGETHER_BYTES:
-            found.append([])
+        if not parts or len(parts[-1]) >= TOGETHER or size + own > TOGETHER_BYTES:
+            parts.append([])
             size = 0
-        found[-1].append((kind, point))
+        parts[-1].append((kind, point))
         size += own
-    return found
+    return parts
 
 
 def tensor_bytes(kind: Kind, point: Point) -> int:
-    """Bytes of all tensors of a segment, counted as four an element."""
-    from sartor.measure.tables.rebuild import shape_of
-
-    total = 0
-    for i in range(len(kind.spec["tensors"])):
-        n = 4
-        for s in shape_of(kind, i, point):
-            n *= s
-        total += n
-    return total
+    """Bytes of all tensors of a segment, with four bytes per element."""
+    return sum(4 * math.prod(shape_of(kind, i, point)) for i in range(len(kind.spec["tensors"])))
 
 
 def _timed(ready: Sequence[Runnable | None], clock: Callable[[], float]) -> list[float | None]:
@@ -134,6 +122,6 @@ def _timed(ready: Sequence[Runnable | None], clock: Callable[[], float]) -> list
                 seconds = runnable.timed(repeats[i], clock) / repeats[i]
             if number >= 2:
                 samples[i].append(seconds)
-            elif number == 1:  # the first run loads and allocates
+            elif number == 1:  # of the second run: the first one loads and allocates
                 repeats[i] = max(1, min(200, round(SAMPLE_S / max(seconds, 1e-7))))
     return [statistics.median(s) if s else None for s in samples]

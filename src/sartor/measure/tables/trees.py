@@ -1,4 +1,4 @@
-"""Boosted trees over what an operator is, for segments that were never timed."""
+"""Boosted regression trees over properties of operators, for segments that were never timed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sartor.errors import MissingExtra, SartorError
-from sartor.measure.tables.rebuild import shape_of
+from sartor.measure.tables.segment_module import shape_of
 from sartor.measure.tables.segments import Kind, Point
 
 FAMILIES = (
@@ -19,10 +19,11 @@ FAMILIES = (
 
 
 def features(kind: Kind, point: Point) -> list[float]:
-    """Work, traffic and alignment of a segment, and which families of operators it is made of.
+    """Work, memory traffic and alignment of a segment, and the families of its operators.
 
-    Order: log of multiply-accumulates, of elements read from outside, of weights, of elements left, of elements made
-    between; steps; smallest power of two (up to 32) that divides the widths read and left; a count for every family.
+    Order: logarithms of multiply-accumulates, of elements read from outside, of weights, of elements in the outputs,
+    and of elements made in between; number of operators; largest power of two (up to 32) that divides all widths read,
+    and all widths of the outputs; number of operators of every family.
     """
     spec = kind.spec
     sizes = [math.prod(shape_of(kind, i, point)) for i in range(len(spec["tensors"]))]
@@ -34,14 +35,14 @@ def features(kind: Kind, point: Point) -> list[float]:
     return [
         *(math.log(1 + n) for n in (multiplies(kind, point), read, weights, left, made)),
         float(len(names)),
-        float(_power(shape_of(kind, i, point) for i in spec["given"])),
-        float(_power(shape_of(kind, i, point) for i in spec["left"])),
+        float(_alignment(shape_of(kind, i, point) for i in spec["given"])),
+        float(_alignment(shape_of(kind, i, point) for i in spec["left"])),
         *(float(sum(f in n for n in names)) for f in FAMILIES),
     ]
 
 
 def multiplies(kind: Kind, point: Point) -> float:
-    """Multiply-accumulates of the operators that multiply, from shapes alone."""
+    """Multiply-accumulates of convolutions, linear maps, matrix products and attention, from shapes alone."""
     total = 0.0
     for name, args, _, outs in kind.spec["steps"]:
         short = name.split("::")[-1]
@@ -61,7 +62,7 @@ def multiplies(kind: Kind, point: Point) -> float:
     return total
 
 
-def _power(shapes: object) -> int:
+def _alignment(shapes: object) -> int:
     n = 0
     for shape in shapes:  # type: ignore[attr-defined]
         n = math.gcd(n, shape[1] if len(shape) == 4 else shape[-1] if shape else 1)
@@ -72,7 +73,7 @@ class Trees:
     """Seconds of any segment from those timed on one target.
 
     Args:
-        rows: segments, points and seconds, at least a handful.
+        rows: segments, points and seconds, at least eight.
         name: of the target, for messages.
 
     Raises:
@@ -85,25 +86,25 @@ class Trees:
             raise MissingExtra("scikit-learn", "search", "latency of operators that were never timed")
         if len(rows) < 8:
             raise SartorError(
-                f"target {name!r}: {len(rows)} operators were timed, too few to say anything of one that was not; "
+                f"target {name!r}: {len(rows)} operators were timed, too few to predict one that was not; "
                 "run `sartor tables build MODEL --target ...` first"
             )
         from sklearn.ensemble import HistGradientBoostingRegressor
 
         x = np.array([features(k, p) for k, p, _ in rows])
         y = np.log([s for _, _, s in rows])
-        # per multiply and element moved: trees cannot extrapolate, and this hardly varies
+        # time relative to the work, which varies little: trees cannot extrapolate to more work than they have seen
         self._model = HistGradientBoostingRegressor(
             max_iter=300, learning_rate=0.06, min_samples_leaf=5, random_state=0
         ).fit(x, y - _work(x))
 
     def seconds(self, kind: Kind, point: Point) -> float:
-        """Of one segment at one point."""
+        """Predicted seconds of one segment at one point."""
         x = np.array([features(kind, point)])
         return float(np.exp(self._model.predict(x)[0] + _work(x)[0]))
 
 
 def _work(x: np.ndarray) -> np.ndarray:
-    """Log of the multiplies plus ten times the elements moved."""
-    found: np.ndarray = np.log(np.exp(x[:, 0]) + 10 * np.exp(x[:, 1:5]).sum(1))
-    return found
+    """Logarithm of the multiply-accumulates plus ten times the elements moved."""
+    work: np.ndarray = np.log(np.exp(x[:, 0]) + 10 * np.exp(x[:, 1:5]).sum(1))
+    return work

@@ -30,7 +30,8 @@ def macs(op: Op) -> Terms:
 
 def _meta(x: Tensor, w: Tensor, b: Tensor | None = None, *window: Any) -> Any:
     """`window` is stride, padding, dilation and groups; those at the end may be left out where they have defaults."""
-    stride, padding, dilation, groups = (*window, *(1, 0, 1, 1)[len(window) :])
+    defaults: tuple[Any, ...] = (1, 0, 1, 1)
+    stride, padding, dilation, groups = window + defaults[len(window) :]
     out = w.shape[0]
     if x.ndim != w.ndim or groups < 1 or x.shape[1] != w.shape[1] * groups or out % groups:
         return NotImplemented

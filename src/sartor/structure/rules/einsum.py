@@ -50,7 +50,7 @@ def _macs(op: Op) -> Terms:
 
 @rule("matmul", "einsum", macs=_macs)
 def einsum(op: Op) -> Axes:
-    """Equal letters unify; those not in the output are summed over. An operand with a letter twice is frozen."""
+    """Equal letters unify; letters not in the output are summed over. A letter that an operand has twice is frozen."""
     inputs, out = labels_of(op)
     axis: dict[str, Axis] = {}
     for labels, v in zip(inputs, op.args[1]):

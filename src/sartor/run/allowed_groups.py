@@ -9,15 +9,15 @@ from sartor.surgery.probe import without_groups
 from sartor.types import Recipe
 
 
-def cuttable(graph: Graph, recipe: Recipe) -> Graph:
+def allowed_groups(graph: Graph, recipe: Recipe) -> Graph:
     """The graph with the groups that a recipe may cut; the others are frozen, with the reason.
 
     Raises:
         UnknownName, BadInput: patterns that match nothing, or nothing that is left.
     """
-    chosen = set(select(graph.groups, recipe.only, recipe.exclude))
+    chosen = set(select(graph.groups, recipe.cut.only, recipe.cut.exclude))
     reasons = {n: "not among what is to be cut" for n in graph.groups if n not in chosen}
-    if not recipe.streams:
+    if not recipe.cut.streams:
         sums = graph.streams()
         reasons |= {n: "the recipe leaves residual streams whole" for n in graph.groups if n in sums & chosen}
     for tied in graph.ties:
@@ -28,6 +28,6 @@ def cuttable(graph: Graph, recipe: Recipe) -> Graph:
     if graph.groups and len(reasons) == len(graph.groups):
         raise BadInput(
             f"recipe {recipe.name!r} leaves residual streams whole, and there is nothing else to cut; "
-            "set its field streams to true"
+            "set its field cut.streams to true"
         )
     return without_groups(graph, reasons) if reasons else graph

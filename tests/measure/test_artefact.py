@@ -1,4 +1,4 @@
-"""A runnable computes what the model does in eval mode, on the target's terms, and leaves the model alone."""
+"""Artefacts and runnables compute what the model does in eval mode, and leave the model alone."""
 
 import copy
 
@@ -9,20 +9,101 @@ import torch
 from torch import nn
 
 from sartor.errors import BadInput, CorruptFile, SartorError
-from sartor.export import export_onnx
-from sartor.measure import prepare, prepare_file
+from sartor.export import export_onnx, export_pt2
+from sartor.measure import Artefact, compare_artefacts, prepare, prepare_file
 from sartor.measure.agreement import relative_error
 from sartor.measure.environment import usable_cores
 from sartor.measure.onnx_graph import to_onnx, to_onnx_fast
 from sartor.measure.ort_backend import open_session
 from sartor.measure.torch_backends import _compiled
 from sartor.structure.example import call, with_batch
-from sartor.types import Target
+from sartor.types import Effort, Target
 
 
 def expected_of(model, example, batch):
     with torch.no_grad():
         return call(copy.deepcopy(model).eval(), with_batch(example, batch))
+
+
+def artefact_of(kind, model, example, folder):
+    """The model itself, or a file of it."""
+    if kind == "module":
+        return Artefact(model)
+    path = folder / f"net.{kind}"
+    {"onnx": export_onnx, "pt2": export_pt2}[kind](model, example, path)
+    return Artefact(path)
+
+
+@pytest.mark.parametrize("kind", ["module", "onnx", "pt2"])
+def test_an_artefact_computes_what_the_model_does_at_any_batch(network, kind, tmp_path):
+    model, example = network
+    artefact = artefact_of(kind, model, example, tmp_path)
+    for batch in (1, 4):
+        outputs = artefact.run(with_batch(example, batch))
+        assert relative_error(expected_of(model, example, batch), outputs) < 1e-5
+    if kind != "module":
+        assert artefact.bytes == (tmp_path / f"net.{kind}").stat().st_size
+
+
+class Named(nn.Module):
+    """Two outputs, as a tuple or by name."""
+
+    def __init__(self, by_name):
+        super().__init__()
+        self.layer, self.by_name = nn.Linear(3, 2), by_name
+
+    def forward(self, x):
+        y = self.layer(x)
+        return {"logits": y, "twice": 2 * y} if self.by_name else (y, 2 * y)
+
+
+@pytest.mark.parametrize("kind", ["module", "onnx", "pt2"])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_outputs_keep_the_nesting_of_the_forward(kind, by_name, tmp_path):
+    model, x = Named(by_name).eval(), torch.randn(2, 3)
+    outputs = artefact_of(kind, model, x, tmp_path).run(x)
+    expected = expected_of(model, x, 2)
+    assert type(outputs) is type(expected) and (not by_name or list(outputs) == ["logits", "twice"])
+    assert relative_error(expected, outputs) < 1e-5
+
+
+def test_bytes_of_a_module_count_tied_weights_once(residual):
+    model, _ = residual
+    tensors = [*model.parameters(), *model.buffers()]
+    assert Artefact(model).bytes == sum(t.nbytes for t in tensors)
+    tied = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    tied[1].weight = tied[0].weight
+    assert Artefact(tied).bytes == 9 * 4
+
+
+@pytest.mark.parametrize("kind", ["module", "onnx", "pt2"])
+def test_an_artefact_is_prepared_with_the_example_given(residual, kind, tmp_path):
+    model, example = residual
+    artefact = artefact_of(kind, model, example, tmp_path)
+    with artefact.prepared(example) as runnable:
+        assert runnable.target == artefact.target
+        assert relative_error(expected_of(model, example, 1), runnable.run()) < 1e-5
+
+
+def test_two_artefacts_are_compared_on_their_target(mlp):
+    model, example = mlp
+    effort = Effort(samples=4, min_seconds=0.0, max_seconds=0.5)
+    comparison = compare_artefacts(Artefact(model), Artefact(copy.deepcopy(model)), example, effort)
+    assert comparison.ratio > 0 and comparison.original.target == Target("eager")
+
+
+def test_a_wrong_artefact_is_explained(mlp, tmp_path):
+    with pytest.raises(BadInput, match=r"\.onnx or \.pt2; got"):
+        Artefact(tmp_path / "net.bin")
+    for ending in ("onnx", "pt2"):
+        for use in (lambda a: a.run(mlp[1]), lambda a: a.bytes):
+            with pytest.raises(BadInput, match="does not exist"):
+                use(Artefact(tmp_path / f"net.{ending}"))
+        (tmp_path / f"broken.{ending}").write_bytes(b"this is no model")
+        with pytest.raises(CorruptFile, match=rf"broken\.{ending}"):
+            Artefact(tmp_path / f"broken.{ending}").run(mlp[1])
+    with pytest.raises(BadInput, match="expected example inputs"):
+        Artefact(mlp[0]).prepared()
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -1,4 +1,4 @@
-"""Which samples judge and which teach, chosen beforehand."""
+"""A stratified partition of a data set into training, validation and test samples."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sartor.errors import BadInput
 
 
 def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> tuple[Tensor, ...]:
-    """Split sample numbers into parts in which every class has about the same share.
+    """Divide sample numbers into parts in which every class has about the same share.
 
     Args:
         labels: [n] class numbers.
-        shares: of all samples, one for every part, adding up to 1.
+        shares: of all samples, one for every part; they add up to 1.
         seed: the same seed gives the same parts.
 
     Returns:
-        For every share a sorted [n_part] of sample numbers. Parts are disjoint and cover all samples; their sizes are
-        the shares of n, rounded; of each class, they hold about its share.
+        For every share the sorted sample numbers of its part, [n_part]. Parts are disjoint and cover all samples. The
+        size of a part is its share of n, rounded; it holds about the same share of each class.
 
     Raises:
         BadInput: shares that do not add up to 1, or a part that would be empty.
@@ -31,7 +31,7 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> tuple[Tens
     [[0, 1], [0, 1]]
     """
     if abs(sum(shares) - 1) > 1e-9 or any(share <= 0 for share in shares):
-        raise BadInput(f"split: expected positive shares that add up to 1; got {list(shares)}")
+        raise BadInput(f"partition: expected positive shares that add up to 1; got {list(shares)}")
     generator = torch.Generator().manual_seed(seed)
     n = len(labels)
     shuffled = torch.randperm(n, generator=generator)
@@ -43,5 +43,5 @@ def stratified(labels: Tensor, shares: Sequence[float], seed: int) -> tuple[Tens
     cuts = [round(n * end) for end in accumulate(shares, initial=0.0)]
     parts = tuple(order[a:b].sort().values for a, b in pairwise(cuts))
     if any(not len(part) for part in parts):
-        raise BadInput(f"split: {n} samples are too few for shares {list(shares)}; a part would be empty")
+        raise BadInput(f"partition: {n} samples are too few for shares {list(shares)}; a part would be empty")
     return parts

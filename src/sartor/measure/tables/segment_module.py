@@ -1,4 +1,4 @@
-"""A segment at given sizes as a module with inputs of its own: random numbers, true shapes."""
+"""A segment at given sizes as a module, with random weights and inputs of the true shapes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sartor.structure.op_json import KINDS, operator
 
 
 class CannotRebuild(SartorError, ValueError):
-    """A segment cannot be run on its own; says which operator."""
+    """A segment cannot be run on its own; the message names the operator."""
 
 
 def size_of(size: Any, point: Point) -> int:
-    """A size of a kind's text at a point.
+    """A size in a kind's text, as a number at a point.
 
     >>> size_of(["*", 3, "a", ["+", "b", 1]], (4, 5))
     72
@@ -38,12 +38,12 @@ def shape_of(kind: Kind, slot: int, point: Point) -> tuple[int, ...]:
     return tuple(size_of(s, point) for s in kind.spec["tensors"][slot][0])
 
 
-class Rebuilt(nn.Module):
-    """The operators of a kind at a point, over parameters of its own."""
+class SegmentModule(nn.Module):
+    """The operators of a kind at a point, with parameters of its own."""
 
     def __init__(self, kind: Kind, point: Point):
         super().__init__()
-        self.kind, self.at = kind, point
+        self.kind, self.point = kind, point
         spec = kind.spec
         generator = torch.Generator().manual_seed(0)
         self._names: dict[int, str] = {}
@@ -51,7 +51,7 @@ class Rebuilt(nn.Module):
             if origin in ("parameter", "buffer", "held"):
                 self._names[i] = f"t{i}"
                 value = random_tensor(shape_of(kind, i, point), dtype, generator)
-                # running variances must be positive, and nobody reads whether weights are
+                # running variances must be positive; for other buffers the sign does not matter
                 self.register_buffer(
                     f"t{i}", value.abs() + 0.1 if origin == "buffer" and value.is_floating_point() else value
                 )
@@ -66,62 +66,60 @@ class Rebuilt(nn.Module):
             raise CannotRebuild(f"segment {kind.label!r}: {e}") from e
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """The tensors that others read, from those that come from outside."""
+        """The tensors that other segments read, from those that come from outside."""
         env: dict[int, Any] = dict(zip(self._given, given))
         env.update({i: getattr(self, name) for i, name in self._names.items()})
         for func, args, kwargs, outs in self._steps:
             out = _run(func, [_real(x, env) for x in args], {k: _real(x, env) for k, x in kwargs.items()})
-            found = list(tensors(out))
-            env.update(zip(outs, found))
+            env.update(zip(outs, tensors(out)))
         return tuple(env[i] for i in self._left)
 
     @property
     def outputs(self) -> int:
-        """How many tensors it gives."""
+        """Number of tensors that the forward returns."""
         return len(self._left)
 
     def inputs(self, seed: int = 0) -> tuple[Tensor, ...]:
-        """What comes from outside."""
+        """Random tensors for the inputs that come from outside."""
         generator = torch.Generator().manual_seed(seed)
         rows = self.kind.spec["tensors"]
-        return tuple(random_tensor(shape_of(self.kind, i, self.at), rows[i][1], generator) for i in self._given)
+        return tuple(random_tensor(shape_of(self.kind, i, self.point), rows[i][1], generator) for i in self._given)
 
 
-def rebuilt(kind: Kind, point: Point) -> Rebuilt:
-    """A kind at a point, tried once on meta tensors.
+def segment_module(kind: Kind, point: Point) -> SegmentModule:
+    """The module of a kind at a point, in eval mode.
 
     Raises:
-        CannotRebuild: it does not run, or gives other shapes than its text says.
+        CannotRebuild: the point does not fit the kind, or an operator is not known here.
     """
     if len(point) != kind.letters or min(point, default=1) < 1:
         raise CannotRebuild(f"segment {kind.label!r}: expected {kind.letters} sizes of at least 1; got {point}")
-    module = Rebuilt(kind, point).eval()
-    return module
+    return SegmentModule(kind, point).eval()
 
 
-def check(module: Rebuilt) -> None:
+def check_shapes(module: SegmentModule) -> None:
     """Run once on meta tensors.
 
     Raises:
-        CannotRebuild: it does not run, or gives other shapes than its text says.
+        CannotRebuild: it does not run, or returns other shapes than its text says.
     """
     import copy
 
     shadow = copy.deepcopy(module).to("meta")
     try:
         with torch.no_grad():
-            found = shadow(*(t.to("meta") for t in module.inputs()))
+            outputs = shadow(*(t.to("meta") for t in module.inputs()))
     except Exception as e:
-        raise CannotRebuild(f"segment {module.kind.label!r} at {module.at}: {type(e).__name__}: {e}") from e
-    for i, t in zip(module._left, found):
-        if tuple(t.shape) != (want := shape_of(module.kind, i, module.at)):
+        raise CannotRebuild(f"segment {module.kind.label!r} at {module.point}: {type(e).__name__}: {e}") from e
+    for i, t in zip(module._left, outputs):
+        if tuple(t.shape) != (expected := shape_of(module.kind, i, module.point)):
             raise CannotRebuild(
-                f"segment {module.kind.label!r} at {module.at}: gives {tuple(t.shape)}, expected {want}"
+                f"segment {module.kind.label!r} at {module.point}: expected {expected}; got {tuple(t.shape)}"
             )
 
 
 def random_tensor(shape: Sequence[int], dtype: str, generator: torch.Generator) -> Tensor:
-    """Small normal numbers; zeros where numbers are whole."""
+    """Small normal numbers; zeros for integer dtypes."""
     kind: torch.dtype = getattr(torch, dtype)
     if kind.is_floating_point:
         return (0.1 * torch.randn(tuple(shape), generator=generator)).to(kind)
@@ -129,7 +127,7 @@ def random_tensor(shape: Sequence[int], dtype: str, generator: torch.Generator) 
 
 
 def _resolved(x: Any, point: Point) -> Any:
-    """Sizes said as numbers; what stands for tensors stays."""
+    """The argument with its sizes as numbers; placeholders of tensors stay."""
     if isinstance(x, list):
         return [_resolved(v, point) for v in x]
     if not isinstance(x, Mapping):
@@ -143,13 +141,13 @@ def _resolved(x: Any, point: Point) -> Any:
         return {"narrow": [size_of(whole, point), size_of(part, point), d]}
     if "pad" in x:
         amounts, sides = x["pad"]
-        found: list[int] = []
+        padding: list[int] = []
         for i, (inner, outer) in enumerate(sides):
             before, after = amounts[2 * i : 2 * i + 2]
             more = size_of(outer, point) - size_of(inner, point)
             first = round(more * before / (before + after)) if before + after else 0
-            found += [before, after] if more == before + after else [first, more - first]
-        return found
+            padding += [before, after] if more == before + after else [first, more - first]
+        return padding
     if "float" in x:
         return float(x["float"])
     if "odd" in x:
@@ -174,7 +172,7 @@ def _real(x: Any, env: Mapping[int, Any]) -> Any:
 
 
 def _run(func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """An operator; splits and slices by their sizes."""
+    """Call an operator; splits and slices take their sizes from the point."""
     if args and isinstance(args[-1], dict) and "narrow" in args[-1]:
         whole, part, d = args[-1]["narrow"]
         start = args[2] if len(args) > 3 and isinstance(args[2], int) and args[2] >= 0 else 0

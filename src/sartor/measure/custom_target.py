@@ -1,4 +1,4 @@
-"""A target of the user's own: a Python file with a function from an artefact to a callable that runs it once."""
+"""A target that a user's Python file defines: a function from an exported model to a callable that runs it once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import nn
 
 from sartor.errors import BadInput, SartorError
 from sartor.measure.environment import environment
-from sartor.measure.onnx_runtimes import Loaded, check_agreement, from_file, through_onnx
+from sartor.measure.onnx_runtimes import Loaded, OnnxRuntime, check_agreement, from_file, through_onnx
 from sartor.measure.program import capture
 from sartor.measure.runnable import Runnable
 from sartor.measure.silence_output import first_line
@@ -28,41 +28,44 @@ from sartor.registry import Entry
 from sartor.structure.example import call, tensors
 from sartor.types import Target
 
-ARTEFACTS = {"onnx": ("float32", "float16", "int8"), "pt2": ("float32", "float16")}  # and dtypes there can be
+ARTEFACTS = {"onnx": ("float32", "float16", "int8"), "pt2": ("float32", "float16")}  # formats, and their dtypes
 
 
-def own_target(path: Path, name: str) -> Entry[Any]:
-    """What a Python file says of its target.
+def custom_target(path: Path, name: str) -> Entry[Any]:
+    """The registry entry of the target that a Python file defines.
 
-    The file has `load(artefact, inputs, target)`: a `Path` to the model, a list of NumPy arrays in the order of its
-    inputs, and the `Target` (threads, batch, dtype). It returns a function that runs one inference and returns when
-    that is done; arrays it returns are compared with what the model computes. That function may have the attributes
-    `seconds`, a function n -> seconds that n inferences took on a clock of the target's own, and `close`, called once.
-    The file may also say ARTEFACT, "onnx" (as if unsaid) or "pt2"; DTYPES, those it runs, ("float32",) if unsaid;
-    `why_not()`, why it does not work here, or None; and `facts()`, the machine's, as `environment` has them.
+    The file must define `load(artefact, inputs, target)`. Its arguments are the `Path` of the model, a list of NumPy
+    arrays in the order of the model's inputs, and the `Target` (threads, batch, dtype). It returns a function that runs
+    one inference and returns when that is done; arrays that it returns are compared with the outputs of the model. The
+    function may have the attributes `seconds`, a function n -> seconds that n inferences took by the target's own
+    clock, and `close`, called once at the end.
+
+    The file may define ARTEFACT, "onnx" (the default) or "pt2"; DTYPES, a tuple of those it runs (default
+    ("float32",)); `why_not()`, which returns why the target does not work here, or None; and `facts()`, which returns
+    the facts of the machine as `sartor.measure.environment` does.
 
     Raises:
-        BadInput: it does not run as Python, lacks `load`, or says something of another kind.
+        BadInput: it does not run as Python, lacks `load`, or a name in it has a value of the wrong kind.
     """
     module = _module(path, name)
     artefact, dtypes = getattr(module, "ARTEFACT", "onnx"), getattr(module, "DTYPES", ("float32",))
     if artefact not in ARTEFACTS:
         raise BadInput(f"target {name!r}, ARTEFACT: expected {' or '.join(ARTEFACTS)}; got {artefact!r}")
-    fine = ARTEFACTS[artefact]
-    if isinstance(dtypes, str) or not dtypes or not set(dtypes) <= set(fine):
-        raise BadInput(f"target {name!r}, DTYPES: expected some of {', '.join(fine)} as a tuple; got {dtypes!r}")
+    allowed = ARTEFACTS[artefact]
+    if isinstance(dtypes, str) or not dtypes or not set(dtypes) <= set(allowed):
+        raise BadInput(f"target {name!r}, DTYPES: expected some of {', '.join(allowed)} as a tuple; got {dtypes!r}")
     for function in ("load", "why_not", "facts"):
         if not callable(getattr(module, function, None)) and (function == "load" or hasattr(module, function)):
             raise BadInput(f"target {name!r}: expected a function {function!r} in {path}; see docs/targets.md")
-    said = f"{path.stem} {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
-    traits: dict[str, Any] = {"dtypes": tuple(dtypes), "runtime": lambda facts: said, "label": path.stem}
+    version = f"{path.stem} {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    traits: dict[str, Any] = {"dtypes": tuple(dtypes), "runtime": lambda facts: version, "label": path.stem}
     traits |= {k: getattr(module, k) for k in ("why_not", "facts") if hasattr(module, k)}
     if artefact == "onnx":
-        load = partial(_load, module)
-        backend: Any = partial(_own_onnx, load)
-        traits["file"] = lambda path, target, sizes: from_file(path, target, partial(load, target), sizes)
+        load = partial(_load_onnx, module)
+        backend: Any = partial(_onnx_backend, load)
+        traits["file"] = lambda path, target, inputs: from_file(path, target, partial(load, target), inputs)
     else:
-        backend = partial(_own_pt2, module)
+        backend = partial(_pt2_backend, module)
     summary = (module.__doc__ or "a target of your own").strip().split("\n")[0]
     return Entry(name, backend, str(path), summary, traits)
 
@@ -79,20 +82,19 @@ def _module(path: Path, name: str) -> ModuleType:
     return module
 
 
-def _own_onnx(load: Any, model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
-    half = "float16" if target.dtype == "float16" else "float32"
-    return through_onnx(model, example, target, partial(load, target), fast=fast, fixed=True, graph_dtype=half)
+def _onnx_backend(load: Any, model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
+    return through_onnx(model, example, target, OnnxRuntime(partial(load, target), fixed_batch=True), fast=fast)
 
 
-def _own_pt2(module: ModuleType, model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
+def _pt2_backend(module: ModuleType, model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
     start = time.perf_counter()
     net, inputs = placed(model, example, Target("eager", "cpu", target.threads, target.batch, target.dtype))
     with torch.inference_mode():
         expected = call(net, inputs)
-    program = capture(net, inputs, fixed="it is the target's").exported
+    program = capture(net, inputs, fixed="the target has one batch size").exported
     arrays = [t.numpy() for t in tensors(inputs)]
     name = f"the export of {type(model).__name__}"
-    loaded = _put(module, target, lambda path: torch.export.save(program, path), ".pt2", arrays)
+    loaded = _load_artefact(module, target, lambda path: torch.export.save(program, path), ".pt2", arrays)
     try:
         check_agreement(expected, loaded.outputs(), target, name)
     except BaseException:
@@ -102,15 +104,17 @@ def _own_pt2(module: ModuleType, model: nn.Module, example: Any, target: Target,
     return loaded.runnable
 
 
-def _load(module: ModuleType, target: Target, model: bytes | Path, feed: Mapping[str, np.ndarray], name: str) -> Loaded:
+def _load_onnx(
+    module: ModuleType, target: Target, model: bytes | Path, feed: Mapping[str, np.ndarray], name: str
+) -> Loaded:
     data = model if isinstance(model, bytes) else model.read_bytes()
-    return _put(module, target, lambda path: path.write_bytes(data), ".onnx", list(feed.values()))
+    return _load_artefact(module, target, lambda path: path.write_bytes(data), ".onnx", list(feed.values()))
 
 
-def _put(
+def _load_artefact(
     module: ModuleType, target: Target, write: Callable[[Path], Any], ending: str, arrays: Sequence[np.ndarray]
 ) -> Loaded:
-    """The artefact in a folder of its own, which is there until the runnable is closed."""
+    """The artefact, loaded from a folder of its own that exists until the runnable is closed."""
     folder = Path(tempfile.mkdtemp(prefix="sartor-"))
     try:
         write(folder / f"model{ending}")
@@ -140,7 +144,7 @@ def _put(
 
 
 def _arrays(got: Any) -> list[np.ndarray] | None:
-    """Arrays as a target's own function returns them: one, several, by name, or none."""
+    """The arrays that the function of a custom target returned: one, several, by name, or none."""
     values = list(got.values()) if isinstance(got, Mapping) else got if isinstance(got, list | tuple) else [got]
     arrays = [v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else v for v in values]
     return arrays if arrays and all(isinstance(v, np.ndarray | np.generic) for v in arrays) else None

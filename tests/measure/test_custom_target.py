@@ -1,5 +1,7 @@
 """Targets of the user's own: found by path or name, run what they are given, and say what is wrong with them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,10 @@ import sartor
 from sartor.errors import BadInput, SartorError, UnknownName
 from sartor.measure import available, latency, parse_target, prepare, prepare_file, show_target
 from sartor.measure.agreement import relative_error
+from sartor.measure.latency import LATENCY_EFFORT
 from sartor.measure.onnx_graph import to_onnx_fast
 from sartor.measure.tables import Store, Table, where_of
-from sartor.types import Target
+from sartor.types import Limit, Target
 
 RUNTIME = '''"""ONNX Runtime, by hand."""
 DTYPES = ("float32", "float16", "int8")
@@ -77,7 +80,7 @@ def test_every_dtype_it_declares_is_made_for_it(mlp, board):
 def test_it_has_its_own_clock_and_machine_and_is_closed(mlp, board, tmp_path):
     path = board()
     with prepare(*mlp, str(path)) as runnable:
-        measured = latency(runnable, samples=4, min_seconds=0.0)
+        measured = latency(runnable, replace(LATENCY_EFFORT, samples=4, min_seconds=0.0))
     seconds = measured.seconds
     assert measured.environment["cpu"] == "formula"
     assert len(set(seconds)) == 1 and seconds[0] > 1e-4
@@ -122,7 +125,7 @@ def test_a_limit_is_kept_on_it(board, tmp_path):
     budget = sartor.parse_budget(f"latency<=60% @ {board()}:threads=1,batch=2, params<=90%")
     target = budget.limits[0].target
     assert [x.metric for x in budget.limits] == ["latency", "params"] and target.endswith("batch=2")
-    found = fit_to_latency(net, torch.randn(2, 16), target, 0.6, RECIPES["l1"].value)
+    found = fit_to_latency(net, torch.randn(2, 16), Limit("latency", 0.6, True, target), RECIPES["l1"].value)
     assert 0.5 < found["ratio"] <= 0.6
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,13 +16,16 @@ from torch import nn
 from sartor.budget import parse_budget
 from sartor.cost import count
 from sartor.errors import BudgetNotMet
-from sartor.measure.tables import Store, Timing
+from sartor.measure.tables import Store, Table, Timing
 from sartor.measure.tables.trees import multiplies
-from sartor.run import decide as module
-from sartor.run.decide import Decision, decide
+from sartor.run import stages
+from sartor.run import stopwatch as module
+from sartor.run.context import Context
+from sartor.run.stages import Decision
+from sartor.run.subject import Subject
 from sartor.run.table_latency import slowest_words
 from sartor.structure import trace
-from sartor.types import Recipe
+from sartor.types import Effort, Global, Knapsack, Recipe
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
@@ -49,9 +53,9 @@ class Machine:
     def prepare(self, model: nn.Module, example: Any, target: str) -> Any:
         return nullcontext(count(trace(model, example)).macs / self.whole)
 
-    def compare_afresh(self, original: Any, fitted: Any, *, sessions: int = 3, **effort: Any) -> Any:
+    def compare_afresh(self, original: Any, fitted: Any, effort: Effort) -> Any:
         ratios: list[float] = []
-        for _ in range(sessions):
+        for _ in range(effort.sessions):
             self.sessions += 1
             with original() as a, fitted() as b:
                 ratio = self.true_ratio(b) / self.true_ratio(a) * (1 + self.spread * self.rng.uniform(-1, 1))
@@ -61,20 +65,29 @@ class Machine:
         return SimpleNamespace(ratios=tuple(ratios), ratio=middle, interval=interval, noisy=self.noisy)
 
 
-def by_macs(works: Any, target: Any, *, tell: Any = None) -> list[Timing]:
+def by_macs(works: Any, target: Any) -> list[Timing]:
     """A table whose segments cost their MACs."""
     return [Timing(1e-9 * (1 + multiplies(k, p))) for k, p in works]
+
+
+def by_macs_slowest(model: nn.Module, example: Any, target: str, counts: Any) -> str:
+    return slowest_words(model, example, Table(target, timer=by_macs), counts)
 
 
 def decided(machine: Machine, monkeypatch: pytest.MonkeyPatch, budget: str) -> Decision:
     monkeypatch.setattr(module, "prepare", machine.prepare)
     monkeypatch.setattr(module, "compare_afresh", machine.compare_afresh)
-    monkeypatch.setattr(module, "slowest_words", lambda *a: slowest_words(*a, timer=by_macs))
+    monkeypatch.setattr(module, "slowest_words", by_macs_slowest)
+    return decide(budget, Recipe(allocate=Global(floor=0.02)))
+
+
+def decide(budget: str, recipe: Recipe) -> Decision:
     model = net()
     graph = trace(model, EXAMPLE)
     generator = torch.Generator().manual_seed(1)
     scores = {n: torch.rand(g.units, generator=generator, dtype=torch.float64) for n, g in graph.groups.items()}
-    return decide(model, graph, scores, parse_budget(budget), Recipe(floor=0.02), count(graph), EXAMPLE)
+    subject = Subject(model, EXAMPLE, graph, count(graph))
+    return stages.decide(subject, recipe, scores, parse_budget(budget).against(subject.original), Context())
 
 
 def share_of(machine: Machine, decision: Decision) -> float:
@@ -124,22 +137,21 @@ def by_table(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, budget: str, floor: float = 0.02
 ) -> Decision:
     """A table whose segments cost their MACs; the machine has an overhead beside them, which the correction learns."""
-    from sartor.run import predicted
+    from sartor.run import latency_search, table_latency
 
     monkeypatch.setattr(module, "prepare", machine.prepare)
     monkeypatch.setattr(module, "compare_afresh", machine.compare_afresh)
-    monkeypatch.setattr(predicted, "prepare", machine.prepare)
-    monkeypatch.setattr(predicted, "compare_afresh", machine.compare_afresh)
+    monkeypatch.setattr(table_latency, "prepare", machine.prepare)
+    monkeypatch.setattr(table_latency, "compare_afresh", machine.compare_afresh)
     store = Store(tmp_path / "tables.sqlite")
 
-    real = predicted.predictor_for
-    monkeypatch.setattr(module, "predictor_for", lambda *a, **k: real(*a, **k, store=store, timer=by_macs))
-    model = net()
-    graph = trace(model, EXAMPLE)
-    generator = torch.Generator().manual_seed(1)
-    scores = {n: torch.rand(g.units, generator=generator, dtype=torch.float64) for n, g in graph.groups.items()}
-    recipe = Recipe(floor=floor, allocation="knapsack")
-    return decide(model, graph, scores, parse_budget(budget), recipe, count(graph), EXAMPLE)
+    real = table_latency.predictor_for
+
+    def predictor_for(model: Any, graph: Any, example: Any, target: str, *, listener: Any) -> Any:
+        return real(model, graph, example, Table(target, store=store, timer=by_macs), listener=listener)
+
+    monkeypatch.setattr(latency_search, "predictor_for", predictor_for)
+    return decide(budget, Recipe(allocate=Knapsack(floor=floor)))
 
 
 @pytest.mark.parametrize("overhead", [0.0, 0.3])
@@ -192,7 +204,8 @@ def test_what_takes_long_to_prepare_is_rehearsed_where_it_does_not(monkeypatch) 
 
 def test_a_rehearsal_that_fails_does_not_decide(monkeypatch) -> None:
     machine = TwoSpeeds()
-    monkeypatch.setattr(module, "_REHEARSED", {"onnxruntime": "compile"})  # the slower overhead rehearses now
+    # the rehearsal has the slower overhead now
+    monkeypatch.setattr(module, "rehearsal_target", lambda target: replace(target, backend="compile"))
     decision = decided(machine, monkeypatch, "latency<=22% @ onnxruntime-cpu:threads=1")
     machine.overhead = 0.1
     assert machine.true_ratio(share_of(machine, decision)) <= 0.22
@@ -200,8 +213,6 @@ def test_a_rehearsal_that_fails_does_not_decide(monkeypatch) -> None:
 
 def test_widths_that_a_table_flatters_are_timed_before_they_are_believed(monkeypatch, tmp_path) -> None:
     """Between the widths it times, this table is 30 % too low at odd ones: a plan of such widths would be too slow."""
-    from sartor.measure.tables import Table
-
     machine = Machine(0.0, spread=0.0, seed=0)
     honest = Table._between
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sartor.errors import BadInput
-from sartor.sources.split import stratified
+from sartor.sources.partition import stratified
 
 
 @settings(max_examples=50, deadline=None)

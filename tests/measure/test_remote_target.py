@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from sartor.errors import BadInput, SartorError, TargetLost, UnknownName
-from sartor.measure import agent, compare, latency, prepare, prepare_file, remote
+from sartor.measure import agent, compare, latency, prepare, prepare_file, remote_target
 from sartor.measure.agreement import relative_error
 from sartor.measure.onnx_graph import to_onnx_fast
 from sartor.measure.tables import points, segments, where_of
 from sartor.measure.tables.timing import in_turns
 from sartor.measure.targets import parse_target, why_not_here
 from sartor.structure import trace
+from sartor.types import Effort
+
+SHORT = Effort(samples=5, min_seconds=0.0, max_seconds=1.0, precision=0.02)
 
 
 @pytest.fixture
@@ -39,8 +42,8 @@ def machine(tmp_path):
 
     yield make
     for path in made:
-        if path in remote._links:
-            remote._links.pop(path)[1].close()
+        if path in remote_target._links:
+            remote_target._links.pop(path)[1].close()
 
 
 def test_it_computes_there_and_is_timed_there_and_leaves_nothing(network, machine, tmp_path):
@@ -50,12 +53,12 @@ def test_it_computes_there_and_is_timed_there_and_leaves_nothing(network, machin
         out = model.eval()(**example) if isinstance(example, dict) else model.eval()(example)
     with prepare(model, example, f"{path}:threads=1,batch={len(next(iter(_tensors(out))))}") as runnable:
         assert relative_error(out, runnable.run()) < 1e-5
-        times = latency(runnable, samples=5, min_seconds=0.0, max_seconds=1.0)
+        times = latency(runnable, SHORT)
         assert times.environment["host"] == "pi" and times.environment["usable_cores"] >= 1
-        assert compare(runnable, runnable, samples=4, min_seconds=0.0, max_seconds=1.0).ratio > 0
+        assert compare(runnable, runnable, SHORT).ratio > 0
         asked = []
         runnable.seconds = lambda n: asked.append(n) or 0.25 * n
-        assert set(latency(runnable, samples=4, min_seconds=0.0, max_seconds=1.0).seconds) == {0.25}
+        assert set(latency(runnable, SHORT).seconds) == {0.25}
         assert asked
     assert list((tmp_path / "away").iterdir()) == []
 
@@ -88,7 +91,7 @@ def test_half_precision_goes_there_too(mlp, machine):
             "",
             r"pi cannot be reached; it says: pi: Permission",
         ),
-        ("", "python = '/no/python'", r"pi has no '/no/python'.*say python ="),
+        ("", "python = '/no/python'", r"pi has no '/no/python'.*set python ="),
         ("sleep 30", "timeout_s = 0.3", r"pi did not answer within 0.3 s.*timeout_s"),
     ],
 )
@@ -113,7 +116,7 @@ def test_a_provider_that_is_not_there_is_named(mlp, machine):
 def test_a_connection_that_breaks_is_told_and_made_again(mlp, machine):
     path = machine()
     with prepare(*mlp, str(path)) as runnable:
-        remote._links[path.resolve()][1]._kill()
+        remote_target._links[path.resolve()][1]._kill()
         with pytest.raises(TargetLost, match="pi went away"):
             latency(runnable)
         with pytest.raises(TargetLost, match="pi went away"):
@@ -137,7 +140,7 @@ def test_a_lost_machine_is_not_an_operator_that_does_not_run(mlp, machine):
     works = [(s.kind, p) for s, p in zip(segments(graph), points(graph, {}))]
     assert all(t.seconds > 0 for t in in_turns(works[:1], parse_target(str(machine()))))
     path = machine("exit 255")
-    remote._links[path.resolve()][1]._kill()
+    remote_target._links[path.resolve()][1]._kill()
     with pytest.raises(TargetLost):
         in_turns(works[:1], parse_target(str(path)))
 
@@ -145,7 +148,7 @@ def test_a_lost_machine_is_not_an_operator_that_does_not_run(mlp, machine):
 @pytest.mark.parametrize(
     ("text", "error", "says"),
     [
-        ("host = ", BadInput, "is no TOML"),
+        ("host = ", BadInput, "is not a TOML file"),
         ("python = 'python3'", BadInput, "names no machine"),
         ("host = 'pi'\nhots = 1", UnknownName, "Did you mean 'host'"),
         ("host = 3", BadInput, "host: expected a word; got 3"),

@@ -1,4 +1,4 @@
-"""A target on another machine, described by a TOML file: models are converted here and run and timed there."""
+"""A target on another machine, described by a TOML file: models are converted here, and run and timed there."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import numpy as np
 from torch import nn
 
 from sartor.errors import BadInput, SartorError, TargetLost, UnknownName
-from sartor.measure.link import Link
-from sartor.measure.onnx_runtimes import Loaded, from_file, through_onnx
+from sartor.measure.link import AgentError, Link
+from sartor.measure.onnx_runtimes import Loaded, OnnxRuntime, from_file, through_onnx
 from sartor.measure.runnable import Runnable
 from sartor.registry import Entry
 from sartor.types import Target
@@ -28,15 +28,15 @@ SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAli
 
 @dataclass(frozen=True)
 class Machine:
-    """What a file says of another machine."""
+    """The content of a machine's TOML file."""
 
-    host: str  # as ssh takes it: "pi@raspberrypi.local"
-    python: str = "python3"  # there, with numpy and onnxruntime
+    host: str  # as ssh takes it, such as "pi@raspberrypi.local"
+    python: str = "python3"  # command on that machine; needs the packages numpy and onnxruntime
     runtime: str = "onnxruntime"
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     session: Mapping[str, str] | None = None  # entries of ONNX Runtime's session configuration
-    ssh: tuple[str, ...] = SSH  # runs what follows the host there
-    timeout_s: float = 60.0  # an answer that takes longer is not waited for
+    ssh: tuple[str, ...] = SSH  # command that connects; followed by the host and a command line
+    timeout_s: float = 60.0  # longest wait for an answer
     summary: str = ""
 
 
@@ -59,11 +59,11 @@ _numbers = itertools.count()
 
 
 def remote_target(path: Path, name: str) -> Entry[Any]:
-    """What a TOML file says of a machine; nothing is connected before it is measured on.
+    """The registry entry of the machine that a TOML file describes; connects only when something is measured.
 
     Raises:
-        BadInput: it is no TOML, or a field is of another kind.
-        UnknownName: it has a field that there is not.
+        BadInput: the file is not TOML, or a field has a value of the wrong kind.
+        UnknownName: there is no such field.
     """
     machine = read_machine(path, name)
     traits: dict[str, Any] = {
@@ -72,7 +72,7 @@ def remote_target(path: Path, name: str) -> Entry[Any]:
         "why_not": partial(_no_command, machine),
         "facts": lambda: _link(machine, path, name).facts(),
         "runtime": lambda facts: f"onnxruntime {facts['versions']['onnxruntime']} {' '.join(machine.providers)}",
-        "file": lambda model, target, sizes: from_file(model, target, partial(_load, machine, path, target), sizes),
+        "file": lambda model, target, inputs: from_file(model, target, partial(_load, machine, path, target), inputs),
     }
     summary = machine.summary or f"ONNX Runtime on {machine.host}"
     return Entry(name, partial(_remote, machine, path), str(path), summary, traits)
@@ -83,22 +83,24 @@ def read_machine(path: Path, name: str) -> Machine:
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise BadInput(f"target {name!r}: {path} is no TOML; {e}") from e
+        raise BadInput(f"target {name!r}: {path} is not a TOML file; {e}") from e
     assert set(_KINDS) == {f.name for f in fields(Machine)}
     for key, value in raw.items():
         if key not in _KINDS:
             raise UnknownName(f"field of the target {path.name}", key, _KINDS)
-        expected, fine = _KINDS[key]
-        if not fine(value):
+        expected, check = _KINDS[key]
+        if not check(value):
             raise BadInput(f"target {name!r}, {key}: expected {expected}; got {value!r}")
     if "host" not in raw:
-        raise BadInput(f'target {name!r}: {path} names no machine; say host = "pi@raspberrypi.local"')
+        raise BadInput(f'target {name!r}: {path} names no machine; add a line such as host = "pi@raspberrypi.local"')
     if raw.get("runtime", "onnxruntime") != "onnxruntime":
-        raise BadInput(f"target {name!r}, runtime: expected 'onnxruntime', the one known there; got {raw['runtime']!r}")
+        raise BadInput(
+            f"target {name!r}, runtime: expected 'onnxruntime', the only one supported; got {raw['runtime']!r}"
+        )
     if raw["host"].startswith("-"):
         raise BadInput(f"target {name!r}, host: expected a machine's name; got {raw['host']!r}")
-    found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-    return Machine(**found)
+    checked: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    return Machine(**checked)
 
 
 def _no_command(machine: Machine) -> str | None:
@@ -108,7 +110,7 @@ def _no_command(machine: Machine) -> str | None:
 
 
 def _link(machine: Machine, path: Path, name: str) -> Link:
-    """The connection to a machine, made when first wanted, and again after it broke or its file changed."""
+    """The connection to a machine: made when first needed, and again after it broke or the file changed."""
     known = _links.get(path)
     if known is not None and known[0] == machine and known[1].alive:
         return known[1]
@@ -122,16 +124,14 @@ def _link(machine: Machine, path: Path, name: str) -> Link:
 def _remote(
     machine: Machine, path: Path, model: nn.Module, example: Any, target: Target, *, fast: bool = True
 ) -> Runnable:
-    _link(machine, path, target.name)  # before minutes of work here
-    half = "float16" if target.dtype == "float16" else "float32"
-    return through_onnx(
-        model, example, target, partial(_load, machine, path, target), fast=fast, graph_dtype=half
-    )  # fmt: skip
+    _link(machine, path, target.name)  # fails now, not after minutes of conversion
+    return through_onnx(model, example, target, OnnxRuntime(partial(_load, machine, path, target)), fast=fast)
 
 
 def _load(
     machine: Machine, path: Path, target: Target, model: bytes | Path, feed: Mapping[str, np.ndarray], name: str
 ) -> Loaded:
+    """Open a session on the machine; two requests time it and read its outputs."""
     link, number = _link(machine, path, target.name), next(_numbers)
     data = model if isinstance(model, bytes) else model.read_bytes()
     message = {
@@ -143,9 +143,7 @@ def _load(
     np.savez(stream, *feed.values())
     try:
         link.ask(message, data + stream.getvalue())
-    except TargetLost:
-        raise
-    except SartorError as e:
+    except AgentError as e:
         raise SartorError(f"{name} does not run: {e}") from e
 
     def seconds(count: int) -> float:
@@ -157,7 +155,7 @@ def _load(
 
     def release() -> None:
         if link.alive:
-            with suppress(TargetLost):  # it went away with all it held
+            with suppress(TargetLost):  # then the session there is gone too
                 link.ask({"do": "close", "id": number})
 
     return Loaded(Runnable(target, outputs, release=release, seconds=seconds, facts=link.facts), outputs)

@@ -1,0 +1,213 @@
+"""Walk the recorded operators beside a running forward: what every operator reads and gives, and what may be changed.
+
+A forward is run with tensors of its own (other values, another batch size, other widths, real or on meta), and each
+operator that it calls is compared with the one recorded at that place. Where a forward is only looked at, it runs in
+inference mode, because there composite operators (linear, attention, LSTM) stay whole. With gradients or in lower
+precision they stay whole too: autograd and autocast are kept away from the outside of an operator, so that nothing is
+taken apart before it is seen, and let in on its inside.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sartor.borrow import device_of
+from sartor.errors import CannotTrace
+from sartor.structure.calls import Op
+from sartor.structure.example import Example, call
+from sartor.structure.graph import Graph
+from sartor.structure.operator_watch import watching
+from sartor.torch_internals import OpOverload, dispatch_keys, is_excluded, set_excluded
+from sartor.types import Precision, check_precision
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Visit = Callable[[Op, Args, Kwargs, Any], None]
+_OUTSIDE = ("ADInplaceOrView", "AutocastCPU", "AutocastCUDA", "AutocastXPU", "AutocastMPS")
+
+
+class OffPath(CannotTrace):
+    """The forward calls another operator than the one that was recorded at this place."""
+
+    def __init__(self, func: OpOverload, path: str, expected: str):
+        super().__init__(f"the forward took another path than when traced: {func} in {path}, expected {expected}")
+        self.func = func
+
+
+@dataclass(frozen=True)
+class Interventions:
+    """What is changed in a forward while it is followed; None: nothing of the kind.
+
+    They see operators on the recorded path only. `after` needs a forward on real tensors.
+    """
+
+    before: Callable[[Op, Args], Args] | None = None  # gives the arguments that an operator is called with
+    instead: Callable[[Op, Args, Kwargs], Any] | None = None  # gives the result itself, or NotImplemented
+    after: Callable[[Op, Any], Any] | None = None  # gives what the forward goes on with in place of the result
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """What a followed forward computes with."""
+
+    gradients: bool = False  # whether the forward is recorded for autograd
+    precision: Precision = "float32"  # "float32" is the model's own; "bfloat16" is autocast
+    meta: bool = False  # whether the tensors are on meta: shapes without values
+
+
+@dataclass(frozen=True)
+class Match:
+    """When a call is the recorded one, and what happens where it is not."""
+
+    same: Callable[[OpOverload, OpOverload], bool] = operator.is_  # same(recorded, called)
+    may_leave: Callable[[int], bool] = lambda place: False
+    # may_leave(index of the operator expected): whether the forward may go its own way from here on, unvisited
+
+
+class Walk:
+    """How far a followed forward has come."""
+
+    def __init__(self, ops: Sequence[Op]):
+        self.ops = ops
+        self.place = 0  # index of the operator expected next; len(ops) at the end
+        self.left = False  # whether the forward has left the recorded path, as `Match.may_leave` allowed it
+
+    @property
+    def next(self) -> Op | None:
+        """The operator expected next; None at the end, and off the path."""
+        return self.ops[self.place] if self.place < len(self.ops) and not self.left else None
+
+
+@contextmanager
+def follow(
+    ops: Sequence[Op],
+    model: nn.Module,
+    visit: Visit,
+    *,
+    changes: Interventions = Interventions(),
+    numerics: Numerics = Numerics(),
+    match: Match = Match(),
+) -> Iterator[Walk]:
+    """Follow every operator call of the forward that is run inside the `with` block.
+
+    Args:
+        ops: recorded from this model, at any batch size, or from the one that this was cut from.
+        model: whose modules are called.
+        visit: called as visit(op, args, kwargs, out) behind each operator, with what the forward called it with.
+        changes: other arguments for an operator, or another result.
+        numerics: gradients, precision, or shapes alone.
+        match: when a call is the recorded one.
+
+    Yields:
+        How far the forward has come.
+
+    Raises:
+        OffPath (a CannotTrace): the forward calls another operator than the recorded one.
+        BadInput: an unknown precision.
+    """
+    walk = Walk(ops)
+
+    def see(func: OpOverload, args: Args, kwargs: Kwargs, out: Any, path: str) -> None:
+        if walk.left:
+            return
+        op = walk.next
+        if op is None or not match.same(op.func, func):
+            if match.may_leave(walk.place):
+                walk.left = True
+                return
+            raise OffPath(func, path, "the end" if op is None else op.where)
+        visit(op, args, kwargs, out)
+        walk.place += 1
+
+    def compute(func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
+        """The result of one operator with the changes asked for; NotImplemented: whoever watches computes it."""
+        op = walk.next
+        if op is None or not match.same(op.func, func):
+            return NotImplemented
+        given = args if changes.before is None else changes.before(op, args)
+        out = NotImplemented if changes.instead is None else changes.instead(op, given, kwargs)
+        if out is NotImplemented:
+            if changes.after is None and given is args:
+                return NotImplemented
+            out = func(*given, **kwargs)
+        return out if changes.after is None else changes.after(op, out)
+
+    with autocast(model, numerics.precision):
+        keys = _Keys()
+
+        def compute_inside(func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
+            """The same, with autograd and autocast let in."""
+            gradients = numerics.gradients
+            with keys.let_in(), torch.inference_mode(not gradients), torch.set_grad_enabled(gradients):
+                out = compute(func, args, kwargs)
+                return func(*args, **kwargs) if out is NotImplemented else out
+
+        special = numerics.gradients or numerics.precision != "float32"
+        changed = any((changes.before, changes.instead, changes.after))
+        instead = compute_inside if special else compute if changed else None
+        with watching(model, see, meta=numerics.meta, instead=instead), keys.kept_out() if special else nullcontext():
+            yield walk
+
+
+def replay(graph: Graph, model: nn.Module, example: Example, visit: Visit) -> Any:
+    """Run model(example) without gradients and show every operator call with its real tensors.
+
+    Args:
+        graph: traced from this model (any batch size), or from the one this was cut from.
+        visit: called as visit(op, args, kwargs, out) in the order of graph.ops.
+
+    Returns:
+        What the model returns.
+
+    Raises:
+        CannotTrace: the model takes another path than when it was traced.
+    """
+    with follow(graph.ops, model, visit):
+        return call(model, example)
+
+
+def autocast(model: nn.Module, precision: str) -> torch.autocast | nullcontext[None]:
+    """The context of a forward in this precision on the model's device; "float32" leaves everything as it is."""
+    check_precision(precision)
+    return nullcontext() if precision == "float32" else torch.autocast(device_of(model).type, torch.bfloat16)
+
+
+class _Keys:
+    """The dispatch keys of autograd's views and of autocast, kept out of a thread's dispatch or let in again."""
+
+    def __init__(self) -> None:
+        self._keys = dispatch_keys(_OUTSIDE)
+        self._usual = self._excluded()
+
+    def _excluded(self) -> list[bool]:
+        return [is_excluded(k) for k in self._keys]
+
+    def _exclude(self, excluded: Sequence[bool]) -> None:
+        for key, value in zip(self._keys, excluded):
+            set_excluded(key, value)
+
+    @contextmanager
+    def kept_out(self) -> Iterator[None]:
+        """Inside, no operator goes through these keys; afterwards they are as when this object was made."""
+        try:
+            self._exclude([True] * len(self._keys))
+            yield
+        finally:
+            self._exclude(self._usual)
+
+    @contextmanager
+    def let_in(self) -> Iterator[None]:
+        """Inside, the keys are as when this object was made; afterwards as before."""
+        before = self._excluded()
+        self._exclude(self._usual)
+        try:
+            yield
+        finally:
+            self._exclude(before)

@@ -1,0 +1,118 @@
+"""The rows of a record, computed from what the stages gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from sartor.cost import by_group
+from sartor.run.record import BudgetRow, FrozenRow, GroupRow, LatencyRow, Pair, Samples
+from sartor.structure import Graph
+from sartor.types import Bounds, Comparison, Counted, Plan
+
+LATENCY_SLACK = 1.03  # a ratio up to 3 % over its limit counts as met: two measurements of one network differ by that
+COUNTED = ("macs", "flops", "params", "bytes", "memory")
+
+
+def budget_rows(
+    bounds: Bounds, fitted: Counted, comparisons: Mapping[str, Comparison], drop: tuple[float, float] | None
+) -> list[BudgetRow]:
+    """Every limit, and whether the fitted network meets it.
+
+    Args:
+        bounds: the budget beside the original's costs.
+        fitted: costs of the fitted network.
+        comparisons: latencies by target, of every target that the budget names.
+        drop: quality before and after; None: it was not judged.
+    """
+    rows = []
+    for limit in bounds.budget.limits:
+        if limit.metric == "latency":
+            c = comparisons[str(limit.target)]
+            value, original = c.fitted.median_s, c.original.median_s
+            met = c.ratio <= bounds.latency_ratio(limit, original) * LATENCY_SLACK
+        else:
+            value, original = fitted.get(limit.metric), bounds.original.get(limit.metric)
+            met = bounds.holds(limit, fitted)
+        rows.append(
+            BudgetRow(
+                metric=limit.metric, target=limit.target, limit=limit.at_most, relative=limit.relative,
+                original=original, value=value, met=bool(met),
+            )
+        )  # fmt: skip
+    if bounds.budget.max_drop is not None and drop is not None:
+        before, after = drop
+        rows.append(
+            BudgetRow(
+                metric="drop", target=None, limit=bounds.budget.max_drop, relative=False, original=0.0,
+                value=round(before - after, 6), met=bounds.drop_holds(before, after),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def counted_rows(original: Counted, fitted: Counted) -> dict[str, Pair]:
+    """Costs that are counted, by metric."""
+    return {name: Pair(original=int(original.get(name)), fitted=int(fitted.get(name))) for name in COUNTED}
+
+
+def group_rows(graph: Graph, plan: Plan | None = None) -> list[GroupRow]:
+    """Groups in network order, with how many units stay and what they are worth."""
+    counts = plan.counts() if plan else {}
+    macs_share = by_group(graph)
+    sizes = {name: v for name, v in graph.tensors.items() if v.origin == "parameter"}
+    whole = sum(v.numel({}) for v in {id(v): v for v in sizes.values()}.values()) or 1
+    rows = []
+    for name, g in graph.groups.items():
+        mine = {id(sizes[m.tensor]): sizes[m.tensor].numel({}) for m in g.members if m.tensor in sizes}
+        rows.append(
+            GroupRow(
+                name=name, kind=g.kind, units=g.units, kept=counts.get(name, g.units), mixes=g.mixes,
+                members=[f"{m.tensor}:{m.dim}" for m in g.members], macs_share=round(macs_share[name], 6),
+                params_share=round(sum(mine.values()) / whole, 6),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def frozen_rows(graph: Graph) -> list[FrozenRow]:
+    """What cannot be cut, with reasons."""
+    return [FrozenRow(axis=f.axis, size=f.size, reason=f.reason) for f in graph.frozen]
+
+
+def latency_row(target: str, c: Comparison) -> LatencyRow:
+    """One target."""
+    return LatencyRow(
+        target=target, original_ms=1e3 * c.original.median_s, fitted_ms=1e3 * c.fitted.median_s, ratio=c.ratio,
+        interval=c.interval, noisy=c.noisy,
+        samples=Samples(
+            original_ms=[round(1e3 * s, 5) for s in c.original.times],
+            fitted_ms=[round(1e3 * s, 5) for s in c.fitted.times],
+        ),
+    )  # fmt: skip
+
+
+def noise_note(target: str, measured: Comparison) -> str:
+    """What a reader has to know about a comparison on a noisy machine."""
+    low, high = measured.interval
+    return (
+        f"the machine was busy while {target} was measured: {measured.noisy}; "
+        f"the interval is wide, {low:.3f} to {high:.3f}"
+    )
+
+
+def rewrite_note(paths: list[str]) -> str:
+    """What a user has to know about forwards that were rewritten."""
+    named = ", ".join(p or "the model itself" for p in paths[:3]) + (", ..." if len(paths) > 3 else "")
+    return (
+        "forwards that state sizes which no attribute holds were rewritten from their operators: "
+        f"{len(paths)} ({named}). They train and take any batch, but no other input size than the one traced; "
+        "what their authors do in training only, besides dropout and batch norm, is left out"
+    )
+
+
+def plain_rows(rows: Iterable[BaseModel]) -> list[dict[str, Any]]:
+    """Rows as plain objects."""
+    return [row.model_dump(mode="json") for row in rows]

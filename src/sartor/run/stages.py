@@ -1,0 +1,332 @@
+"""The pipeline, written once: every stage is a function from values to values.
+
+    model + example --understand--> Subject --score--> Scores --search, decide--> Decision --apply--> network + Verdict
+        --heal, train--> network --judge--> Quality; observe: latency on targets
+
+`fit`, the frontier, the studies and the benchmarks are compositions of these. Allocators, the proof and the repair are
+called here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from sartor.allocate import Cap, Step, allocator_of
+from sartor.borrow import device_of
+from sartor.cost import count
+from sartor.errors import BadInput, BudgetNotMet
+from sartor.importance import score as unit_scores
+from sartor.learn import CurveOptions, SoftBudget, learn_gates, sensitivity_scores
+from sartor.measure import compare_afresh, prepare
+from sartor.repair import Original
+from sartor.repair.gap import outputs
+from sartor.repair.repair_step import heal as repair
+from sartor.run.allocation_search import improved_scores
+from sartor.run.caps import counted_caps, share_caps
+from sartor.run.context import Context
+from sartor.run.latency_search import meet_latency
+from sartor.run.per_head_plans import with_fibres
+from sartor.run.subject import Subject, apart
+from sartor.structure import Graph, trace
+from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
+from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
+from sartor.train import History, TrainingSetup, accuracy, fine_tune
+from sartor.train.batch import first_samples
+from sartor.types import (
+    Bounds,
+    Comparison,
+    Criterion,
+    Data,
+    Effort,
+    Gates,
+    Judge,
+    Plan,
+    Recipe,
+    Scaling,
+    Scores,
+    Search,
+    Sensitivity,
+    Target,
+    Verdict,
+)
+
+_HELD_OUT = 0.2  # of all calibration samples of a study: they judge plans, and nothing else
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A plan and how it was found."""
+
+    plan: Plan
+    trail: tuple[Step, ...] = ()  # rounds of the latency search: share of the MACs, measured ratio
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network that was cut, what was done to the original, and whether that was exact."""
+
+    network: nn.Module
+    plan: Plan
+    edits: Edits
+    verdict: Verdict
+
+
+class Quality(NamedTuple):
+    """Of one network; larger is better, None: not judged."""
+
+    val: float | None
+    test: float | None
+
+
+def understand(model: nn.Module, example: Example, device: torch.device | str | None = None) -> Subject:
+    """Trace the network, find the groups that can be cut in its class, count its costs.
+
+    Args:
+        model: borrowed; a copy is taken if it lies on another device than `device`.
+        example: inputs that the network can be called with; one sample is traced.
+        device: where to compute; None: where the model lies.
+
+    Raises:
+        BadInput: nothing can be cut; says why.
+        CannotTrace: the forward cannot be followed.
+    """
+    where = torch.device(device) if device is not None else device_of(model)
+    if where != device_of(model):
+        model = copy.deepcopy(model).to(where)
+    example = to_device(map_tensors(lambda t: t.detach(), with_batch(example, 1)), where)
+    traced = trace(model, example)
+    graph = probe(model, traced)
+    if not graph.groups:
+        reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
+        raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")
+    return Subject(model, example, graph, count(graph), lost_groups=len(traced.groups) - len(graph.groups))
+
+
+def with_samples(subject: Subject, source: Iterable[Any] | None, samples: int) -> Subject:
+    """The subject with its calibration batches: the first `samples` samples of a source."""
+    if not source:
+        return subject
+    where = device_of(subject.model)
+    return replace(subject, samples=tuple(to_device(b, where) for b in first_samples(source, samples)))
+
+
+def with_held_out(subject: Subject, source: Iterable[Any], samples: int) -> Subject:
+    """The subject with calibration batches, and with others that judge plans.
+
+    Args:
+        source: batches (inputs, targets).
+        samples: for scores and repairs, at most. A quarter as many are taken after them and held out; of a source with
+            too few samples, a fifth is held out.
+
+    Raises:
+        BadInput: fewer than two samples.
+    """
+    wished = samples + max(1, round(samples * _HELD_OUT / (1 - _HELD_OUT)))
+    whole = with_samples(subject, source, wished)
+    total = sum(map(batch_of, whole.inputs))
+    if total < 2:
+        raise BadInput(f"calibration: expected at least 2 samples, one of them to judge by; got {total}")
+    front, back = apart(whole.samples, min(samples, total - max(1, round(_HELD_OUT * total))))
+    held = tuple(x for x, _ in back)
+    return replace(subject, samples=tuple(front), held_out=held, original_outputs=tuple(outputs(subject.model, held)))
+
+
+def score(subject: Subject, recipe: Recipe, bounds: Bounds, context: Context) -> Scores:
+    """One score for every unit that the recipe may cut; larger = keep.
+
+    Raises:
+        BadInput: the recipe needs calibration data and there are none, or it trains gates and the budget says no share
+            of the MACs.
+    """
+    graph, how = subject.graph, recipe.score
+    if not isinstance(how, Criterion) and not subject.samples:
+        raise BadInput(f"recipe {recipe.name!r} needs calibration data; pass train=... or calibration=...")
+    calibration, listener = subject.calibration(recipe.calibration, context), context.listener
+    if isinstance(how, Gates):
+        share = bounds.macs_share
+        if share is None:
+            raise BadInput("gates are trained towards a share of the MACs: add a limit on them, such as 'macs<=50%'")
+        return learn_gates(graph, subject.model, calibration, SoftBudget(share), options=how, listener=listener)
+    per_cost = how.per_cost if isinstance(how, Criterion) else 0.0
+    scaling = Scaling(reduce=how.reduce, normalise=how.normalise, per_cost=per_cost)
+    scores = unit_scores(
+        graph, subject.model, how.criterion, calibration=calibration, scaling=scaling, listener=listener
+    )
+    if isinstance(how, Sensitivity):
+        options = CurveOptions(per_cost=how.per_cost)
+        return sensitivity_scores(graph, subject.model, scores, subject.inputs, options=options, listener=listener)
+    return scores
+
+
+def search(
+    subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, context: Context
+) -> tuple[Scores, list[dict[str, Any]]]:
+    """Scores whose allocation comes closest to the original's outputs, and the tries that improved.
+
+    A relative limit on latency counts as one on MACs here. Scores stay as they are if the recipe does not search.
+
+    Raises:
+        BadInput: fewer than two calibration batches, or a budget of absolute latencies only.
+    """
+    if not isinstance(recipe.allocate, Search):
+        return scores, []
+    caps = share_caps(subject.graph, bounds)
+    if not caps:
+        raise BadInput("search over allocations: expected a counted or a relative limit; got absolute latencies only")
+    plan_of = lambda varied: allocate(subject.graph, varied, recipe, caps)
+    return improved_scores(subject, scores, plan_of, recipe.allocate.tries, context)
+
+
+def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], round_to: int | None = None) -> Plan:
+    """The plan that keeps most score under caps on cost.
+
+    Args:
+        graph: with the groups that may be cut.
+        scores: of every group.
+        recipe: its `allocate` says how.
+        caps: costs and what they may be at most.
+        round_to: kept counts are multiples of it; None: as the recipe says.
+
+    Raises:
+        BudgetNotMet: the caps cannot be met; `plan` is the smallest plan.
+        NothingToDo: the original meets them.
+    """
+    how = recipe.allocation
+    units = {n: g.units for n, g in graph.groups.items() if n in scores}
+    try:
+        keep = allocator_of(how).value(
+            scores,
+            caps,
+            units,
+            ties=graph.ties,
+            floor=how.floor,
+            round_to=how.round_to if round_to is None else round_to,
+        )
+    except BudgetNotMet as e:
+        if isinstance(e.plan, dict):
+            e.plan = Plan(e.plan, recipe.name, graph.fingerprint)
+        raise
+    return Plan(keep, recipe.name, graph.fingerprint)
+
+
+def decide(subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, context: Context) -> Decision:
+    """The plan that keeps most score within the budget: counted limits exactly, latency by measuring.
+
+    Raises:
+        BudgetNotMet: a limit cannot be met; says the lowest cost that can be reached. `plan` is the smallest plan
+            tried.
+        NothingToDo: the original already meets the budget.
+    """
+    graph, counted = subject.graph, counted_caps(subject.graph, bounds)
+
+    def plan_under(caps: Sequence[Cap], round_to: int | None = None) -> Plan:
+        return allocate(graph, scores, recipe, [*counted, *caps], round_to)
+
+    if bounds.timed:
+        plan, trail = meet_latency(subject, recipe.allocation, bounds, plan_under, context.listener)
+    else:
+        plan, trail = plan_under([]), ()
+    if recipe.cut.fibres:
+        plan = with_fibres(subject, plan, recipe, context)
+    return Decision(plan, trail)
+
+
+def apply(subject: Subject, plan: Plan) -> Cut:
+    """Cut the network physically, and prove that the cut network computes what the zero-masked original computes.
+
+    Raises:
+        CannotCut: the forward states a size that cannot be changed.
+        ProofFailed: the two differ; names the group.
+    """
+    edits = edits_for(subject.model, subject.graph, plan)
+    network = apply_edits(subject.model, edits)
+    return Cut(network, plan, edits, verify(subject, plan, network))
+
+
+def verify(
+    subject: Subject, plan: Plan, network: nn.Module, *, inputs: Example | None = None, tolerance: float = 1e-4
+) -> Verdict:
+    """The proof of a cut network, before anything is repaired.
+
+    Args:
+        network: cut by `plan`.
+        inputs: real inputs; None: a few calibration samples.
+        tolerance: largest error allowed, relative to the largest output.
+
+    Raises:
+        ProofFailed: the network differs from the zero-masked original; names the group.
+    """
+    given = subject.proof_inputs() if inputs is None else inputs
+    return prove(subject.model, subject.graph, plan, given, tolerance=tolerance, smaller=network)
+
+
+def heal(
+    subject: Subject, plan: Plan, network: nn.Module, recipe: Recipe, context: Context
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network repaired without training, and what was done; as it is without calibration data or steps."""
+    if not subject.samples or not recipe.repairs:
+        return network, {}
+    original = Original(subject.model, subject.graph, plan)
+    calibration = subject.calibration(recipe.calibration, context)
+    return repair(network, original, recipe.repairs, calibration, context.listener)
+
+
+def train(
+    subject: Subject, network: nn.Module, recipe: Recipe, data: Data, context: Context,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> History | None:  # fmt: skip
+    """Fine-tune the network in place with the original as teacher; None: the recipe trains for no epochs.
+
+    Raises:
+        BadInput: there is nothing to train on.
+        TrainingDiverged: the loss is not finite.
+    """
+    options = recipe.training
+    if not options.epochs:
+        return None
+    if data.train is None:
+        raise BadInput(f"recipe {recipe.name!r} trains for {options.epochs} epochs; pass train=...")
+    setup = TrainingSetup(options, subject.model, context.seed)
+    return fine_tune(
+        network.to(device_of(subject.model)), data, setup, judge=context.judge, listener=context.listener,
+        on_epoch=on_epoch,
+    )  # fmt: skip
+
+
+def evaluator(data: Data, judge: Judge, device: torch.device) -> Callable[[nn.Module], float] | None:
+    """The user's own evaluation, else top-1 accuracy on the validation part; None: there is neither."""
+    if judge.evaluate is not None or data.val is None:
+        return judge.evaluate
+    val = data.val
+    return lambda model: accuracy(model, val, device)
+
+
+def judge(subject: Subject, network: nn.Module, data: Data, judge: Judge) -> Quality:
+    """Quality on the validation part, and top-1 accuracy on the test part; None where there is nothing to judge by."""
+    device = device_of(subject.model)
+    evaluate = evaluator(data, judge, device)
+    return Quality(
+        None if evaluate is None else evaluate(network),
+        None if data.test is None else accuracy(network, data.test, device),
+    )
+
+
+def observe(subject: Subject, network: nn.Module, target: Target | str, effort: Effort) -> Comparison:
+    """The latency of a network on a target, measured in turns with the original's."""
+    return compare_afresh(
+        lambda: prepare(subject.model, subject.example, target),
+        lambda: prepare(network, subject.example, target),
+        effort,
+    )
+
+
+__all__ = [
+    "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "evaluator", "heal", "judge",
+    "observe", "score", "search", "train", "understand", "verify", "with_held_out", "with_samples",
+]  # fmt: skip

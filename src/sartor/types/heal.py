@@ -1,0 +1,56 @@
+"""Steps that repair or train a cut network, in the order in which a recipe names them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sartor.types.checked import Count, Flag, Share, checked
+
+
+@checked
+class Ridge:
+    """Every layer that reads other inputs than before is refitted to the original's outputs by ridge regression."""
+
+    kind: Literal["ridge"] = "ridge"
+
+
+@checked
+class FoldMeans:
+    """The mean contribution of removed units goes into the biases of the layers that read them.
+
+    Skipped where a `Ridge` step before it was kept: that one has refitted the same layers.
+    """
+
+    kind: Literal["fold-means"] = "fold-means"
+
+
+@checked
+class RefreshNorms:
+    """Batch-norm statistics are estimated anew; kept only if that brings held-out outputs closer to the original's."""
+
+    kind: Literal["refresh-norms"] = "refresh-norms"
+
+
+@checked
+class FineTune:
+    """The cut network is trained. Zero epochs: it is not, unless the run asks for epochs."""
+
+    epochs: Count = 0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Annotated[float, Field(strict=True, gt=0)] = 0.02
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(strict=True)] = 5e-4
+    warmup: Share = 0.05  # share of all steps
+    label_smoothing: Share = 0.0
+    distill: Share = 0.7  # weight of the original's soft targets, 0: none
+    temperature: Annotated[float, Field(strict=True, gt=0)] = 2.0
+    ema: Share = 0.0  # decay of the averaged weights, 0: none
+    clip: Annotated[float, Field(strict=True)] = 0.0  # largest gradient norm, 0: no limit
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: Flag = False
+    kind: Literal["fine-tune"] = "fine-tune"
+
+
+HealStep = Annotated[Ridge | FoldMeans | RefreshNorms | FineTune, Field(discriminator="kind")]
