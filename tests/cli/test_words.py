@@ -40,7 +40,7 @@ def test_other_inputs_are_refused(words: str) -> None:
 def test_nobody_guesses_the_input_of_an_unknown_network() -> None:
     with pytest.raises(BadInput, match="--input 1x3x224x224"):
         example_for("my.py:net", torch.nn.Linear(2, 2))
-    with pytest.raises(BadInput, match="leave one out"):
+    with pytest.raises(BadInput, match="pass only one"):
         example_for("my.py:net", torch.nn.Linear(2, 2), shape="1x2", data="digits:")
     assert example_for("torchvision:resnet18", torch.nn.Linear(2, 2)).shape == (1, 3, 224, 224)
 

@@ -1,4 +1,4 @@
-"""What the tests of single pitfalls share: inputs, and a network cut in half and proved."""
+"""Shared by tests of single pitfalls: inputs, and a network that is cut in half and proved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(2))
 
 
 def made(model: nn.Module) -> nn.Module:
-    """Numbers that are neither 0 nor 1, evaluation mode."""
+    """The model in evaluation mode with weights that are neither 0 nor 1."""
     torch.manual_seed(0)
     randomise_(model)
     return model.eval()
@@ -26,7 +26,7 @@ def frozen(graph: Graph) -> dict[str, str]:
 
 
 def cut_in_half(model: nn.Module, example: object) -> tuple[Graph, nn.Module]:
-    """Every axis that can be cut, halved; proved."""
+    """Halve every axis that can be cut, and prove the cut."""
     graph = probe(model, trace(model, example))
     plan = halves(graph)
     smaller = cut(model, graph, plan)

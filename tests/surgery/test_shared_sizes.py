@@ -13,7 +13,7 @@ from sartor.types import Plan
 
 
 class EightByEight(nn.Module):
-    """Eight heads of eight: which of the two an attribute says cannot be told from its value."""
+    """Eight heads of size eight: the value of an attribute does not show which of the two it holds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class EightByEight(nn.Module):
 def test_equal_sizes_are_not_confused():
     model = made(EightByEight())
     graph = probe(model, trace(model, ROWS))
-    for name in graph.groups:  # each alone, and by another amount
+    for name in graph.groups:  # each group alone, and by another amount
         tied = next((t for t in graph.ties if name in t), (name,))
         plan = Plan({n: tuple(range(0, graph.groups[n].units, 3)) for n in tied}, "test", graph.fingerprint)
         assert prove(model, graph, plan, ROWS).passed
@@ -37,7 +37,7 @@ def test_equal_sizes_are_not_confused():
 
 
 class Twins(nn.Module):
-    """Two alike halves, of which the second is read by what cannot follow a cut."""
+    """Two equal halves; an operator that reads the second one cannot run after a cut."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def test_what_is_given_up_in_one_place_stays_in_its_twin():
 
 
 class Fused(nn.Module):
-    """Query, key and value of one layer, told apart by selecting from the outermost factor."""
+    """Query, key and value of one layer, separated by selecting from the outermost factor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def test_selecting_freezes_only_the_factor_selected_from():
 
 
 class WithBuffers(nn.Module):
-    """A scale by channel is cut along; a table of indices is not."""
+    """A buffer with one scale for each channel is cut with the channels; a table of indices is not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def test_buffers_are_cut_along_and_indices_are_not():
 
 
 class Chunked(nn.Module):
-    """One number says both halves."""
+    """One number states the size of both halves."""
 
     def __init__(self, out: int = 8) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def test_parts_of_a_chunk_are_tied_in_count_not_frozen():
 
 
 class UnequalChunks(nn.Module):
-    """Three parts of eight: 3, 3 and 2; equal counts would not even hold for the original."""
+    """Eight units in parts of 3, 3 and 2: the counts are not equal in the original either."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ def test_a_width_used_as_a_value_is_found_by_the_proof():
 
 
 class Attention(nn.Module):
-    """Its scale is one over the root of the head size: taken by the operator from what it is given."""
+    """The operator derives its scale, 1 / sqrt(head size), from the shape of its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def test_the_scale_of_attention_stays_that_of_the_original_head_size():
 
 
 class Standardised(nn.Module):
-    """Weight standardisation spelled as a batch norm over the weight."""
+    """Weight standardisation, written as a batch norm of the weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Standardised(nn.Module):
 
 
 class RootMeanSquare(nn.Module):
-    """An RMS norm spelled out."""
+    """An RMS norm, written with elementary operators."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def test_mixing_hidden_in_ordinary_operators_is_flagged(kind, example):
 
 
 def test_a_length_over_units_is_silenced_exactly():
-    """Zeros add nothing to a sum of squares, so here cutting is silencing."""
+    """Zeros add nothing to a sum of squares, so the cut equals the zero-masked original."""
     cut_in_half(made(UnitLength()), ROWS)
 
 
@@ -123,7 +123,7 @@ def test_a_tie_between_a_mixed_group_and_another_is_left_out_of_the_proof_as_one
 
 
 class Picks(nn.Module):
-    """Gives back the rows that score highest."""
+    """Returns the rows with the highest scores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Picks(nn.Module):
 
 
 def test_rounding_does_not_decide_who_is_picked():
-    """Rows that differ by less than float32 can tell are told apart alike, since both are computed in float64."""
+    """Both models are computed in float64, so rows that are equal in float32 are ordered the same way."""
     model = made(Picks())
     rows = ROWS[:, :1] + 1e-7 * torch.randn(2, 50, 16, generator=torch.Generator().manual_seed(3))
     graph = probe(model, trace(model, rows))

@@ -1,4 +1,4 @@
-"""What a forward in evaluation leaves alone, and what it does to its own module: each with the smallest network."""
+"""Parts of a model that a forward in evaluation does not use, and forwards that change their own module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sartor.types import Plan
 
 
 class Routed(nn.Module):
-    """Three experts of which the inputs only ever meet one."""
+    """Three experts, of which the forward only calls one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ def test_a_parameter_that_no_operator_used_is_not_free():
 
 
 class Auxiliary(nn.Module):
-    """A second head that only training asks for."""
+    """A second head that is only used in training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def test_what_only_training_uses_is_cut_along_and_still_trains():
 
 
 class Tossed(Auxiliary):
-    """Which head is asked in training is a matter of chance in Python, which no recording can follow."""
+    """The head that is used in training is chosen at random in Python, which a recording cannot represent."""
 
     calls = 0
 
@@ -71,7 +71,7 @@ def test_a_training_path_left_to_chance_freezes_what_evaluation_leaves_alone():
 
 
 class Caching(nn.Module):
-    """Keeps a table of the width it saw, as a plain attribute, in a dict and in a buffer's place."""
+    """Stores a table of the width of its input in an attribute, in a dict and as a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def test_what_a_borrowed_model_keeps_for_itself_is_taken_back():
 
 
 class OnlyTheShape(nn.Module):
-    """Part of a tensor is taken for nothing but its length."""
+    """Only the length of a slice is used, not its values."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from sartor.testing.plans import halves
 
 
 class Turned(nn.Module):
-    """What is contiguous for one sample is not for two."""
+    """A tensor that is contiguous for one sample, but not for two."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,11 +30,13 @@ def test_calls_do_not_change_with_strides(n):
     model = made(Turned())
     assert [op.name for op in record(model, ROWS[:n]).ops].count("contiguous") == 1
     graph = probe(model, trace(model, ROWS[:1]))
-    assert prove(model, graph, halves(graph), ROWS[:n]).groups == 1  # the norm over survivors is found by counting
+    assert (
+        prove(model, graph, halves(graph), ROWS[:n]).groups == 1
+    )  # the reference of the norm is found by its position in the forward
 
 
 class Masked(nn.Module):
-    """Looks at values before it decides: of a mask made on the spot and written to, and of its input."""
+    """Its branch depends on values: of a mask that it makes and writes to, and of its input."""
 
     def __init__(self, by_weight: bool = False) -> None:
         super().__init__()

@@ -57,13 +57,13 @@ class Rows:
         return t.gather(dim, index.expand([n if d != dim else index.shape[dim] for d, n in enumerate(t.shape)]))
 
 
-def bases(ops: Iterable[Op], tensors: Iterable[Value], wanted: Iterable[Axis]) -> dict[Axis, Axis]:
+def bases(ops: Iterable[Op], tensors: Iterable[Value], cuttable: Iterable[Axis]) -> dict[Axis, Axis]:
     """Leaf -> the leaf H over which it may be fibred: the one with most units. No leaf is both a key and a value.
 
     Args:
         ops: solved.
         tensors: parameters and buffers.
-        wanted: leaves that can be cut.
+        cuttable: leaves that can be cut.
     """
     values = {id(v): v for v in tensors}
     for op in ops:
@@ -83,7 +83,7 @@ def bases(ops: Iterable[Op], tensors: Iterable[Value], wanted: Iterable[Axis]) -
             shared[leaf] = shared.get(leaf, everything) & everything
     found: dict[Axis, Axis] = {}
     known: dict[tuple[int, Axis, Axis], bool] = {}
-    for leaf in sorted(map(find, wanted), key=lambda a: -a.size):
+    for leaf in sorted(map(find, cuttable), key=lambda a: -a.size):
         if leaf in found.values():
             continue
         over = [h for h in shared.get(leaf, ()) if h is not leaf and not h.mix and h not in twice and h not in found]

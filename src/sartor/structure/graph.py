@@ -88,7 +88,7 @@ class Graph:
 
         Raises:
             BadInput: the plan was made for another graph; an index lies outside its group; tied groups keep different
-                counts; or it has fibres for a group that cannot have them.
+                counts; it has fibres for a group that cannot have them; or it removes blocks or sets number formats.
         """
         if isinstance(plan, Resolved):
             return plan if plan.graph is self else self.resolve(plan.plan)
@@ -97,6 +97,14 @@ class Graph:
                 f"plan: made for the graph {plan.fingerprint[:12]}, this model's graph is {self.fingerprint[:12]}; "
                 "trace the model it was made for"
             )
+        if plan.removed_blocks or plan.number_formats:
+            field = "removed_blocks" if plan.removed_blocks else "number_formats"
+            raise BadInput(f"plan, {field}: this version cannot carry them out; leave the field out")
+        for name, order in plan.ranking.items():
+            if len(order) != self.group(name).units:
+                raise BadInput(
+                    f"plan, ranking of {name!r}: expected all {self.group(name).units} units; got {len(order)}"
+                )
         masks: dict[Axis, Tensor] = {}
         for name, kept in plan.keep.items():
             units = self.group(name).units

@@ -150,8 +150,8 @@ def _double(t: Tensor) -> Tensor:
 
 def _compared(reference: nn.Module, resolved: Resolved, smaller: nn.Module, example: Example) -> float:
     with borrowed(reference), torch.no_grad():
-        want = reference_output(reference, resolved.graph, resolved.masks, example)
-    return _gap(want, _output(smaller, example))
+        expected = reference_output(reference, resolved.graph, resolved.masks, example)
+    return _gap(expected, _output(smaller, example))
 
 
 def _output(model: nn.Module, example: Example) -> Any:
@@ -159,10 +159,10 @@ def _output(model: nn.Module, example: Example) -> Any:
         return call(model, example)
 
 
-def _gap(want: Any, got: Any) -> float:
+def _gap(expected: Any, actual: Any) -> float:
     """Largest difference over all outputs, relative to the largest output."""
     worst = 0.0
-    for a, b in zip(tensors(want), tensors(got)):
+    for a, b in zip(tensors(expected), tensors(actual)):
         if not a.dtype.is_floating_point:
             continue
         if a.shape != b.shape:

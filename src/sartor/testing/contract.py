@@ -113,11 +113,11 @@ def _same_shapes(case: str, smaller: nn.Module, example: Example, graph: Graph, 
         raise RuleBroken(f"{case}: the cut model does not run: {e}") from e
     if [op.name for op in run.ops] != [op.name for op in graph.ops]:
         return  # a rewritten forward calls other operators; the probe has compared their shapes
-    for want, got in zip(graph.ops, run.ops):
-        for v, w in zip(want.outputs, got.outputs):
+    for expected, actual in zip(graph.ops, run.ops):
+        for v, w in zip(expected.outputs, actual.outputs):
             shape = tuple(new_size(a, kept) for a in v.axes)
-            if want.live and v.axes and shape != w.shape:
-                raise RuleBroken(f"{case}: {want.where} gives {w.shape}; the rule predicts {shape}")
+            if expected.live and v.axes and shape != w.shape:
+                raise RuleBroken(f"{case}: {expected.where} gives {w.shape}; the rule predicts {shape}")
 
 
 def _trains(case: str, smaller: nn.Module, example: Example) -> None:

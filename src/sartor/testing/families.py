@@ -205,9 +205,9 @@ def settled_(model: nn.Module, seed: int = 0) -> nn.Module:
                 assert module.running_mean is not None
                 module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=generator))
             elif isinstance(module, nn.Conv2d) and module.groups > 1:
-                spread, wanted = float(module.weight.std()), module.weight[0].numel() ** -0.5
-                if 0 < spread < wanted / 2:
-                    module.weight.mul_(wanted / spread)
+                spread, target_spread = float(module.weight.std()), module.weight[0].numel() ** -0.5
+                if 0 < spread < target_spread / 2:
+                    module.weight.mul_(target_spread / spread)
         for p in model.parameters():
             if p.dim() <= 1:
                 p.add_(0.1 * torch.randn(p.shape, generator=generator))

@@ -66,7 +66,7 @@ def refusal(error: ValidationError, what: str) -> BadInput:
     path = ".".join(str(p) for p in problem["loc"])
     got = f"got {problem['input']!r}"
     match problem["type"]:
-        case "callable_type" | "string_type" if "." in path:  # a union of text and function: both report
+        case "callable_type" | "string_type" if path.endswith((".str", ".callable")):
             return BadInput(f"{what} field {path.rpartition('.')[0]!r}: expected a name or a function; {got}")
         case "unexpected_keyword_argument" | "extra_forbidden":
             return BadInput(f"{what} field {path!r} does not exist")

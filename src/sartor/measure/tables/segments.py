@@ -173,11 +173,11 @@ class _Writer:
 
     def _atomic(self) -> set[Axis]:
         """Axes of several leaves whose leaves occur nowhere else in this segment: one letter stands for the whole."""
-        found = {find(a) for op in self.ops for v in (*op.inputs, *op.outputs) for a in v.axes}
-        found |= {find(a) for op in self.ops for x in op.sizes.values() for a in (x if isinstance(x, list) else [x])}
-        found = {a for a in found if not a.frozen}
-        inside = {a: set(leaves(a)) for a in found}
-        whole = {a for a in found if a.kind is not None and not any(inside[a] & inside[b] for b in found if b is not a)}
+        axes = {find(a) for op in self.ops for v in (*op.inputs, *op.outputs) for a in v.axes}
+        axes |= {find(a) for op in self.ops for x in op.sizes.values() for a in (x if isinstance(x, list) else [x])}
+        axes = {a for a in axes if not a.frozen}
+        inside = {a: set(leaves(a)) for a in axes}
+        whole = {a for a in axes if a.kind is not None and not any(inside[a] & inside[b] for b in axes if b is not a)}
         return whole
 
     def _size(self, a: Axis) -> Any:

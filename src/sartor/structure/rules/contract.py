@@ -113,12 +113,12 @@ def matmul(op: Op) -> Axes:
     lead = op.out.ndim - len(tail)
     out: Axes = []
     for d in range(lead):
-        got = None
+        axis = None
         for axes in (a.axes[:-2], b.axes[:-2]):
             k = d - lead + len(axes)
             if k >= 0 and axes[k].size != 1:
-                got = axes[k] if got is None else unify(got, axes[k], op.where)
-        out.append(find(got) if got is not None else fixed(op.out.shape[d], Reason("broadcast", op.where)))
+                axis = axes[k] if axis is None else unify(axis, axes[k], op.where)
+        out.append(find(axis) if axis is not None else fixed(op.out.shape[d], Reason("broadcast", op.where)))
     return out + tail
 
 

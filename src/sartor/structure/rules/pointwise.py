@@ -19,7 +19,7 @@ def broadcast(operands: Sequence[Value], shape: Sequence[int], where: str) -> Ax
     """Axes of operands broadcast to `shape`: equal dimensions unify, dimensions of size 1 are ignored."""
     out: Axes = []
     for d in range(len(shape)):
-        got: Axis | None = None
+        axis: Axis | None = None
         for v in operands:
             k = d - len(shape) + v.ndim
             if k < 0 or v.shape[k] == 1:
@@ -27,8 +27,8 @@ def broadcast(operands: Sequence[Value], shape: Sequence[int], where: str) -> Ax
             if v.shape[k] != shape[d]:
                 freeze(v.axes[k], Reason("broadcast", where))
                 continue
-            got = v.axes[k] if got is None else unify(got, v.axes[k], where)
-        out.append(find(got) if got is not None else (UNIT if shape[d] == 1 else fresh(shape[d])))
+            axis = v.axes[k] if axis is None else unify(axis, v.axes[k], where)
+        out.append(find(axis) if axis is not None else (UNIT if shape[d] == 1 else fresh(shape[d])))
     return out
 
 
