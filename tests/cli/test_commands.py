@@ -87,9 +87,9 @@ def test_options_of_the_factory_arrive(say, net: str) -> None:
 
 
 def test_measure_says_when_the_machine_was_busy(say, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = sys.modules["sartor.measure.latency"].judged
+    real = sys.modules["sartor.measure.latency"].noise_verdict
     busy = lambda *args, **more: {**real(*args, **more), "why": "a neighbour"}
-    monkeypatch.setattr(sys.modules["sartor.measure.latency"], "judged", busy)
+    monkeypatch.setattr(sys.modules["sartor.measure.latency"], "noise_verdict", busy)
     quick = (*SHAPE, "--seconds", "0", "--samples", "5", "--sessions", "1")
     for words in (("measure", net), ("measure", net, "--against", net)):
         assert say(*words, *quick, "--json").json["latency"][0]["noisy"] == "a neighbour"

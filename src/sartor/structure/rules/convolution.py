@@ -35,7 +35,7 @@ def _meta(x: Tensor, w: Tensor, b: Tensor | None = None, *window: Any) -> Any:
     out = w.shape[0]
     if x.ndim != w.ndim or groups < 1 or x.shape[1] != w.shape[1] * groups or out % groups:
         return NotImplemented
-    if not (alike(x, w, b) and x.is_contiguous()) or (b is not None and b.shape != (out,)):
+    if not (alike(x, w, b) and x.is_contiguous() and w.is_contiguous()) or (b is not None and b.shape != (out,)):
         return NotImplemented
     return swept(x, out, w.shape[2:], stride, padding, dilation)
 
