@@ -41,7 +41,7 @@ def improved_scores(
         scores: to begin with.
         plan_of: scores -> the plan under the budget.
         tries: variations.
-        context: the seed, and who is told.
+        context: the seed, and the listener.
 
     Returns:
         (scores, [{"try", "gap"}]), where a gap is the distance from the original's outputs (`output_gap`).
