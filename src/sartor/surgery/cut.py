@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from sartor.errors import NothingToDo, SartorError
+from sartor.errors import CannotCut, NothingToDo
 from sartor.structure.axes import Axis
 from sartor.structure.fibres import Rows
 from sartor.structure.graph import Graph, Resolved
@@ -17,10 +17,6 @@ from sartor.surgery.program import Program
 from sartor.surgery.rewrite import CannotRewrite, Tape, lineage, program_for
 from sartor.surgery.shape_check import Mismatch, check
 from sartor.types import Plan
-
-
-class CannotCut(SartorError, ValueError):
-    """The forward states a size that no attribute holds; names the operator and what to do."""
 
 
 def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
