@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sartor.importance import score
 from sartor.repair import Original, refit_consumers_
-from sartor.run.per_head_plans import fibred
+from sartor.run.per_head_plans import per_head_plan
 from sartor.run.subject import Subject, understand
 from sartor.seed import seeded
 from sartor.sources import load_data, load_model
@@ -84,7 +84,6 @@ def row(subject: Subject, test: list[Any], criterion: str, share: float) -> list
     """One line: both ways, cut only and refitted."""
     graph, model, samples = subject.graph, subject.model, list(subject.samples)
     names = [n for n, over in graph.fibres.items() if over.size > 1 and graph.groups[n].units > 3]
-    options: dict[str, Any] = {"batches": samples, "samples": 500, "seed": 0, "note": lambda text: None}
     calibration = Calibration(samples, samples=500, seed=0)
     found = score(graph.only(names), model, criterion, calibration=calibration, listener=SILENT)
     keep = {n: max(1, round(share * graph.groups[n].units)) for n in names}
@@ -93,7 +92,7 @@ def row(subject: Subject, test: list[Any], criterion: str, share: float) -> list
         criterion, graph.fingerprint,
     )  # fmt: skip
     cells = []
-    for plan in (one, fibred(graph, model, one, criterion, **options)):
+    for plan in (one, per_head_plan(subject, one, criterion, calibration=calibration, listener=SILENT)):
         smaller = cut(model, graph, plan)
         prove(model, graph, plan, subject.proof_inputs(), smaller=smaller)
         cells.append(f"{accuracy(smaller, test):.1f} ({subject.gap(smaller):.3f})")

@@ -8,6 +8,8 @@ import os
 # One thread a process: pytest-xdist runs a process on every core. The libraries read this once, when they are imported.
 for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+# Compiling the headers once takes longer than the few small kernels here save by it.
+os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
 
 from collections.abc import Iterator
 

@@ -21,7 +21,7 @@ ROWS = (
     ("importance", "cost", "measure"),
     ("activations",),
     ("structure",),
-    ("types", "budget", "errors", "registry", "units", "seed", "borrow", "version"),
+    ("types", "budget", "errors", "registry", "units", "seed", "borrow", "version", "torch_internals"),
 )
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 TOP = "sartor"  # sartor/__init__.py and sartor/__main__.py

@@ -134,7 +134,7 @@ def fit(
         The fitted network. `fitted.met` says whether every limit holds.
 
     Raises:
-        BadInput: an argument is not what was asked for.
+        BadInput: an argument is of the wrong kind or out of range.
         NothingToDo: the original already meets the budget.
         BudgetNotMet: a limit cannot be met; says the floor.
         CannotTrace, ProofFailed, TrainingDiverged: see `sartor.errors`.

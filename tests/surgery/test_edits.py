@@ -1,4 +1,4 @@
-"""Edits are a cut as data: they survive JSON and replay on a fresh instance."""
+"""Edits are a cut as data: they can be saved as JSON and applied to a new instance."""
 
 import json
 

@@ -206,7 +206,7 @@ def _numbers(text: str | None, letters: str) -> dict[str, int]:
 def _stairs_view(answer: dict[str, Any]) -> Any:
     from sartor.report.text import grid
 
-    table = grid(f"width {answer['letter']}", "latency (us)", "timed or interpolated", left=0)
+    table = grid(f"width {answer['letter']}", "latency (microseconds)", "timed or interpolated", left=0)
     rows = answer["line"]
     step = max(1, len(rows) // 32)
     timed = set(answer["timed"])

@@ -59,7 +59,7 @@ TO_KNOW = Effort(sessions=2, precision=0.02, min_seconds=0.5, max_seconds=1.5)  
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out, besides what it is asked for."""
+    """How a run is carried out: where, with which seed, and what is written."""
 
     example: Example | None = None  # None: the first batch of the data
     out: str | Path | None = None  # the run folder; None: nothing is written

@@ -1,4 +1,4 @@
-"""The record of a run: what was asked, decided and measured, as one value that survives JSON.
+"""The record of a run: the request, the decisions and the measurements, as one value that survives JSON.
 
 `result.json`, `fit --json` and the report are views of a `Record`; `record.jsonl` holds its steps as they happened.
 """
@@ -120,7 +120,7 @@ class TrailRow(Row):
 
 
 class AskedRow(Row):
-    """What the run was asked for."""
+    """The request of the run."""
 
     budget: str
     recipe: dict[str, Any]  # its five choices
@@ -202,7 +202,7 @@ class Recorder(Listener):
 
     Args:
         path: of record.jsonl; None: nothing is written.
-        listener: who is told.
+        listener: receives progress and notes.
         clock: in seconds.
     """
 

@@ -63,7 +63,7 @@ def frontier(
             that need labels; val and test, where there are, judge.
         sweep: recipes, shares, and how hard to look.
         example: inputs the network can be called with; one sample of it is counted and timed.
-        context: the loss of criteria that need one, the seed, and who is told.
+        context: the loss of criteria that need one, the seed, and the listener.
         device: where to compute; None: where the model lies.
 
     Returns:

@@ -29,7 +29,7 @@ def fit_to_latency(
         model: borrowed. Scores come from its weights alone.
         limit: on latency, relative to the original's.
         recipe: its criterion needs no data.
-        context: the seed, and who is told.
+        context: the seed, and the listener.
 
     Returns:
         {"plan" (None: the limit cannot be met), "floor" (the message if it cannot be met, else ""), "macs" (share

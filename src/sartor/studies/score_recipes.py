@@ -27,7 +27,7 @@ def score_recipes(
     Args:
         subject: the network and its calibration data.
         recipes: of different names.
-        context: the loss of criteria that need one, the seed, and who is told.
+        context: the loss of criteria that need one, the seed, and the listener.
 
     Returns:
         (recipe name -> group -> [units], criteria of a pass, comma-separated -> seconds it took).
@@ -81,7 +81,7 @@ def plan_at(subject: Subject, recipe: Recipe, scores: Scores | None, share: floa
         recipe: gates are trained and allocations searched here, for this share.
         scores: as `score_recipes` gave them; None for a recipe that trains gates.
         share: of the original's MACs, strictly between 0 and 1.
-        context: the loss of the gates, the seed, and who is told.
+        context: the loss of the gates, the seed, and the listener.
 
     Raises:
         BudgetNotMet: the share cannot be reached; says the floor.

@@ -1,6 +1,6 @@
-"""What a cut does to a module, as data: which slices of which tensors stay, which attributes change.
+"""A cut as data: the slices of tensors that stay, the attributes that change, the forwards that are rewritten.
 
-Edits replay on a fresh instance of the same class without tracing it again: that is how files load.
+Edits can be applied to a new instance of the same class without tracing it. That is how saved networks are loaded.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sartor.structure.fibres import Rows
 from sartor.structure.model_copy import clone, named_tensors
 from sartor.surgery.edits_file import EditsFile, KeptRows
 from sartor.surgery.program import Program, rewrite_
+from sartor.torch_internals import is_view
 from sartor.types.rows import FORMAT
 from sartor.version import version
 
@@ -32,7 +33,7 @@ class Edits:
     programs: Mapping[str, Program] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One tensor or attribute a line."""
+        """JSON with one tensor or attribute a line."""
         tensors = ",\n".join(
             f'    {json.dumps(name)}: {{"shape": {json.dumps(list(self.shapes[name]))}, "keep": '
             f"{json.dumps({str(d): asdict(k) if isinstance(k, Rows) else k for d, k in slices.items()})}}}"
@@ -68,22 +69,22 @@ def _kept(indices: list[int] | KeptRows) -> tuple[int, ...] | Rows:
 
 
 def sliced(t: Tensor, keep: Mapping[int, tuple[int, ...] | Rows]) -> Tensor:
-    """The kept indices of each dimension, as a tensor of its own."""
+    """The kept indices of each dimension, as a new tensor."""
     out = t.detach()
-    for d, i in keep.items():  # rows go by indices of the whole tensor, so they come first
+    for d, i in keep.items():  # rows refer to indices of the whole tensor, so they come first
         if isinstance(i, Rows):
             out = i.pick(out, d)
     for d, i in keep.items():
         if not isinstance(i, Rows):
             out = out.index_select(d, torch.as_tensor(i, device=t.device))
-    return out.clone(memory_format=torch.contiguous_format) if out is t or out._base is not None else out
+    return out.clone(memory_format=torch.contiguous_format) if out is t or is_view(out) else out
 
 
 def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
-    """A cut copy of the model; nothing is shared, the model itself stays as it is.
+    """A cut copy of the model, which shares nothing with it; the model itself is not changed.
 
     Raises:
-        BadInput: the model is not of the class the edits were made for; says the first difference.
+        BadInput: the model is not of the class that the edits were made for; names the first difference.
     """
     tensors = {name: t for *_, name, t in named_tensors(model)}
     modules = dict(model.named_modules())
@@ -111,7 +112,7 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
 
 
 def set_attributes_(model: nn.Module, attributes: tuple[tuple[str, str, Any], ...]) -> None:
-    """Write attribute values in place, keeping the kind of sequence."""
+    """Set attribute values in place; a list stays a list, a tuple a tuple."""
     modules = dict(model.named_modules())
     for path, attribute, value in attributes:
         old = getattr(modules[path], attribute)
