@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+if TYPE_CHECKING:  # torch takes seconds to import, and the command line imports these values
+    from torch import Tensor, nn
 
 Batches = Iterable[Any]  # each a pair (inputs, targets), or a mapping that names its targets
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:  # torch takes seconds to import, and the command line imports these values
+    from torch import Tensor
 
 Role = Literal["out", "in", "norm", "buffer", "other"]
-Scores = Mapping[str, Tensor]  # group name -> [units]; larger = keep
+Scores: TypeAlias = "Mapping[str, Tensor]"  # group name -> [units]; larger = keep
 Counts = Mapping[str, int]  # group name -> units kept; a group not named is whole
 
 
