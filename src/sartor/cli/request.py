@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from sartor.errors import BadInput, CorruptFile, UnknownName
 from sartor.types.checked import Flag, Positive, checked, refusal
-from sartor.types.rows import FORMAT, stamped
+from sartor.types.rows import stamped, unstamped
 
 REQUEST_FILE = "command.json"
 
@@ -120,10 +120,6 @@ def read_request(folder: str | Path) -> Request | None:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise BadInput(f"expected a table; got {type(values).__name__}")
-        written = values.pop("format", 1)
-        values.pop("sartor", None)
-        if written not in (1, FORMAT):
-            raise BadInput(f"expected format 1 or {FORMAT}; got {written!r}. A newer Sartor wrote it; update")
-        return request_from(values, str(path))
+        return request_from(unstamped(values, "request"), str(path))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, BadInput, UnknownName) as e:
         raise CorruptFile(f"{path}: expected what `sartor fit` wrote; {e}") from e

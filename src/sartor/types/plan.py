@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from sartor.errors import BadInput, CorruptFile
 from sartor.types.checked import checked, refusal
+from sartor.types.rows import unstamped
 from sartor.version import version
 
 FORMAT = 2  # of the JSON; format 1 had neither rankings, blocks nor number formats
@@ -99,12 +100,8 @@ class Plan:
             raise CorruptFile(f"plan: expected JSON with keep, made_by and fingerprint; {e}") from e
         if not isinstance(raw, dict):
             raise CorruptFile(f"plan: expected a JSON object; got {type(raw).__name__}")
-        written = raw.pop("format", 1)
-        raw.pop("sartor", None)
-        if written not in (1, FORMAT):
-            raise BadInput(f"plan: expected format 1 or {FORMAT}; got {written!r}. A newer Sartor wrote it; update")
         try:
-            return _adapter().validate_python(raw)  # type: ignore[no-any-return]
+            return _adapter().validate_python(unstamped(raw, "plan", FORMAT))  # type: ignore[no-any-return]
         except ValidationError as e:
             problem = refusal(e, "plan")
             if e.errors(include_url=False)[0]["type"] == "value_error":  # a check of the plan itself

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
 
+from sartor.errors import BadInput
 from sartor.version import version
 
 FORMAT: Literal[2] = (
@@ -45,7 +45,7 @@ class Answer(Row):
         return self.model_dump(mode="json", exclude=absent)
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler.resolve_ref_schema(handler(core))
         if "required" in schema:
             schema["required"] = [name for name in schema["required"] if name not in _optional(cls)]
@@ -66,3 +66,16 @@ def stamped(answer: Mapping[str, Any]) -> dict[str, Any]:
     """
     head = {} if "$schema" in answer else {"format": FORMAT, "sartor": version()}
     return {**head, **answer}
+
+
+def unstamped(raw: Mapping[str, Any], what: str, newest: int = FORMAT) -> dict[str, Any]:
+    """The inverse of `stamped`: a file's fields without its format and version. Without a format it is of format 1.
+
+    Raises:
+        BadInput: a later format than `newest`.
+    """
+    written = raw.get("format", 1)
+    if isinstance(written, bool) or written not in range(1, newest + 1):
+        expected = " or ".join(map(str, range(1, newest + 1)))
+        raise BadInput(f"{what}: expected format {expected}; got {written!r}. A newer Sartor wrote it; update")
+    return {name: value for name, value in raw.items() if name not in ("format", "sartor")}
