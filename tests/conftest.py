@@ -34,7 +34,7 @@ def own_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def short_observations() -> Iterator[None]:
-    """A timing that no budget asks for ends after a few inferences; timings that a limit depends on stay as they are."""
+    """Timings that no budget asks for end after a few inferences; those that a limit depends on stay as they are."""
     from sartor.types import Effort
 
     with pytest.MonkeyPatch.context() as patch:
