@@ -32,6 +32,16 @@ def own_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_observations() -> Iterator[None]:
+    """Timings that no budget asks for end after a few inferences; those that a limit depends on stay as they are."""
+    from sartor.types import Effort
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sartor.run.fit.TO_KNOW", Effort(sessions=1, min_seconds=0.0, max_seconds=0.1, samples=5))
+        yield
+
+
 class Residual(nn.Module):
     """Batch norm, and an option-A shortcut: strided slices, channels padded with zeros."""
 
