@@ -49,8 +49,9 @@ HEADS = (
 
 def network(seed: int) -> tuple[Any, Any]:
     """ResNet-18 of bench/latency.toml with the weights of a seed, and its input."""
-    from sartor.cli.inputs import parse_input
     from sartor.cli.latency_study import read_cases
+
+    from sartor.cli.inputs import parse_input
     from sartor.seed import seeded
     from sartor.sources import load_model
 

@@ -14,16 +14,14 @@ from typing import Annotated, Any
 import typer
 
 from sartor.cli import tables as tables_
-from sartor.cli.bench import oneshot
+from sartor.cli.bench import StudyCommands
 from sartor.cli.command_result import CommandResult, print_json, print_result
 from sartor.cli.demo import demo
-from sartor.cli.discovery import discovery
 from sartor.cli.export import export
 from sartor.cli.failures import DONE, FAILURE, INTERRUPTED, WRONG_USAGE, Interrupted, exit_code, message
 from sartor.cli.fit import fit
 from sartor.cli.frontier import frontier
 from sartor.cli.inspect import inspect
-from sartor.cli.latency_study import latency
 from sartor.cli.list import list_
 from sartor.cli.measure import measure
 from sartor.cli.report import report
@@ -75,10 +73,9 @@ for _name, _function in (
     ("resume", resume), ("report", report), ("export", export), ("list", list_),
 ):  # fmt: skip
     _command(_name, _function)
-bench = typer.Typer(help="Compare methods on the same networks; makes the tables of the docs.", no_args_is_help=True)
-_command("oneshot", oneshot, bench)
-_command("discovery", discovery, bench)
-_command("latency", latency, bench)
+bench = typer.Typer(
+    cls=StudyCommands, help="Compare methods on the same networks; makes the tables of the docs.", no_args_is_help=True
+)
 app.add_typer(bench, name="bench")
 tables = typer.Typer(help="Latency tables: operators timed by width on this machine's targets.", no_args_is_help=True)
 _command("list", tables_.list_, tables)

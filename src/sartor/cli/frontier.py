@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ from sartor.cli.options import AsJson, Factory, Force, Input, Quiet, Seed, Subje
 from sartor.cli.output_folder import must_be_replaced
 from sartor.cli.progress import steps
 from sartor.errors import BadInput
+from sartor.units import parse_shares
 
 RECIPES = "reconstruction,flap,l2"
 SHARES = "90,70,50,30"
@@ -80,26 +80,6 @@ def frontier(
     view += [Text(n, style="dim") for n in found["notes"]]
     view += [Text(f"page: {found['files']['html']}")] if out is not None else []
     return CommandResult(found, Stack(*view))
-
-
-def parse_shares(text: str) -> list[float]:
-    """Percentages into shares.
-
-    >>> parse_shares("70, 50%,30")
-    [0.7, 0.5, 0.3]
-    """
-    found = []
-    for word in filter(None, re.split(r"[,\s]+", text)):
-        try:
-            value = float(word.removesuffix("%"))
-        except ValueError:
-            raise BadInput(f"--shares: expected percentages such as 70,50,30; got {word!r}") from None
-        if not 0 < value < 100:
-            raise BadInput(f"--shares: expected percentages strictly between 0 and 100; got {word!r}")
-        found.append(value / 100)
-    if not found:
-        raise BadInput("--shares: expected percentages such as 70,50,30; got none")
-    return found
 
 
 def check_room(folder: Path, *, force: bool) -> None:

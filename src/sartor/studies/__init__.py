@@ -1,1 +1,16 @@
-"""Many runs, one table: frontier, one-shot, latency and discovery studies."""
+"""One study, one file. Importing this package registers them all; a new file needs one line here."""
+
+from sartor.studies import (  # noqa: F401
+    discovery,
+    latency_study,
+    oneshot,
+)
+from sartor.studies.grid import Grid, Part, bullets, machine, markdown
+from sartor.studies.registry import STUDIES, Option, Row, Study, study
+from sartor.studies.row_store import RowStore
+from sartor.studies.study_run import Case, StudyRun
+
+__all__ = [
+    "STUDIES", "Case", "Grid", "Option", "Part", "Row", "RowStore", "Study", "StudyRun", "bullets", "machine",
+    "markdown", "study",
+]  # fmt: skip
