@@ -141,7 +141,9 @@ def test_the_reader_sees_every_way_to_import(source: str, package: bool, room: s
 
 
 def test_what_is_allowed_and_what_is_not() -> None:
-    allowed = [("cli", "report"), ("run", "train"), ("cost", "structure"), ("testing", "surgery"), ("studies", "testing")]
+    allowed = [
+        ("cli", "report"), ("run", "train"), ("cost", "structure"), ("testing", "surgery"), ("studies", "testing"),
+    ]  # fmt: skip
     refused = [
         ("report", "testing"),
         ("cli", "testing"),

@@ -1,9 +1,17 @@
 """One study, one file. Importing this package registers them all; a new file needs one line here."""
 
 from sartor.studies import (  # noqa: F401
+    autobot,
+    chip,
     discovery,
+    equal_latency,
+    fibres,
     latency_study,
+    measured,
+    noise,
     oneshot,
+    predictor,
+    snapshot,
 )
 from sartor.studies.grid import Grid, Part, bullets, machine, markdown
 from sartor.studies.registry import STUDIES, Option, Row, Study, study

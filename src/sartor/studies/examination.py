@@ -91,9 +91,7 @@ def examine(
     if out is None:
         return row
     row["runs"] = True
-    by_value = (
-        1 if any(op.name in ("nonzero", "nms") for op in graph.ops) else 0
-    )  # the number of rows depends on values
+    by_value = 1 if any(op.name in ("nonzero", "nms") for op in graph.ops) else 0  # rows depend on values
     row["shapes"] = [(t.dim(), t.shape[by_value:]) for t in tensors(out)] == [
         (t.dim(), t.shape[by_value:]) for t in tensors(expected)
     ]

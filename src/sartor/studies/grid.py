@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,12 @@ def bullets(sentences: Sequence[str]) -> str:
     return "\n".join(f"- {s}" for s in sentences)
 
 
-def machine(environment: dict[str, object] | None, packages: Sequence[str] = ("torch",)) -> str:
+def machine(environment: Mapping[str, Any] | None, packages: Sequence[str] = ("torch",)) -> str:
     """The processor and the versions of some packages, for the caption of a table.
 
     >>> machine({"cpu": "A", "versions": {"torch": "2.9", "numpy": None}}, ("torch", "numpy"))
     'A, torch 2.9'
     """
     facts = environment or {}
-    versions = facts.get("versions")
-    versions = versions if isinstance(versions, dict) else {}
+    versions = facts.get("versions") or {}
     return ", ".join([str(facts.get("cpu", "a CPU")), *(f"{p} {versions[p]}" for p in packages if versions.get(p))])

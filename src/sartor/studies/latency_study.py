@@ -143,13 +143,13 @@ class LatencyStudy(Study):
         versions = ", ".join(f"{p} {installed[p]}" for p in ("torch", "onnxruntime") if p in installed)
         failed = [f"{_case(r)}: {r['why']}" for r in rows if r.get("why")]
         busy = [f"{_case(r)}: the machine was busy: {r['noisy']}; the interval is wide" for r in rows if r.get("noisy")]
+        extremes = (
+            f"; the largest is {total['worst']:.3f}, the median {total['median']:.3f}" if total["reached"] else ""
+        )
         return [
             f"Measured with {versions} on {facts.get('cpu', 'a CPU')}; recipe `{answer['recipe']}`, random weights.",
             Grid(heads(rows), lines(rows)),
-            f"{total['within']} of {total['cases']} within {WINDOW[0]}–{WINDOW[1]} of the limit"
-            + (
-                f"; the largest is {total['worst']:.3f}, the median {total['median']:.3f}." if total["reached"] else "."
-            ),
+            f"{total['within']} of {total['cases']} within {WINDOW[0]}–{WINDOW[1]} of the limit{extremes}.",
             bullets(failed + busy),
         ]
 

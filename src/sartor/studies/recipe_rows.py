@@ -38,9 +38,7 @@ class RecipeRows:
     shares: Sequence[float]  # of the MACs that may stay
     test: Batches
     context: Context = field(default_factory=lambda: Context(listener=WARNINGS))
-    known: Callable[[str, float], bool] = lambda name, share: (
-        False
-    )  # whether a row exists already; it is not made again
+    known: Callable[[str, float], bool] = lambda name, share: False  # whether a row exists already
 
     def rows(self, recipes: Sequence[Recipe]) -> Iterator[dict[str, Any]]:
         """One row for each recipe and share, yielded when it is made.
