@@ -1,10 +1,10 @@
-"""Torch-Pruning on the same weights: its criteria, inner channels only.
+"""Torch-Pruning on the same weights: its criteria, on inner channels only.
 
     pip install torch-pruning==1.6.1
 
 Inner channels only, because its graph does not follow the shortcut of these networks (a strided slice padded with
-zero channels). It takes a ratio of channels; the ratio whose MACs come nearest below the share is found by bisection.
-Its Hessian criterion, one backward pass a sample, is left out.
+zero channels). Torch-Pruning takes a ratio of channels; bisection finds the ratio whose MACs are closest below the
+share. Its Hessian criterion, which needs one backward pass a sample, is left out.
 G. Fang et al. 2023, "DepGraph", arXiv:2301.12900.
 """
 
@@ -27,7 +27,7 @@ _ROUNDS = 7
 def torch_pruning(
     model: nn.Module, example: Any, batches: Sequence[Any], share: float
 ) -> Mapping[str, Callable[[], nn.Module]]:
-    """Name -> a function that gives a copy cut to at most this share of the MACs."""
+    """Name -> a function that returns a copy with at most this share of the MACs."""
     try:
         import torch_pruning as tp
     except ImportError as e:

@@ -92,6 +92,7 @@ def make_table(study: Study, shared: SharedOptions) -> CommandResult:
     page = None if shared.write is None else MarkdownBlock(shared.write, study.marker)
     store = RowStore(shared.keep, study.key)
     with steps(quiet=shared.quiet) as listener:
+        listener.begin(study.name)
         run = StudyRun(store, shared.only, shared.seed, listener)
         answer = study.answer(list(study.rows(run)), run)
     if page is not None:

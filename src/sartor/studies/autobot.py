@@ -72,7 +72,6 @@ class AutoBot(Study):
                 raise UnknownName(name, getattr(self, name), known)
         numbers = [int(n) for n in self.batches.split(",")]
         setting = _Setting(self, max(numbers), run.context)
-        run.listener.begin("autobot")
         yield from run.rows_of(
             Case(
                 {"model": self.model, "method": self.method, "task": self.task, "groups": self.groups,

@@ -41,7 +41,6 @@ class Chip(Study):
     def rows(self, run: StudyRun) -> Iterator[Row]:
         """One row with all figures."""
         torch.set_num_threads(1)
-        run.listener.begin("chip")
 
         def make() -> dict[str, Any]:
             images = next(iter(open_data(self.data, MANY, run.seed).calibration or ()))[0]

@@ -48,7 +48,6 @@ class Discovery(Study):
         networks = list(self._networks(run))
         if not networks:
             raise BadInput(f"--only: no network of these sets has {run.only!r} in its name")
-        run.listener.begin("discovery")
         for i, (group, name, build) in enumerate(networks):
             row = run.store.get({"set": group, "name": name})
             if row is None or self._lacks_export(row):

@@ -114,7 +114,6 @@ class EqualLatency(Study):
         recipes = chosen("recipe", self.recipes, list(RECIPES))
         methods = chosen("method", self.methods, [m.name for m in METHODS])
         limits = parse_shares(self.limits, "--limits")
-        run.listener.begin("equal-latency")
         seeds = [run.seed] if self.seeds is None else [int(s) for s in self.seeds.split(",")]
         yield from run.rows_of(
             Case({"recipe": r, "limit": x, "method": m.name, "seed": seed}, partial(draw.row, r, x, m))

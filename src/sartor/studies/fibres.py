@@ -51,7 +51,6 @@ class Fibres(Study):
         """One row for each network, criterion and share."""
         _, networks = read_networks(self.file, Network, ("name", "model", "data"), ())
         shares, criteria = parse_shares(self.shares), [c.strip() for c in self.criteria.split(",")]
-        run.listener.begin("fibres")
         yield from run.rows_of(
             Case({"network": n.name, "criterion": c, "share": s, "seed": run.seed}, partial(subject.row, c, s))
             for n in networks for subject in [_Trained(n, run.seed, run.listener)] for c in criteria for s in shares

@@ -115,7 +115,6 @@ class LatencyStudy(Study):
         recipe = find_recipe(self.recipe)
         if self.allocation is not None:
             recipe = changed(recipe, {"allocate.kind": self.allocation, "score.per_cost": 0.0})
-        run.listener.begin("latency")
         yield from run.rows_of(
             Case(
                 {"network": n.name, "target": t, "limit": x, "recipe": self.recipe_name, "seed": run.seed},

@@ -53,7 +53,6 @@ class Measured(Study):
     def rows(self, run: StudyRun) -> Iterator[Row]:
         """One row a fit, with the object of `fit --json`."""
         setting = _Setting(self, run.seed)
-        run.listener.begin("measured")
         yield from run.rows_of(
             Case(
                 {"budget": budget, "recipe": recipe, "epochs": epochs, "seed": run.seed},

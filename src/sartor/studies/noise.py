@@ -73,7 +73,6 @@ class Noise(Study):
 
     def rows(self, run: StudyRun) -> Iterator[Row]:
         """One row for each competing process, latency and clock."""
-        run.listener.begin("noise")
         return run.rows_of(self._real_cases() if self.real else self._simulated_cases())
 
     def _simulated_cases(self) -> Iterator[Case]:

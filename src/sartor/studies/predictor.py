@@ -58,7 +58,6 @@ class PredictorStudy(Study):
     def rows(self, run: StudyRun) -> Iterator[Row]:
         """One row a network."""
         torch.set_num_threads(1)
-        run.listener.begin("predictor")
         return run.rows_of(
             Case({"network": n, "target": self.target, "plans": self.plans}, partial(self._row, n))
             for n in self.networks or DEFAULT

@@ -41,6 +41,7 @@ class Option:
 class Study(ABC):
     """Rows of one table, made one after the other and kept as they are made."""
 
+    name: ClassVar[str]  # of the command `sartor bench NAME`
     marker: ClassVar[str]  # the block <!-- marker --> of the page that `--write` fills
     key: ClassVar[tuple[str, ...]]  # fields of a row that say what it is about
 
@@ -83,7 +84,7 @@ def study(name: str, *, marker: str, key: tuple[str, ...], source: str) -> Calla
     """
 
     def register(made: S) -> S:
-        made.marker, made.key = marker, key
+        made.name, made.marker, made.key = name, marker, key
         STUDIES.add(name, made, source=source)
         return made
 

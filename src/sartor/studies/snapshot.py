@@ -46,7 +46,7 @@ TRANSFORMER = {"img_size": 32, "patch_size": 4, "depth": 4, "num_classes": 10}
 @study("snapshot", marker="snapshot", key=("case", "act", "folder"), source="sartor")
 @dataclass(frozen=True, kw_only=True)
 class Snapshot(Study):
-    """Save plans and weights of many recipes, or compare them with saved ones bit for bit (exit code 1: some differ)."""
+    """Save plans and weights of many recipes, or compare them with saved ones bit for bit; exit code 1: a difference."""
 
     act: Annotated[str, Option("save or compare.", metavar="ACT", argument=True)]
     folder: Annotated[Path, Option("Of the saved plans and weights.", metavar="FOLDER", argument=True)]
@@ -61,7 +61,6 @@ class Snapshot(Study):
         torch.set_num_threads(1)
         self.folder.mkdir(parents=True, exist_ok=True)
         act = self._save if self.act == "save" else self._compare
-        run.listener.begin("snapshot")
         yield from run.rows_of(
             Case({"case": name, "act": self.act, "folder": str(self.folder)}, partial(act, name, make), name)
             for name, make in self._cases()
