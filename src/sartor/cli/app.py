@@ -20,10 +20,11 @@ from sartor.cli.demo import demo
 from sartor.cli.export import export
 from sartor.cli.failures import DONE, FAILURE, INTERRUPTED, WRONG_USAGE, Interrupted, exit_code, message
 from sartor.cli.fit import fit
-from sartor.cli.frontier import frontier
+from sartor.cli.frontier import FrontierOptions, frontier
 from sartor.cli.inspect import inspect
 from sartor.cli.list import list_
 from sartor.cli.measure import measure
+from sartor.cli.option_fields import command_of
 from sartor.cli.report import report
 from sartor.cli.resume import resume
 
@@ -69,8 +70,9 @@ def _command(name: str, function: Callable[..., CommandResult], home: typer.Type
 
 
 for _name, _function in (
-    ("demo", demo), ("inspect", inspect), ("measure", measure), ("fit", fit), ("frontier", frontier),
-    ("resume", resume), ("report", report), ("export", export), ("list", list_),
+    ("demo", demo), ("inspect", inspect), ("measure", measure), ("fit", fit),
+    ("frontier", command_of(frontier, FrontierOptions)), ("resume", resume), ("report", report), ("export", export),
+    ("list", list_),
 ):  # fmt: skip
     _command(_name, _function)
 bench = typer.Typer(

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Group
 from rich.text import Text
 
 from sartor.cli.command_result import CommandResult
-from sartor.cli.failures import Interrupted, message
 from sartor.cli.markdown_block import MarkdownBlock
+from sartor.cli.option_fields import command_of
 from sartor.cli.options import AsJson, Quiet, Seed
 from sartor.cli.progress import steps
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from sartor.studies import Option, Part, Study
+    from sartor.studies import Part, Study
+
+
+def write_option(marker: str) -> Any:
+    """The option `--write` of a study."""
+    return typer.Option(help=f"Put the tables between <!-- {marker} --> and <!-- /{marker} --> of this page.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +37,7 @@ class SharedOptions:
     keep: Annotated[
         Path | None, typer.Option(help="JSON lines, one a row; rows that the file holds are not made again.")
     ] = None
-    write: Annotated[
-        Path | None, typer.Option(help="Put the tables between <!-- MARKER --> and <!-- /MARKER --> of this page.")
-    ] = None
+    write: Annotated[Path | None, write_option] = None
     seed: Seed = 0
     quiet: Quiet = False
     as_json: AsJson = False
@@ -62,23 +65,13 @@ class StudyCommands(typer.core.TyperGroup):
 
 
 def study_command(study: type[Study]) -> Callable[..., CommandResult]:
-    """A function whose parameters are the fields of a study and of `SharedOptions`, as typer reads them."""
-    own = [f.name for f in fields(study)]  # type: ignore[arg-type]
+    """A command with the options of a study and those of `SharedOptions`."""
 
-    def command(**values: Any) -> CommandResult:
-        chosen = {name: values.pop(name) for name in own}
-        try:
-            return make_table(study(**chosen), SharedOptions(**values))
-        except KeyboardInterrupt as e:  # some versions of the parser would exit without a message
-            raise Interrupted(message(e)) from e
+    def table(own: Study, shared: SharedOptions) -> CommandResult:
+        return make_table(own, shared)
 
-    marker = f"<!-- {study.marker} -->"
-    parameters = [*_parameters(study), *_parameters(SharedOptions)]
-    parameters = [p.replace(annotation=_with_marker(p.annotation, marker)) for p in parameters]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    command.__doc__ = study.__doc__
-    return command
+    table.__doc__ = study.__doc__
+    return command_of(table, study, SharedOptions, annotation=partial(_annotation, marker=study.marker))
 
 
 def make_table(study: Study, shared: SharedOptions) -> CommandResult:
@@ -103,44 +96,21 @@ def make_table(study: Study, shared: SharedOptions) -> CommandResult:
     return CommandResult(answer, Group(*view), 1 if failures else 0)
 
 
-def _parameters(kind: type[Any]) -> list[inspect.Parameter]:
-    hints = get_type_hints(kind, include_extras=True)
-    return [
-        inspect.Parameter(
-            f.name, inspect.Parameter.KEYWORD_ONLY, annotation=_annotation(hints[f.name]),
-            default=inspect.Parameter.empty if f.default is MISSING else f.default,
-        )
-        for f in fields(kind)
-    ]  # fmt: skip
-
-
-def _annotation(hint: Any) -> Any:
-    """A study's `Annotated[type, Option(...)]` as `Annotated[type, typer.Option(...)]`; others unchanged."""
+def _annotation(hint: Any, marker: str) -> Any:
+    """`Annotated[type, Option(...)]` of a study as typer reads it; in the help of `--write`, the study's marker."""
     from sartor.studies import Option
 
-    kind, *notes = get_args(hint)
-    options: list[Option] = [n for n in notes if isinstance(n, Option)]
-    if not options:
-        return hint
-    (option,) = options
-    settings: dict[str, Any] = {"help": option.help}
-    if option.metavar is not None:
-        settings["metavar"] = option.metavar
-    if option.minimum is not None:
-        settings["min"] = option.minimum
-    if option.argument:
-        return Annotated[kind, typer.Argument(**settings)]
-    names = [] if option.name is None else [option.name]
-    return Annotated[kind, typer.Option(*names, **settings)]
-
-
-def _with_marker(hint: Any, marker: str) -> Any:
-    """The same annotation, with the study's marker in the help of `--write`."""
     kind, note = get_args(hint)
-    if "<!-- MARKER -->" not in (note.help or ""):
-        return hint
-    help_ = note.help.replace("<!-- MARKER -->", marker).replace("<!-- /MARKER -->", marker.replace("<!-- ", "<!-- /"))
-    return Annotated[kind, typer.Option(help=help_)]
+    if not isinstance(note, Option):
+        return Annotated[kind, write_option(marker)] if note is write_option else hint
+    settings: dict[str, Any] = {"help": note.help}
+    if note.metavar is not None:
+        settings["metavar"] = note.metavar
+    if note.minimum is not None:
+        settings["min"] = note.minimum
+    if note.argument:
+        return Annotated[kind, typer.Argument(**settings)]
+    return Annotated[kind, typer.Option(*([] if note.name is None else [note.name]), **settings)]
 
 
 def _rendered(part: Part) -> RenderableType:

@@ -46,7 +46,7 @@ TRANSFORMER = {"img_size": 32, "patch_size": 4, "depth": 4, "num_classes": 10}
 @study("snapshot", marker="snapshot", key=("case", "act", "folder"), source="sartor")
 @dataclass(frozen=True, kw_only=True)
 class Snapshot(Study):
-    """Save plans and weights of many recipes, or compare them with saved ones bit for bit; exit code 1: a difference."""
+    """Save plans and weights of many recipes, or compare them bit for bit with saved ones; exit code 1: they differ."""
 
     act: Annotated[str, Option("save or compare.", metavar="ACT", argument=True)]
     folder: Annotated[Path, Option("Of the saved plans and weights.", metavar="FOLDER", argument=True)]
