@@ -66,7 +66,7 @@ class LatencyCase:
     seed: int
 
     def fitted(self) -> dict[str, Any]:
-        """Runs in another process: the plan as JSON and how it was found."""
+        """Runs in another process: the plan as JSON, and figures of the search."""
         row = fit_to_latency(
             *self.network.build(self.seed), Limit("latency", self.limit, True, self.target), self.recipe,
             Context(seed=self.seed),
@@ -165,13 +165,13 @@ def read_cases(path: Path) -> tuple[list[str], list[float], list[LatencyNetwork]
 def fit_to_latency(
     model: nn.Module, example: Example, limit: Limit, recipe: Recipe, context: Context = DEFAULTS
 ) -> dict[str, Any]:
-    """Decide what stays of a network so that it meets a limit on latency; nothing is trained.
+    """Choose widths of a network that meet a limit on latency, without training.
 
     Args:
         model: borrowed. Scores come from its weights alone.
         limit: on latency, relative to the original's.
         recipe: its criterion needs no data.
-        context: the seed, and who is told.
+        context: the seed and the listener.
 
     Returns:
         {"plan" (None: the limit cannot be met), "floor" (the message if it cannot be met, else ""), "macs" (share
@@ -206,7 +206,7 @@ def measured_again(
 
 
 def limit_summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """{"cases", "reached" (a network was found), "within" (WINDOW), "worst" (largest measured / limit), "median"}."""
+    """{"cases", "reached" (the limit could be met), "within" (WINDOW), "worst" (largest measured / limit), "median"}."""
     quotients = [r["again"] / r["limit"] for r in rows if r.get("again") is not None]
     return {
         "cases": len(rows), "reached": len(quotients), "within": sum(WINDOW[0] <= q <= WINDOW[1] for q in quotients),
@@ -228,9 +228,9 @@ def lines(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _machine(row: Row) -> str:
-    return (
-        "–" if row.get("noisy") is None else "busy" if row["noisy"] else "quiet"
-    )  # None: rows of older versions do not record it
+    if row.get("noisy") is None:  # rows of older versions do not record it
+        return "–"
+    return "busy" if row["noisy"] else "quiet"
 
 
 def cells(row: Row) -> list[str]:
