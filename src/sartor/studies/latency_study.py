@@ -206,7 +206,7 @@ def measured_again(
 
 
 def limit_summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """{"cases", "reached" (the limit could be met), "within" (WINDOW), "worst" (largest measured / limit), "median"}."""
+    """{"cases", "reached" (the limit was met), "within" (WINDOW), "worst" (largest measured / limit), "median"}."""
     quotients = [r["again"] / r["limit"] for r in rows if r.get("again") is not None]
     return {
         "cases": len(rows), "reached": len(quotients), "within": sum(WINDOW[0] <= q <= WINDOW[1] for q in quotients),
