@@ -8,6 +8,8 @@ import os
 # One thread a process: pytest-xdist runs a process on every core. The libraries read this once, when they are imported.
 for _library in ("OMP", "MKL", "OPENBLAS"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+# Compiling the headers once takes longer than the few small kernels here save by it.
+os.environ.setdefault("TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS", "0")
 
 from collections.abc import Iterator
 
@@ -27,6 +29,16 @@ def own_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tables of latency that tests make are not those of the machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SARTOR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_observations() -> Iterator[None]:
+    """A timing that no budget asks for ends after a few inferences; timings that a limit depends on stay as they are."""
+    from sartor.types import Effort
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sartor.run.fit.TO_KNOW", Effort(sessions=1, min_seconds=0.0, max_seconds=0.1, samples=5))
         yield
 
 

@@ -21,8 +21,11 @@ ROWS = (
     ("importance", "cost", "measure"),
     ("activations",),
     ("structure",),
-    ("types", "budget", "errors", "registry", "units", "seed", "borrow", "version", "toml_file", "example_input"),
-)
+    (
+        "types", "budget", "errors", "registry", "units", "seed", "borrow", "version", "torch_internals", "toml_file",
+        "example_input",
+    ),
+)  # fmt: skip
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}
 TOP = "sartor"  # sartor/__init__.py and sartor/__main__.py
 TESTING = ROW["surgery"]  # what others test their own methods with cuts and proves

@@ -379,3 +379,12 @@ def test_a_borrowed_model_comes_back_as_it_was(modes: list[bool], training: bool
         assert fails
     model(torch.ones(1, 2))
     assert [m.training for m in model.modules()] == modes and len(calls) == 1
+
+
+def test_the_package_exports_every_error_that_it_raises() -> None:
+    import sartor
+
+    raised = {n for n, e in vars(errors).items() if isinstance(e, type) and issubclass(e, SartorError)}
+    assert raised <= set(sartor.__all__)
+    assert {n for names in sartor._HOMES.values() for n in names} == set(sartor.__all__)
+    assert all(getattr(sartor, n) is not None for n in sartor.__all__)

@@ -9,31 +9,65 @@ if TYPE_CHECKING:
     from sartor.api import Fitted, fit
     from sartor.budget import parse_budget
     from sartor.cost import count
-    from sartor.errors import SartorError
+    from sartor.errors import (
+        BadInput,
+        BudgetNotMet,
+        CannotCut,
+        CannotTrace,
+        CorruptFile,
+        MissingExtra,
+        NothingToDo,
+        ProofFailed,
+        SartorError,
+        TargetLost,
+        TrainingDiverged,
+        UnknownName,
+    )
     from sartor.run import load
     from sartor.structure import Graph, explain, trace
     from sartor.surgery import cut, probe, prove, silence
-    from sartor.types import Budget, FineTune, Group, Limit, Plan, Recipe, Target
+    from sartor.types import (
+        Budget,
+        Data,
+        Effort,
+        FineTune,
+        Group,
+        Judge,
+        Limit,
+        Listener,
+        Plan,
+        Recipe,
+        Target,
+        Verdict,
+    )
 
 __version__ = "0.1.0"
-__all__ = [
-    "Budget", "Fitted", "Graph", "Group", "Limit", "Plan", "Recipe", "SartorError", "Target", "FineTune", "count",
-    "cut", "explain", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
-]  # fmt: skip
 _HOMES = {
     "api": ("Fitted", "fit"),
     "budget": ("parse_budget",),
     "cost": ("count",),
-    "errors": ("SartorError",),
+    "errors": (
+        "BadInput", "BudgetNotMet", "CannotCut", "CannotTrace", "CorruptFile", "MissingExtra", "NothingToDo",
+        "ProofFailed", "SartorError", "TargetLost", "TrainingDiverged", "UnknownName",
+    ),
     "run": ("load",),
     "structure": ("Graph", "explain", "trace"),
     "surgery": ("cut", "probe", "prove", "silence"),
-    "types": ("Budget", "Group", "Limit", "Plan", "Recipe", "Target", "FineTune"),
-}
+    "types": (
+        "Budget", "Data", "Effort", "FineTune", "Group", "Judge", "Limit", "Listener", "Plan", "Recipe", "Target",
+        "Verdict",
+    ),
+}  # fmt: skip
+__all__ = [
+    "BadInput", "Budget", "BudgetNotMet", "CannotCut", "CannotTrace", "CorruptFile", "Data", "Effort", "FineTune",
+    "Fitted", "Graph", "Group", "Judge", "Limit", "Listener", "MissingExtra", "NothingToDo", "Plan", "ProofFailed",
+    "Recipe", "SartorError", "Target", "TargetLost", "TrainingDiverged", "UnknownName", "Verdict", "count", "cut",
+    "explain", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Names are fetched when they are first used: `sartor --help` needs no torch."""
+    """Names are imported when they are first used: `sartor --help` needs no torch."""
     for home, names in _HOMES.items():
         if name in names:
             value = getattr(import_module(f"sartor.{home}"), name)

@@ -84,7 +84,7 @@ class Fitted:
 
     def report(self, path: str | Path) -> Path:
         """Write the report: one HTML file that opens without a network."""
-        return Path(write_report(self._outcome.record.with_steps(), path) or path)
+        return Path(write_report(self._outcome.record, path) or path)
 
 
 def fit(
@@ -134,7 +134,7 @@ def fit(
         The fitted network. `fitted.met` says whether every limit holds.
 
     Raises:
-        BadInput: an argument is not what was asked for.
+        BadInput: an argument is of the wrong kind or out of range.
         NothingToDo: the original already meets the budget.
         BudgetNotMet: a limit cannot be met; says the floor.
         CannotTrace, ProofFailed, TrainingDiverged: see `sartor.errors`.

@@ -51,6 +51,10 @@ class CannotTrace(SartorError, RuntimeError):
     """The model's forward could not be traced; the cause is chained."""
 
 
+class CannotCut(SartorError, ValueError):
+    """The forward contains a size as a constant, in no attribute; names the operator and what to do."""
+
+
 class NothingToDo(SartorError, ValueError):
     """The operation would change nothing."""
 

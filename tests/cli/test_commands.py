@@ -47,14 +47,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, source: str) -> tuple[Pat
 
 def test_inspect_gives_what_the_design_says(say, net: str) -> None:
     found = say("inspect", net, *SHAPE, "--json").json
-    assert set(found) == {"model", "groups", "frozen", "coverage", "seconds", "kinds", "ties"}
+    assert set(found) == {"format", "sartor", "model", "groups", "frozen", "coverage", "seconds", "kinds", "ties"}
     assert [set(g) for g in found["groups"]] == [GROUP | {"writes", "reads"}]
     assert found["kinds"] == {"channels": 1} and found["groups"][0]["kind"] == "channels"
     assert found["groups"][0]["units"] == 8
     assert all(set(f) == {"axis", "reason"} and f["reason"] for f in found["frozen"])
     assert 0 < found["coverage"]["params_on_cuttable_axis"] <= 1 == found["coverage"]["macs_on_cuttable_axis"]
     shown = say("inspect", net, *SHAPE)
-    assert all(g["name"] in shown.out for g in found["groups"]) and "because" in shown.out
+    assert all(g["name"] in shown.out for g in found["groups"]) and "reason for not cutting" in shown.out
 
 
 def test_inspect_says_why_two_layers_are_tied_and_writes_pictures(say, net: str, tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_options_of_the_factory_arrive(say, net: str) -> None:
 
 
 def test_measure_says_when_the_machine_was_busy(say, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = sys.modules["sartor.measure.latency"].judged
+    real = sys.modules["sartor.measure.latency"].noise_verdict
     busy = lambda *args, **more: {**real(*args, **more), "why": "a neighbour"}
-    monkeypatch.setattr(sys.modules["sartor.measure.latency"], "judged", busy)
+    monkeypatch.setattr(sys.modules["sartor.measure.latency"], "noise_verdict", busy)
     quick = (*SHAPE, "--seconds", "0", "--samples", "5", "--sessions", "1")
     for words in (("measure", net), ("measure", net, "--against", net)):
         assert say(*words, *quick, "--json").json["latency"][0]["noisy"] == "a neighbour"
@@ -110,7 +110,7 @@ def test_measure_meters_energy_or_says_what_is_missing(say, net: str, monkeypatc
     assert row["joules"] > 0 and row["idle_w"] == pytest.approx(10.0, rel=0.1) and row["meter"] == "a fake"
     (row,) = say("measure", net, "--against", net, *quick, "--json").json["energy"]
     assert row["ratio"] == pytest.approx(row["fitted_j"] / row["original_j"])
-    assert "an inference by a fake" in " ".join(say("measure", net, *quick).out.split())
+    assert "per inference, measured by a fake" in " ".join(say("measure", net, *quick).out.split())
 
 
 def test_measure_gives_one_network(say, net: str) -> None:
@@ -130,7 +130,7 @@ def test_measure_compares_two_in_turns(say, net: str) -> None:
     low, high = timed["interval"]
     assert low <= timed["ratio"] <= high
     assert len(timed["samples"]["original_ms"]) == len(timed["samples"]["fitted_ms"]) >= 5
-    assert "95 % interval" in say(*words).out
+    assert "95 % confidence interval" in say(*words).out
 
 
 def test_export_writes_where_told_and_says_what_was_checked(say, net: str, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_export_writes_where_told_and_says_what_was_checked(say, net: str, tmp_p
     ("out", "why"),
     [
         (("--to", "onnx", "--out", "a.pt2"), "ends in .onnx"),
-        (("--to", "onnx", "--to", "pt2", "--out", "a.onnx"), "expected a folder"),
+        (("--to", "onnx", "--to", "pt2", "--out", "a.onnx"), "expected an existing folder"),
     ],
 )
 def test_export_refuses_names_that_do_not_fit(say, net: str, out: tuple[str, ...], why: str) -> None:
@@ -205,7 +205,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(finished: tuple[Path, 
         ("--data", ("--model", "a:b", "--budget", "macs<=50%", "--out", "x", "--epochs", "3")),
         ("--data", ("--model", "a:b", "--budget", "macs<=50%, drop<=1", "--out", "x", "--epochs", "0")),
         ("onnxruntime-cpu", ("--model", "a:b", "--budget", "latency<=50% @ onnxruntime", "--out", "x")),
-        ("floor", ("--model", "a:b", "--budget", "macs<=50%", "--out", "x", "--set", "flor=1")),
+        ("floor", ("--model", "a:b", "--budget", "macs<=50%", "--out", "x", "--set", "allocate.flor=1")),
     ],
 )  # fmt: skip
 def test_fit_says_what_is_missing_before_it_loads_anything(say, missing: str, words: tuple[str, ...]) -> None:

@@ -64,7 +64,7 @@ def test_the_demo_trains_and_asks_for_what_it_says(say, tmp_path: Path, monkeypa
         assert said.json["files"]["report"] == "report.html"
         assert (tmp_path / name / "report.html").is_file()
     assert asked[0]["budget"] == "latency<=60% @ onnxruntime-cpu, macs<=50%"
-    assert asked[0]["recipe"].criterion == "taylor" and asked[0]["recipe"].training.epochs == 1
+    assert asked[0]["recipe"].score.criterion == "taylor" and asked[0]["recipe"].training.epochs == 1
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     restored = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_other_inputs_are_refused(words: str) -> None:
 def test_nobody_guesses_the_input_of_an_unknown_network() -> None:
     with pytest.raises(BadInput, match="--input 1x3x224x224"):
         example_for("my.py:net", torch.nn.Linear(2, 2))
-    with pytest.raises(BadInput, match="leave one out"):
+    with pytest.raises(BadInput, match="pass only one of them"):
         example_for("my.py:net", torch.nn.Linear(2, 2), shape="1x2", data="digits:")
     assert example_for("torchvision:resnet18", torch.nn.Linear(2, 2)).shape == (1, 3, 224, 224)
 
@@ -121,6 +122,38 @@ def test_what_was_asked_comes_back_from_the_run_folder(tmp_path: Path) -> None:
     assert read_request(tmp_path) is None
     write_request(asked, tmp_path)
     assert read_request(tmp_path) == asked
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch = 'many'", "run field 'batch': expected a whole number; got 'many'"),
+        ("batch = 0", "run field 'batch': expected greater than or equal to 1; got 0"),
+        ("seed = true", "run field 'seed': expected a whole number; got True"),
+        ("cut = 'heads'", "run field 'cut': expected a list; got 'heads'"),
+        ("keep = ['heads', 3]", r"run field 'keep\.1': expected text; got 3"),
+        ("recipe = 3", "run field 'recipe': expected text or a table; got 3"),
+        ("val = '1'", "run field 'val': expected a number; got '1'"),
+        ("modle = 'a'", r"no field of the run file .*run\.toml is called 'modle'. Did you mean 'model'"),
+    ],
+)
+def test_a_wrong_field_of_a_run_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises((BadInput, UnknownName), match=message):
+        read_run_file(file)
+
+
+def test_a_command_file_says_its_format_and_one_of_format_1_still_loads(tmp_path: Path) -> None:
+    request = Request(model="a:b", seed=7)
+    write_request(request, tmp_path)
+    raw = json.loads((tmp_path / "command.json").read_text())
+    assert raw.pop("format") == 2 and raw.pop("sartor")
+    (tmp_path / "command.json").write_text(json.dumps(raw))
+    assert read_request(tmp_path) == request
+    (tmp_path / "command.json").write_text(json.dumps({**raw, "format": 9}))
+    with pytest.raises(CorruptFile, match="A newer Sartor wrote it"):
+        read_request(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"modle": "a"}', '{"seed": "x"}', "3"])

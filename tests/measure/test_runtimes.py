@@ -145,7 +145,7 @@ def test_a_file_is_quantised_once(mlp, tmp_path):
     path.write_bytes(quantised(data, [{"input_0": mlp[1].numpy()}], "the net"))
     with prepare_file(path) as runnable:
         assert runnable.run()[0].shape == (1, 4)
-    with pytest.raises(BadInput, match="quantised already"):
+    with pytest.raises(BadInput, match="already quantised"):
         prepare_file(path, "onnxruntime-cpu:dtype=int8")
 
 

@@ -1,4 +1,4 @@
-"""The page: one file, no network, everything escaped, whatever the result lacks."""
+"""The page: one file, no network, everything escaped, whatever the result lacks or with a sentence that says what."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from tests.records import small_record
 
-from sartor.errors import MissingExtra
+from sartor.errors import CorruptFile, MissingExtra
 from sartor.report import read_result, render, rows, summary, svg, text, write_report
+from sartor.run.record import JudgedQuality, LatencyRow, Record, Samples, TrailRow
 
-RESULT = read_result(Path(__file__).parent / "example")
+RECORD = read_result(Path(__file__).parent / "example")
+RESULT = RECORD.with_steps()
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 NASTY = "<script>alert('x')</script>\"><img src=x onerror=y> {{ 7*7 }} &amp; ö"
 
@@ -92,12 +95,17 @@ def test_every_word_of_the_result_is_escaped() -> None:
 
 
 @pytest.mark.parametrize("part", [k for k in RESULT if isinstance(RESULT[k], list | dict)])
-def test_a_page_is_made_whatever_is_missing(part: str) -> None:
-    _Page(render({k: v for k, v in RESULT.items() if k != part}))
+def test_a_page_is_made_of_what_there_is_or_names_what_is_missing(part: str) -> None:
+    rest = {k: v for k, v in RESULT.items() if k != part}
+    if Record.model_fields[part].is_required():
+        with pytest.raises(CorruptFile, match=f"result field '{part}' is missing"):
+            render(rest)
+    else:
+        _Page(render(rest))
 
 
-def test_an_empty_result_is_a_page_too() -> None:
-    _Page(render({}))
+def test_a_record_with_empty_tables_is_a_page_too() -> None:
+    _Page(render(small_record()))
 
 
 def test_pictures_are_well_formed_and_have_a_name() -> None:
@@ -109,7 +117,7 @@ def test_pictures_are_well_formed_and_have_a_name() -> None:
 
 
 def test_groups_beyond_the_bars_become_columns() -> None:
-    few = rows.kept_rows(RESULT)
+    few = rows.kept_rows(RECORD)
     many = [few[i % len(few)] for i in range(svg.MOST_BARS + 1)]
     assert "groups in network order;" in svg.kept_bars(many) and "groups in network order;" not in svg.kept_bars(few)
     for some in (few, many):
@@ -118,8 +126,8 @@ def test_groups_beyond_the_bars_become_columns() -> None:
 
 
 def test_a_bar_is_as_long_as_what_was_kept() -> None:
-    root = ET.fromstring(svg.kept_bars(rows.kept_rows(RESULT)))
-    pairs = zip(root.findall(".//*[@class='kept']"), root.findall(".//*[@class='whole']"), rows.kept_rows(RESULT))
+    root = ET.fromstring(svg.kept_bars(rows.kept_rows(RECORD)))
+    pairs = zip(root.findall(".//*[@class='kept']"), root.findall(".//*[@class='whole']"), rows.kept_rows(RECORD))
     for kept, whole, row in pairs:
         assert float(kept.get("width", 0)) / float(whole.get("width", 1)) == pytest.approx(row.share, abs=0.01)
 
@@ -138,13 +146,12 @@ def _numbers(picture: str) -> list[float]:
 )
 def test_any_latencies_can_be_drawn(a: list[float], b: list[float]) -> None:
     samples = {"original_ms": a, "fitted_ms": b}
-    item = {
-        "target": "t",
-        "original_ms": sorted(a)[len(a) // 2],
-        "fitted_ms": sorted(b)[len(b) // 2],
-        "samples": samples,
-    }
-    picture = svg.latency_strip(rows.latency_rows({"latency": [item]})[0])
+    original, fitted = sorted(a)[len(a) // 2], sorted(b)[len(b) // 2]
+    item = LatencyRow(
+        target="t", original_ms=original, fitted_ms=fitted, ratio=fitted / original, interval=(0.5, 0.6), noisy="",
+        samples=Samples(**samples),
+    )  # fmt: skip
+    picture = svg.latency_strip(rows.latency_rows([item])[0])
     assert all(math.isfinite(v) for v in _numbers(picture))
     ET.fromstring(picture)
 
@@ -152,12 +159,12 @@ def test_any_latencies_can_be_drawn(a: list[float], b: list[float]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(values=st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4))
 def test_any_quality_and_any_training_can_be_drawn(values: list[float]) -> None:
-    quality = dict(zip(("original", "after_cut", "after_repair", "final"), values))
+    quality = JudgedQuality(**dict(zip(("original", "after_cut", "after_repair", "final"), values)))
     training = [{"epoch": i, "loss": v, "val": v} for i, v in enumerate(values)]
-    trail = [{"macs_share": abs(v), "ratio": abs(v)} for v in values]
-    result = {"quality": quality, "training": training, "trail": trail}
+    trail = [TrailRow(macs_share=abs(v), ratio=abs(v)) for v in values]
+    result = small_record(quality=quality, training=training, trail=trail)
     for picture in (
-        svg.quality_steps(rows.quality_rows(result)),
+        svg.quality_steps(rows.quality_rows(result.quality)),
         svg.training_curve(rows.epoch_rows(result)),
         svg.trail_chart(rows.trail_rows(result), 0.5),
     ):
@@ -201,5 +208,5 @@ def test_the_terminal_table_says_the_same() -> None:
 
 def test_long_lists_of_frozen_axes_are_cut_short_in_the_terminal() -> None:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(text.frozen_table(RESULT))
+    console.print(text.frozen_table((f.axis, f.reason) for f in RECORD.frozen))
     assert "… 102 more" in console.export_text()

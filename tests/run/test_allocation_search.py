@@ -5,8 +5,11 @@ import torch
 from torch import nn
 
 import sartor
+from sartor.cost import count
 from sartor.errors import BadInput
 from sartor.run.allocation_search import improved_scores, vary
+from sartor.run.context import Context
+from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.structure import trace
 from sartor.types import Criterion, Plan, Recipe, Search
@@ -24,6 +27,10 @@ def batches(n=4):
     return [torch.randn(16, 6, generator=g) for _ in range(n)]
 
 
+def subject(model, graph, inputs):
+    return Subject(model, inputs[0][:1], graph, count(graph), samples=tuple((x, None) for x in inputs))
+
+
 def test_tries_never_end_further_away_than_they_began():
     model = net()
     graph = trace(model, batches()[0])
@@ -35,7 +42,7 @@ def test_tries_never_end_further_away_than_they_began():
         keep = {n: tuple(i for i in range(g.units) if (n, i) not in gone) or (0,) for n, g in graph.groups.items()}
         return Plan(keep, "test", graph.fingerprint)
 
-    runs = [improved_scores(model, graph, scores, plan_of, batches(), tries=12, seed=3) for _ in range(2)]
+    runs = [improved_scores(subject(model, graph, batches()), scores, plan_of, 12, Context(seed=3)) for _ in range(2)]
     gaps = [step["gap"] for step in runs[0][1]]
     assert gaps == sorted(gaps, reverse=True) and len(gaps) >= 2
     assert runs[0][1] == runs[1][1]
@@ -61,4 +68,4 @@ def test_one_batch_cannot_be_held_apart():
     model = net()
     graph = trace(model, batches()[0])
     with pytest.raises(BadInput, match="2 calibration batches"):
-        improved_scores(model, graph, {}, lambda s: None, batches(1), tries=1, seed=0)
+        improved_scores(subject(model, graph, batches(1)), {}, lambda s: None, 1, Context())

@@ -9,21 +9,23 @@ from tests.zoo_graphs import understood
 from torch import Tensor, nn
 
 import sartor
+from sartor.cost import count
 from sartor.errors import BadInput
 from sartor.importance import score
 from sartor.importance.pairs import paired
 from sartor.recipes import changed, find_recipe
 from sartor.run.context import Context
 from sartor.run.folder import load
-from sartor.run.per_head_plans import fibred
+from sartor.run.per_head_plans import per_head_plan
 from sartor.run.stages import understand, with_held_out
+from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.structure import trace
 from sartor.structure.example import batch_of, call, first_tensor
 from sartor.studies.score_recipes import plan_at, score_recipes
 from sartor.surgery import cut, probe
 from sartor.testing.plans import halves
-from sartor.types import Axes, Calibration, Criterion, Plan, Recipe, Scaling
+from sartor.types import Axes, Calibration, Criterion, Listener, Plan, Recipe, Scaling
 
 PLAIN = {"reduce": "sum", "normalise": "none"}
 
@@ -50,6 +52,10 @@ def read(activation: Tensor, reader: Tensor) -> Tensor:
 
 def batch(model, example):
     return [(example, torch.zeros(batch_of(example)))]
+
+
+def of(model, graph):
+    return Subject(model, graph.example, graph, count(graph))
 
 
 def loss(output, targets):
@@ -93,7 +99,7 @@ def two_heads():
 def test_every_head_keeps_the_units_it_uses(two_heads, criterion):
     model, example, graph = two_heads
     samples = [(torch.randn(8, 5, 6, generator=torch.Generator().manual_seed(i)), torch.zeros(8)) for i in range(2)]
-    plan = fibred(graph, model, same(graph), criterion, batches=samples, loss=loss)
+    plan = per_head_plan(of(model, graph), same(graph), criterion, calibration=Calibration(samples, loss=loss))
     assert set(plan.fibres.values()) == {((0, 1), (2, 3))}
     assert (call(cut(model, graph, plan), example) - call(model, example)).abs().max() < 1e-6
 
@@ -102,7 +108,7 @@ def test_every_head_keeps_the_units_it_uses(two_heads, criterion):
 def test_what_cannot_be_asked_for_pairs_is_said_and_l2_does(two_heads, criterion):
     model, _, graph = two_heads
     notes = []
-    assert fibred(graph, model, same(graph), criterion, note=notes.append).fibres
+    assert per_head_plan(of(model, graph), same(graph), criterion, listener=Listener(note=notes.append)).fibres
     assert len(notes) == 1 and criterion in notes[0] and "l2" in notes[0]
 
 
@@ -110,7 +116,7 @@ def test_what_cannot_be_asked_for_pairs_is_said_and_l2_does(two_heads, criterion
 def test_rows_hold_at_least_as_much_score_as_one_mask_at_equal_counts(name):
     model, _, graph = understood(name)
     plan = halves(graph)
-    fine = fibred(graph, model, plan, squares, **PLAIN)
+    fine = per_head_plan(of(model, graph), plan, squares, scaling=Scaling(**PLAIN))
     assert fine.keep == plan.keep and set(fine.fibres) == set(graph.fibres)
     pairs = score(paired(graph, graph.fibres), model, squares, scaling=Scaling(**PLAIN))
     for n, rows in fine.fibres.items():
@@ -130,7 +136,7 @@ def test_a_plan_that_cuts_nothing_fibrable_stays_as_it_is(two_heads):
     model, _, graph = two_heads
     other = next(n for n in graph.groups if n not in graph.fibres)
     plan = Plan({other: (0,)}, "test", graph.fingerprint)
-    assert fibred(graph, model, plan, "l2") is plan
+    assert per_head_plan(of(model, graph), plan, "l2") is plan
 
 
 class Grouped(nn.Module):

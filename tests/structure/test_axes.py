@@ -1,4 +1,4 @@
-"""The algebra: refinement, alignment, freezing; masks and positions against brute force."""
+"""The algebra of axes: refinement, alignment, freezing; masks and positions compared with brute force."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Why units are tied, in words."""
+"""Explanations of why units are tied."""
 
 import pytest
 from tests.zoo_graphs import understood
@@ -41,7 +41,7 @@ def test_layers_may_share_several_groups():
     assert [c.kind for c in found.chains] == ["embedding width", "heads", "head dimension"]
     heads = found.chains[1]
     assert heads.steps[0].text == "layer.self_attn (linear) writes them"
-    assert any("attends" in s.text for s in heads.steps)
+    assert any("uses them in attention" in s.text for s in heads.steps)
     assert heads.steps[-1].text.endswith("reads them")
 
 

@@ -1,4 +1,4 @@
-"""Fibred leaves: other inner units for every outer one, where every tensor carries both."""
+"""Fibred leaves: different inner units for each outer unit, where every tensor carries both leaves."""
 
 import json
 from dataclasses import replace
@@ -29,11 +29,16 @@ FIBRED = (
     "conv-transpose-grouped", "depthwise-multiplier", "fused-qkv", "group-norm", "grouped-query", "linear-attention",
     "multi-head-attention", "regnet", "resnext", "transformer-encoder",
 )  # fmt: skip
-MIXED = {"fused-qkv", "group-norm", "multi-head-attention", "transformer-encoder"}  # all that may be fibred is mixed
+MIXED = {
+    "fused-qkv",
+    "group-norm",
+    "multi-head-attention",
+    "transformer-encoder",
+}  # every group that may have fibres is mixed
 
 
 class TwoHeads(nn.Module):
-    """Linear attention in two heads, each of which only uses half of its four units, and the two not the same half."""
+    """Linear attention with two heads; each uses half of its four units, and the two use different halves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +170,7 @@ def test_renumbering_rows_changes_nothing_in_published_networks(name):
     model = timm.create_model(name).eval()
     x = torch.randn(1, *model.default_cfg["input_size"])
     graph = trace(model, x)
-    for p in model.parameters():  # scales of branches start at almost nothing
+    for p in model.parameters():  # scales of residual branches start near zero
         p.data.add_(0.1 * torch.randn_like(p)) if p.dim() == 1 else None
     orders = {
         n: torch.stack([torch.randperm(graph.groups[n].units) for _ in range(over.size)])
@@ -196,7 +201,7 @@ def test_what_stands_alone_somewhere_is_not_fibred():
 
 
 class TalkingHeads(nn.Module):
-    """Values of all heads are mixed by a matrix over heads, back into as many heads."""
+    """A matrix over heads mixes the values of all heads."""
 
     def __init__(self, *, residual: bool) -> None:
         super().__init__()
@@ -211,7 +216,7 @@ class TalkingHeads(nn.Module):
 
 
 class OverHeads(nn.Module):
-    """Something on the way that relates heads to each other at the same inner unit."""
+    """An operator in between relates heads to each other at the same inner unit."""
 
     def __init__(self, what) -> None:
         super().__init__()
@@ -279,7 +284,7 @@ def test_a_plan_with_rows_that_do_not_fit_is_refused(two_heads):
     with pytest.raises(BadInput, match=r"within \[0, 4\); got 4"):
         cut(model, graph, replace(plan, fibres={name: ((0, 1), (0, 4))}))
     other = next(n for n in graph.groups if n not in graph.fibres)
-    with pytest.raises(BadInput, match="some tensor carries its units alone"):
+    with pytest.raises(BadInput, match="some tensor carries these units without an outer axis"):
         cut(model, graph, Plan({other: (0,)}, "test", graph.fingerprint, {other: ((0,), (1,))}))
 
 
@@ -288,7 +293,7 @@ def test_the_proof_sees_fibres_that_change_the_function(monkeypatch):
     graph = trace(model, example)
     inner = next(n for n, a in graph.leaves.items() if find(a).size == 4)
     heads = next(a for a in graph.leaves.values() if find(a).size == 3)
-    monkeypatch.setattr(Graph, "fibres", {inner: find(heads)})  # it may not
+    monkeypatch.setattr(Graph, "fibres", {inner: find(heads)})  # this group may not have fibres
     plan = Plan({inner: (0, 1)}, "test", graph.fingerprint, {inner: ((0, 1), (0, 2), (1, 3))})
     with pytest.raises(ProofFailed, match="renumbering the units row by row changes the function"):
         prove(model, graph, plan, example)
@@ -313,7 +318,7 @@ def test_silencing_row_by_row_zeroes_what_the_rows_leave_out(two_heads):
 def test_repairs_work_on_fibred_plans(name):
     model, example, graph = understood(name)
     plan = rowed(graph, Plan({n: halves(graph).keep[n] for n in graph.fibres}, "rows", graph.fingerprint))
-    one, flat = straight(model, graph, plan)  # the same network, and an ordinary plan
+    one, flat = straight(model, graph, plan)  # the same network, and a plan without fibres
 
     def repaired(network, to) -> list[Tensor]:
         folded, refitted = cut(network, graph, to), cut(network, graph, to)

@@ -1,4 +1,4 @@
-"""What a trace says: groups, reasons, views, plans checked against the graph."""
+"""The graph that a trace gives: groups, reasons, views, and plans checked against it."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_a_model_on_the_meta_device_is_understood_alike():
 
 
 class Values(nn.Module):
-    """Looks at values: cannot run on meta tensors."""
+    """Its control flow depends on values, so it cannot run on meta tensors."""
 
     def __init__(self):
         super().__init__()

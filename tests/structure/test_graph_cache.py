@@ -1,4 +1,4 @@
-"""What is computed once for each graph, and forgotten with it."""
+"""Values that are computed once for each graph, and freed with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the units of every group are, network by network."""
+"""The kind of every group, for each network of the zoo."""
 
 from collections import Counter
 
@@ -76,7 +76,7 @@ def test_every_kind_is_met_by_the_table():
 
 
 class TwoMaps(nn.Module):
-    """Two projections summed, neither of which goes anywhere else: no residual stream."""
+    """A sum of two projections that are not used elsewhere: no residual stream."""
 
     def __init__(self):
         super().__init__()
@@ -91,7 +91,7 @@ def test_a_sum_of_two_projections_is_no_residual_stream():
 
 
 class TalkingHeads(nn.Module):
-    """Scores and weights of attention mixed over heads by linear layers; keys come channels first."""
+    """Linear layers mix attention scores and weights over heads; keys have their channels first."""
 
     def __init__(self):
         super().__init__()
@@ -142,7 +142,7 @@ def test_kinds_of_language_models(family):
 
 
 class Stage(nn.Module):
-    """A stream that attention reads and a strided convolution takes on; behind it, one that convolutions alone read."""
+    """A residual stream that attention and a strided convolution read; then one that only convolutions read."""
 
     def __init__(self):
         super().__init__()
@@ -165,7 +165,7 @@ def test_a_stream_is_an_embedding_where_attention_reads_it_and_channels_where_co
 
 
 class Copies(nn.Module):
-    """Each channel of one convolution twice, added to another one; a table that a recurrent layer reads."""
+    """Each channel of one convolution is repeated and added to another one; a recurrent layer reads a table."""
 
     def __init__(self):
         super().__init__()

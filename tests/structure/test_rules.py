@@ -1,4 +1,4 @@
-"""Every operator rule keeps the contract that `sartor.testing` offers to others; a wrong rule breaks it."""
+"""Every operator rule passes the contract test of `sartor.testing`; wrong rules fail it."""
 
 from functools import cache
 
@@ -17,7 +17,7 @@ from sartor.surgery import probe
 from sartor.testing.contract import RuleBroken, _through, check_rule
 from sartor.testing.zoo import ZOO, cases
 
-WHOLE = {  # rules through which nothing that can be cut passes in the zoo, and why
+WHOLE = {  # rules through which no group of the zoo passes that can be cut, and why
     "along": "the order along its dimension matters",
     "ordered": "the order along its dimension matters",
     "triangle": "positions stay whole",
@@ -32,7 +32,7 @@ NAMES = sorted({r.axes.__name__ for n, r in RULES.items() if n.startswith("aten:
 
 @cache
 def met_by():
-    """Name of a rule -> (operator, network) where something that can be cut passes through it."""
+    """Name of a rule -> (operator, network) where a group that can be cut passes through it."""
     found = {}
     for case in cases(without=("hard", "freezes")):
         graph = understood(case.name)[2]
@@ -74,7 +74,7 @@ centred.register_autograd(lambda ctx, grad: grad - grad.mean(-1, keepdim=True))
 
 
 class Third(torch.autograd.Function):
-    """Out of sight of a dispatcher: it leaves PyTorch."""
+    """It computes outside of PyTorch, so no dispatch mode sees it."""
 
     @staticmethod
     def forward(ctx, x):
@@ -89,7 +89,7 @@ class Third(torch.autograd.Function):
 
 @pytest.fixture
 def own_rules():
-    """Rules entered inside are taken out again."""
+    """Rules that are registered inside are removed afterwards."""
     before, functions = dict(RULES), dict(FUNCTIONS)
     yield
     for store, kept in ((RULES, before), (FUNCTIONS, functions)):
@@ -106,7 +106,7 @@ def test_an_operator_that_computes_with_its_units_together_must_say_so(own_rules
         check_rule("sartor_test::centred", Net(Centred()), X)
     entered = rule("norm", "sartor_test::centred")
     entered(lambda op: list(op.args[0].axes))
-    with pytest.raises(RuleBroken, match="must say mixing"):
+    with pytest.raises(RuleBroken, match="its rule must call mixing"):
         check_rule("sartor_test::centred", Net(Centred()), X)
     del RULES["sartor_test::centred"]
 
@@ -146,7 +146,7 @@ class Powers(nn.Module):
 def test_what_cannot_be_checked_is_told():
     with pytest.raises(RuleBroken, match="never calls it; it calls linear, relu"):
         check_rule("conv2d", Net(nn.ReLU()), X)
-    with pytest.raises(RuleBroken, match=r"nothing that passes through it can be cut: .*depends on the order"):
+    with pytest.raises(RuleBroken, match=r"no group that passes through it can be cut: .*depends on the order"):
         check_rule("sort", Net(Sorted()), X)
 
 

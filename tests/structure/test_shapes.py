@@ -1,4 +1,4 @@
-"""Own outputs on meta tensors are PyTorch's: on random calls, good and bad, and over the whole zoo."""
+"""Meta rules give the outputs of PyTorch's meta kernels: on random calls, valid or not, and for the whole zoo."""
 
 import random
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def sizes(r: random.Random, n: int) -> list[int]:
 
 
 def meta(r: random.Random, shape, dtype=None) -> Tensor:
-    """Contiguous mostly; else permuted, channels last, every other element, or expanded."""
+    """Usually contiguous; otherwise permuted, channels last, strided, or expanded."""
     dtype = dtype or r.choice(DTYPES)
     n = len(shape)
     layout = r.choice(("plain",) * 5 + ("permuted", "last", "sliced", "expanded", "empty"))
@@ -42,7 +42,7 @@ def meta(r: random.Random, shape, dtype=None) -> Tensor:
 
 
 def off(r: random.Random, n: int) -> int:
-    """The number, or now and then a wrong one."""
+    """The number, or sometimes a wrong one."""
     return n if r.random() < 0.93 else n + 1
 
 
@@ -51,7 +51,7 @@ def maybe(r: random.Random, t: Tensor) -> Tensor | None:
 
 
 def kin(r: random.Random, x: Tensor):
-    """A dtype, most often that of x."""
+    """A dtype, usually that of x."""
     return x.dtype if r.random() < 0.9 else torch.float32
 
 
@@ -238,13 +238,13 @@ MORE = {  # other overloads
 
 
 def layout(t: Tensor) -> tuple:
-    """Shape, dtype, and where neighbours lie."""
+    """Shape, dtype and strides."""
     steps = [s for s, n in zip(t.stride(), t.shape) if n > 1] if t.numel() else []
     return tuple(t.shape), t.dtype, steps, t.device.type
 
 
 def shared(t: Tensor, args) -> list[bool]:
-    """Which arguments lie in the same memory."""
+    """Which arguments share memory with the result."""
     memory = t.untyped_storage()._cdata
     return [a.untyped_storage()._cdata == memory for a in args if isinstance(a, Tensor)]
 
@@ -268,7 +268,7 @@ def test_what_a_meta_rule_gives_pytorch_gives(name: str) -> None:
             raise AssertionError(f"PyTorch refuses {said}: {e}") from e
         assert layout(mine) == layout(theirs), said
         assert shared(mine, args) == shared(theirs, args), said
-    assert spoke > CALLS // 12 or name == "pow.Scalar"  # a number first: left to PyTorch
+    assert spoke > CALLS // 12 or name == "pow.Scalar"  # its first argument is a number: PyTorch's kernel runs
 
 
 def test_every_meta_rule_is_tried() -> None:
@@ -276,7 +276,7 @@ def test_every_meta_rule_is_tried() -> None:
 
 
 def plain(graph) -> list:
-    """All that a graph says, as text."""
+    """Everything in a graph, as text."""
     values = [v for op in graph.ops for v in op.outputs]
     return [
         graph.fingerprint,

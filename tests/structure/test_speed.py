@@ -1,4 +1,4 @@
-"""What makes a trace quick, without a clock: no Python meta kernel for hot operators, nothing allocated, no hook."""
+"""What makes a trace fast, tested without a clock: no Python meta kernel, no allocation, no hook."""
 
 import gc
 import resource
@@ -17,7 +17,7 @@ KERNELS = ("_refs", "_decomp", "_prims", "_prims_common", "_meta_registrations")
 
 
 def python_kernels(model, example) -> Counter:
-    """Which of PyTorch's Python kernels a trace enters, and how often; what they call themselves does not count."""
+    """Number of calls of PyTorch's Python kernels during a trace; calls between kernels are not counted."""
     entered: Counter = Counter()
 
     def inside(frame) -> bool:
@@ -51,7 +51,7 @@ def test_a_kernel_in_python_would_be_seen():
 
 def test_a_huge_network_on_meta_takes_no_memory():
     with torch.device("meta"):
-        model = nn.Sequential(*(nn.Linear(2**17, 2**17) for _ in range(8)))  # 512 GiB, were it real
+        model = nn.Sequential(*(nn.Linear(2**17, 2**17) for _ in range(8)))  # would be 512 GiB on a real device
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     graph = trace(model, torch.empty(2**14, 2**17, device="meta"))
     assert len(graph.groups) == 7
@@ -59,7 +59,7 @@ def test_a_huge_network_on_meta_takes_no_memory():
 
 
 class Twice(nn.Module):
-    """Calls a module it also holds under another name, one that it makes anew, and a method that is not `forward`."""
+    """Calls a module that has two names, a module that it creates itself, and a method other than `forward`."""
 
     def __init__(self):
         super().__init__()
@@ -88,7 +88,7 @@ def test_what_hooks_of_the_user_do_belongs_to_their_module():
 
 
 class Strange(nn.Module):
-    """Everything a copy has to get right: shared lists, tied weights, a cycle, an own setstate."""
+    """The hard cases for a copy: shared lists, tied weights, a cycle, a `__setstate__` of its own."""
 
     def __init__(self):
         super().__init__()
@@ -154,7 +154,9 @@ def test_pytorch_and_the_collector_are_as_before():
 
     with pytest.raises(CannotTrace, match="missing"):
         trace(Inside(), torch.zeros(1))
-    assert outer["contiguous"] is not before and outer["collecting"] is False  # the inner trace leaves the outer one be
+    assert (
+        outer["contiguous"] is not before and outer["collecting"] is False
+    )  # the inner trace does not end the outer one
     assert torch.Tensor.contiguous is before and "contiguous" not in vars(torch.Tensor) and gc.isenabled()
     x = torch.zeros(3, 2).t()
     assert x.contiguous().is_contiguous() and x.t().contiguous() is not None

@@ -1,4 +1,4 @@
-"""The oracle: cutting units equals silencing them, for every network of the zoo and any plan."""
+"""Cutting units equals zero-masking them, for every network of the zoo and any plan."""
 
 import pytest
 import torch
@@ -78,7 +78,7 @@ def test_a_layer_norm_is_compared_with_statistics_over_survivors():
     with torch.no_grad():
         plain = call(silence(model, graph, plan), example)
         small = call(cut(model, graph, plan), example)
-    assert (plain - small).abs().max() > 1e-3  # without the reference the two differ: the norm mixes
+    assert (plain - small).abs().max() > 1e-3  # without the reference of the norm the two differ
 
 
 def test_a_plan_that_cuts_nothing_raises():
@@ -92,7 +92,7 @@ def test_a_size_no_attribute_holds_is_written_into_the_forward():
     model, example, graph = understood("view-literals")
     smaller = cut(model, graph, halves(graph))
     assert isinstance(smaller, type(model)) and isinstance(smaller, Rewritten)
-    for n in (1, 3):  # not the batch it was recorded with
+    for n in (1, 3):  # other batch sizes than the recorded one
         assert call(smaller, with_batch(example, n)).shape[0] == n
 
 
@@ -107,7 +107,7 @@ def test_the_same_network_with_closures_has_the_same_groups():
     assert len(with_closure.groups) == len(with_attribute.groups)
 
 
-ELSEWHERE = {  # rules without a network of their own here, and why
+ELSEWHERE = {  # rules that no network of the zoo calls, and why
     "grouped_mm": "needs a device with grouped products",
     "deform": "needs torchvision",
     "roi": "needs torchvision",

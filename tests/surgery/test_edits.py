@@ -1,9 +1,12 @@
-"""Edits are a cut as data: they survive JSON and replay on a fresh instance."""
+"""Edits are a cut as data: they can be saved as JSON and applied to a new instance."""
+
+import json
 
 import pytest
 import torch
 from tests.zoo_graphs import understood
 
+import sartor
 from sartor.errors import BadInput, CorruptFile
 from sartor.export.weights import load_weights_, save_weights
 from sartor.structure.model_copy import named_tensors
@@ -49,6 +52,52 @@ def test_nothing_is_shared_between_the_model_and_its_cut():
 def test_damaged_edits_are_refused(text):
     with pytest.raises(CorruptFile):
         Edits.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected JSON"),
+        ("3", "edits: expected a table; got 3"),
+        ('{"tensors": {}}', "edits field 'attributes' is missing"),
+        (
+            '{"tensors": {"a": {"shape": [3], "keep": {"0": [1, "x"]}}}, "attributes": []}',
+            r"'tensors\.a\.keep\.0\.1': .*'x'",
+        ),
+        ('{"tensors": {"a": {"shape": [3], "keep": {"0": "x"}}}, "attributes": []}', "expected a list or a table"),
+        ('{"tensors": {}, "attributes": [["a", 3, 4]]}', r"'attributes\.0\.1': expected text; got 3"),
+        ('{"tensors": {}, "attributes": [], "code": "x"}', "'code' does not exist"),
+        ('{"format": 9, "tensors": {}, "attributes": []}', "A newer Sartor"),
+        ('{"tensors": {}, "attributes": [], "forwards": {"m": {"format": 1}}}', r"'forwards\.m\.inputs' is missing"),
+    ],
+)
+def test_a_damaged_field_of_edits_is_named(text, message):
+    with pytest.raises(CorruptFile, match=message):
+        Edits.from_json(text)
+
+
+def test_an_operator_that_does_not_exist_is_refused_with_its_step():
+    steps = '[["aten::nothing.default", [], {}, [0], []]]'
+    program = (
+        f'{{"format": 1, "inputs": [], "same": [], "plain": [[], {{}}], "output": {{"slot": 0}}, "steps": {steps}}}'
+    )
+    with pytest.raises(CorruptFile, match=r"step 0: expected an operator such as .*; got 'aten::nothing\.default'"):
+        Edits.from_json(f'{{"tensors": {{}}, "attributes": [], "forwards": {{"m": {program}}}}}')
+
+
+@pytest.mark.parametrize("name", ["resnet", "transformer-encoder"])
+def test_edits_of_format_1_did_not_say_it_and_still_load(name, tmp_path):
+    model, _, graph = understood(name)
+    plan = halves(graph)
+    edits, smaller = edits_for(model, graph, plan), cut(model, graph, plan)
+    raw = json.loads(edits.to_json())
+    assert raw.pop("format") == 2 and raw.pop("sartor")
+    (tmp_path / "edits.json").write_text(json.dumps(raw))
+    save_weights(smaller, tmp_path / "model.safetensors")
+    loaded = sartor.load(tmp_path, ZOO[name].value.build())
+    assert Edits.from_json(json.dumps(raw)) == edits
+    for (*_, one, a), (*_, other, b) in zip(named_tensors(smaller), named_tensors(loaded)):
+        assert one == other and torch.equal(a, b)
 
 
 def test_weights_of_another_network_are_refused_before_anything_is_copied(tmp_path):

@@ -1,4 +1,4 @@
-"""Optimiser state goes through the cut with the parameters it belongs to."""
+"""The state of an optimiser is sliced with its parameters."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def trained_a_little(model, example, make):
 @pytest.mark.parametrize("name", ["resnet", "tied-linear", "grouped"])
 def test_state_is_sliced_like_its_parameter_and_options_stay(name, make):
     model, example, graph = understood(name)
-    model = silence(model, graph, halves(graph))  # any copy of its own will do
+    model = silence(model, graph, halves(graph))  # any copy would do
     optimizer = trained_a_little(model, example, make)
     before = optimizer.state_dict()
     edits = edits_for(model, graph, halves(graph))

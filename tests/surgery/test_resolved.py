@@ -1,4 +1,4 @@
-"""A plan is checked against its graph once, and what follows from it is passed on."""
+"""A plan is checked against its graph once, and the result is passed on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forwards written anew: they compute, train, load and export as the module they stand for, and refuse other calls."""
+"""Rewritten forwards compute, train, load and export like the original module, and refuse other calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sartor.testing.plans import halves
 
 
 class Attention(nn.Module):
-    """Heads folded back by the width of the input: `reshape(B, N, C)` cannot follow a cut of heads or head size."""
+    """Heads are joined with the width of the input: `reshape(B, N, C)` cannot run after a cut of heads or head size."""
 
     def __init__(self, width: int = 24, heads: int = 4):
         super().__init__()
@@ -51,7 +51,7 @@ class Net(nn.Module):
 
 
 class Shared(nn.Module):
-    """One attention called twice, alike or not."""
+    """One attention module that is called twice, in the same or in different ways."""
 
     def __init__(self, differently: bool) -> None:
         super().__init__()
@@ -99,12 +99,12 @@ def test_a_plan_that_needs_no_rewriting_gets_none(net: nn.Module) -> None:
     plan = halves(graph)
     whole = {n: tuple(range(graph.groups[n].units)) for n in plan.keep}
     only = type(plan)({**whole, stream: plan.keep[stream]}, "test", graph.fingerprint)
-    assert edits_for(net, graph, only).programs  # the stream's width stands in reshape(b, n, c)
+    assert edits_for(net, graph, only).programs  # reshape(b, n, c) states the width of the residual stream
     assert not Edits.from_json(edits_for(Linear(), *_plan(Linear())).to_json()).programs
 
 
 class Linear(nn.Sequential):
-    """Nothing to rewrite."""
+    """A network without a forward to rewrite."""
 
     def __init__(self) -> None:
         super().__init__(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -190,7 +190,7 @@ def test_around_a_module_called_in_two_ways_the_model_itself_is_written() -> Non
 
 
 class Peeks(nn.Module):
-    """Looks at values, and states a size where no attribute holds it."""
+    """Its control flow depends on values, and it states a size that no attribute holds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ def test_a_forward_that_looks_at_values_keeps_its_axes_and_says_why() -> None:
     model = Peeks().eval()
     graph = probe(model, trace(model, torch.randn(1, 3, 8, 8)))
     assert not graph.groups
-    assert any("looks at values" in f.reason and "view" in f.reason for f in graph.frozen)
+    assert any("control flow depends on tensor values" in f.reason and "view" in f.reason for f in graph.frozen)
 
 
 def test_the_exported_network_computes_the_same(net: nn.Module, edits: Edits) -> None:
@@ -221,7 +221,7 @@ def test_the_exported_network_computes_the_same(net: nn.Module, edits: Edits) ->
 
 
 class Copies(nn.Module):
-    """Repeats, and a size that no attribute holds; gives back more than a tensor."""
+    """It repeats units, states a size that no attribute holds, and returns more than a tensor."""
 
     def __init__(self, kind: type = dict):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Every network of the zoo runs, repeats itself, depends on its inputs, and leaves nothing neutral."""
+"""Every network of the zoo runs, is deterministic, depends on its inputs, and has no neutral weights."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_forward_is_finite_fast_and_the_same_at_every_build(case: Case) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     model, example = case.build(), case.example()
     assert not any(m.training for m in model.modules())
-    seconds = []  # of this thread, however busy the machine is
+    seconds = []  # CPU time of this thread, so that other processes do not matter
     for _ in range(5):
         start = time.thread_time()
         with torch.no_grad():

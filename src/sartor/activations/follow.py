@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._ops import OpOverload
 
 from sartor.borrow import device_of
 from sartor.errors import CannotTrace
@@ -25,6 +24,7 @@ from sartor.structure.calls import Op
 from sartor.structure.example import Example, call
 from sartor.structure.graph import Graph
 from sartor.structure.operator_watch import watching
+from sartor.torch_internals import OpOverload, dispatch_keys, is_excluded, set_excluded
 from sartor.types import Precision, check_precision
 
 Args = tuple[Any, ...]
@@ -183,15 +183,15 @@ class _Keys:
     """The dispatch keys of autograd's views and of autocast, kept out of a thread's dispatch or let in again."""
 
     def __init__(self) -> None:
-        self._keys = [getattr(torch._C.DispatchKey, k) for k in _OUTSIDE if hasattr(torch._C.DispatchKey, k)]
+        self._keys = dispatch_keys(_OUTSIDE)
         self._usual = self._excluded()
 
     def _excluded(self) -> list[bool]:
-        return [torch._C._dispatch_tls_is_dispatch_key_excluded(k) for k in self._keys]
+        return [is_excluded(k) for k in self._keys]
 
     def _exclude(self, excluded: Sequence[bool]) -> None:
         for key, value in zip(self._keys, excluded):
-            torch._C._dispatch_tls_set_dispatch_key_excluded(key, value)
+            set_excluded(key, value)
 
     @contextmanager
     def kept_out(self) -> Iterator[None]:

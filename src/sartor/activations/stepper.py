@@ -2,8 +2,7 @@
 
 Layer-by-layer methods change a weight once the layers before it are done, and all layers behind must then see the
 change. Running the forward again from the start for every layer costs the square of the depth; here each operator runs
-once. Recorded operators are executed as they are, on real tensors; a tensor is released after its last
-reader.
+once. Recorded operators are executed as they are, on real tensors; a tensor is released after its last reader.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from sartor.cli.measure import measure
 from sartor.cli.option_fields import command_of
 from sartor.cli.report import report
 from sartor.cli.resume import resume
+from sartor.cli.schema import schema
 
 app = typer.Typer(
     name="sartor",
@@ -72,7 +73,7 @@ def _command(name: str, function: Callable[..., CommandResult], home: typer.Type
 for _name, _function in (
     ("demo", demo), ("inspect", inspect), ("measure", measure), ("fit", fit),
     ("frontier", command_of(frontier, FrontierOptions)), ("resume", resume), ("report", report), ("export", export),
-    ("list", list_),
+    ("list", list_), ("schema", schema),
 ):  # fmt: skip
     _command(_name, _function)
 bench = typer.Typer(
@@ -106,7 +107,7 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
         The exit code. With --json, exactly one JSON object goes to stdout, also if the command fails:
-        {"error": {"kind", "message", "exit_code"}}. Everything else goes to stderr.
+        {"format", "sartor", "error": {"kind", "message", "exit_code"}}. Everything else goes to stderr.
     """
     args = [a for a in arguments if a != "--debug"] or ["--help"]
     debug, as_json, stream = len(args) < len(arguments), "--json" in args, sys.stdout

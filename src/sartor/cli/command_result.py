@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
 
+from sartor.types.rows import stamped
+
 
 @dataclass(frozen=True)
 class CommandResult:
@@ -30,7 +32,7 @@ def print_result(result: CommandResult, stream: TextIO, *, as_json: bool) -> Non
 
 
 def print_json(data: Mapping[str, Any], stream: TextIO) -> None:
-    """Write one line of JSON; NaN and infinite numbers become null."""
+    """Write one line of JSON with the format and the version of Sartor; NaN and infinite numbers become null."""
     from sartor.types import to_plain
 
-    stream.write(json.dumps(to_plain(dict(data)), ensure_ascii=False, allow_nan=False) + "\n")
+    stream.write(json.dumps(to_plain(stamped(data)), ensure_ascii=False, allow_nan=False) + "\n")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from sartor.cli.progress import Steps, steps
 from sartor.cli.recipe import choose_recipe
 from sartor.cli.request import Request, write_request
 from sartor.cli.write_artefacts import write_artefacts
+
+if TYPE_CHECKING:
+    from sartor.run.record import Record
 
 BUDGET = "latency<=60% @ onnxruntime-cpu, macs<=50%"
 DATA = "digits:"
@@ -38,15 +41,15 @@ def demo(
     make_room(out, force=force)
     with steps(quiet=quiet) as listener, _one_thread():
         try:
-            result = perform(out, seed, listener)
+            record = perform(out, seed, listener)
         except KeyboardInterrupt as e:
             raise Interrupted(f"interrupted; {out} holds the finished steps. `sartor demo --force` starts again") from e
-    result["wall_seconds"] = time.monotonic() - start
-    code = DONE if result.get("status", "met") == "met" else BUDGET_NOT_MET
-    return CommandResult(result, _view(result, out), code)
+    spent = time.monotonic() - start
+    code = DONE if record.status == "met" else BUDGET_NOT_MET
+    return CommandResult({**record.result(), "wall_seconds": spent}, _view(record, out, spent), code)
 
 
-def perform(folder: Path, seed: int, listener: Steps, *, epochs: int = 8, recovery: int = 6) -> dict[str, Any]:
+def perform(folder: Path, seed: int, listener: Steps, *, epochs: int = 8, recovery: int = 6) -> Record:
     """Train the original, fit it, and evaluate both on test images that no decision used.
 
     Args:
@@ -57,7 +60,7 @@ def perform(folder: Path, seed: int, listener: Steps, *, epochs: int = 8, recove
         recovery: epochs of fine-tuning the fitted network.
 
     Returns:
-        The result, as `demo --json` prints it without "wall_seconds".
+        The record of the run.
     """
     import sartor
     from sartor.cli.demo_net import net
@@ -103,14 +106,14 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _view(result: dict[str, Any], folder: Path) -> Any:
+def _view(record: Record, folder: Path, spent: float) -> Any:
     from rich.console import Group as Stack
     from rich.text import Text
 
     from sartor.report import summary
 
     return Stack(
-        summary(result),
-        Text(f"{result['wall_seconds']:.0f} s in total; run folder: {folder}"),
+        summary(record),
+        Text(f"{spent:.0f} s in total; run folder: {folder}"),
         Text(f"report: {(folder / 'report.html').resolve()}", style="bold"),
     )

@@ -21,6 +21,7 @@ from sartor.cli.write_artefacts import write_artefacts
 from sartor.errors import BadInput
 
 if TYPE_CHECKING:
+    from sartor.run.record import Record
     from sartor.types import Recipe
 
 RUN_FILES = (REQUEST_FILE, "result.json", "record.jsonl", "plan.json")  # a folder with one of them was written by a run
@@ -83,8 +84,8 @@ def fit(
     folder = check_request(request, chosen)
     make_room(folder, force=force)
     with steps(quiet=quiet) as listener:
-        result = perform(request, chosen, folder, listener)
-    return result_of(result, folder)
+        record = perform(request, chosen, folder, listener)
+    return result_of(record, folder)
 
 
 def _with_changes(recipe: str | dict[str, Any], changes: dict[str, Any]) -> str | dict[str, Any]:
@@ -135,11 +136,11 @@ def make_room(folder: Path, *, force: bool) -> None:
     shutil.rmtree(folder)
 
 
-def perform(request: Request, recipe: Recipe, folder: Path, listener: Steps) -> dict[str, Any]:
+def perform(request: Request, recipe: Recipe, folder: Path, listener: Steps) -> Record:
     """Load model and data, fit, and write the run folder.
 
     Returns:
-        The result, as `fit --json` prints it.
+        The record of the run.
 
     Raises:
         Interrupted: Ctrl-C.
@@ -182,14 +183,14 @@ def _test_part(request: Request, data: Any) -> Any:
     return data.test
 
 
-def result_of(result: dict[str, Any], folder: Path) -> CommandResult:
-    """The result of a run as the result of its command; exit code 3 if the budget was not met."""
+def result_of(record: Record, folder: Path) -> CommandResult:
+    """The record of a run as the result of its command; exit code 3 if the budget was not met."""
     from rich.console import Group as Stack
     from rich.text import Text
 
     from sartor.report import summary
 
-    code = DONE if result.get("status", "met") == "met" else BUDGET_NOT_MET
-    parts: list[Any] = [summary(result)]
+    code = DONE if record.status == "met" else BUDGET_NOT_MET
+    parts: list[Any] = [summary(record)]
     parts.append(Text(f"run folder: {folder}\nreport:     {(folder / 'report.html').resolve()}"))
-    return CommandResult(result, Stack(*parts), code)
+    return CommandResult(record.result(), Stack(*parts), code)

@@ -52,15 +52,17 @@ def frontier(options: FrontierOptions) -> CommandResult:
     from rich.text import Text
 
     from sartor.report.frontier import frontier_table, write_frontier
+    from sartor.studies.frontier_rows import FrontierTable
 
     parse_shares(options.shares)
     if options.out is not None:
         check_room(options.out, force=options.force)
     with steps(quiet=options.quiet) as progress:
-        answer = {"model": options.model, **_measured(options, progress)}
+        table = FrontierTable(**{**_measured(options, progress), "model": options.model})
         if options.out is not None:
             progress("write", None, str(options.out))
-            answer["files"] = write_frontier(answer, options.out)
+            table = table.model_copy(update={"files": write_frontier(table.to_plain(), options.out)})
+        answer = table.to_plain()
     view: list[Any] = [frontier_table(answer)]
     view += [Text(n, style="dim") for n in answer["notes"]]
     view += [Text(f"page: {answer['files']['html']}")] if options.out is not None else []

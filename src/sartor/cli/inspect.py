@@ -42,6 +42,7 @@ def inspect(
     from rich.text import Text
 
     from sartor.cli.describe_graph import coverage_line, describe
+    from sartor.cli.inspection_rows import Inspection
     from sartor.cost import count
     from sartor.export.files import atomic_write
     from sartor.report.inspection import dot, group_tree, write_page
@@ -59,10 +60,9 @@ def inspect(
     description = describe(graph)
     seconds = time.perf_counter() - start
     costs = count(graph)
-    answer: dict[str, Any] = {"model": model, **description, "seconds": seconds}
     explanation = _explanation(graph, why)
-    if explanation is not None:
-        answer["why"] = to_plain(explanation)
+    reasons = None if explanation is None else to_plain(explanation)
+    answer = Inspection(model=model, **description, seconds=seconds, why=reasons).to_plain()
     size = f"{show_count(costs.macs)} MACs, {show_count(costs.params)} parameters, {show_bytes(costs.memory)} of"
     groups = len(description["groups"])
     head = f"{size} activations at the peak; {groups} groups that can be cut, found in {seconds:.2f} s."
@@ -78,7 +78,7 @@ def inspect(
     parts: list[Any] = [
         Text(f"{model}: {head}", style="bold"),
         group_tree(answer, model),
-        frozen_table(description),
+        frozen_table((f.axis, f.reason) for f in graph.frozen),
         Text(coverage),
     ]
     return CommandResult(answer, Stack(*parts, *wrote))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sartor.cli.command_result import CommandResult
+from sartor.cli.list_rows import Listing
 from sartor.cli.options import AsJson
 
 
@@ -36,7 +37,7 @@ def list_(
     for row in rows:
         last = Text(last_cell(row), style="dim")
         table.add_row(Text(row["name"], style="bold"), Text(row["summary"].rstrip(".")), last)
-    return CommandResult({kind.value: rows}, table)
+    return CommandResult(Listing.model_validate({kind.value: rows}).to_plain(), table)
 
 
 def _availability(row: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from sartor.cli.progress import steps
 from sartor.errors import BadInput
 
 if TYPE_CHECKING:
+    from sartor.cli.measurement_rows import Measurement, PairMeasurement
     from sartor.measure import Runnable
     from sartor.measure.energy import Meter
     from sartor.types import Comparison, Latency, Target
@@ -54,9 +55,10 @@ def measure(
     as_json: AsJson = False,
 ) -> CommandResult:
     """Count MACs, parameters, bytes and peak memory of a network, and time it on its targets."""
+    from sartor.cli.measurement_rows import Measurement, PairMeasurement
     from sartor.measure import compare_afresh, environment, latency, parse_target, show_target
     from sartor.measure.energy import meter_for
-    from sartor.types import Effort
+    from sartor.types import Effort, to_plain
 
     targets = [parse_target(t) for t in target or ["eager-cpu"]]
     subject = _Subject(model, ModelOptions(weights=weights, option=option, shape=shape, data=data))
@@ -90,10 +92,11 @@ def measure(
             if energy:
                 listener.begin(f"meter on {name}", "joules")
                 metered.append(_metered(name, subject, other, place, meters[place]))
-    answer = {"model": model, "against": against, "counted": counted, "latency": rows, "environment": environment()}
-    if energy:
-        answer["energy"] = metered
-    return CommandResult(answer, _view(answer))
+    kind = Measurement if against is None else PairMeasurement
+    parts = {"counted": counted, "latency": rows, "environment": to_plain(environment())}
+    energies = metered if energy else None
+    answer = kind.model_validate({"model": model, "against": against, **parts, "energy": energies})
+    return CommandResult(answer.to_plain(), _view(answer))
 
 
 def _metered(name: str, subject: _Subject, other: _Subject | None, place: Target, meter: Meter) -> dict[str, Any]:
@@ -143,8 +146,8 @@ class _Subject:
         if is_run(self.name):
             from sartor.report import read_result
 
-            recorded = read_result(self.name).get("counted") or {}
-            return {m: recorded[m]["fitted"] for m in COUNTS if m in recorded} or None
+            recorded = read_result(self.name).counted
+            return {m: recorded[m].fitted for m in COUNTS if m in recorded} or None
         from sartor.cost import count
         from sartor.structure import trace
 
@@ -188,37 +191,37 @@ def _together(name: str, measured: Comparison) -> dict[str, Any]:
     }
 
 
-def _view(answer: Mapping[str, Any]) -> Any:
+def _view(answer: Measurement | PairMeasurement) -> Any:
     from rich.console import Group as Stack
     from rich.text import Text
 
+    from sartor.cli.measurement_rows import EnergyPair, PairMeasurement
     from sartor.report.fields import COUNTED
     from sartor.report.text import changes, grid
     from sartor.units import show_bytes, show_count, show_seconds
 
     remarks = [
-        Text(f"{row['target']}: the machine was busy: {row['noisy']}; the spread is wide", style="yellow")
-        for row in answer["latency"] if row["noisy"]
+        Text(f"{row.target}: the machine was busy: {row.noisy}; the spread is wide", style="yellow")
+        for row in answer.latency if row.noisy
     ]  # fmt: skip
-    for row in answer.get("energy", ()):
-        joules = " and ".join(f"{row[k]:.3g} J" for k in ("original_j", "fitted_j", "joules") if k in row)
+    for e in answer.energy or ():
+        values = (e.original_j, e.fitted_j) if isinstance(e, EnergyPair) else (e.joules,)
+        joules = " and ".join(f"{value:.3g} J" for value in values)
         remarks.append(
-            Text(
-                f"{row['target']}: {joules} per inference, measured by {row['meter']}; includes {row['idle_w']:.1f} W "
-                "of idle power"
-            )
+            Text(f"{e.target}: {joules} per inference, measured by {e.meter}; includes {e.idle_w:.1f} W of idle power")
         )
-    if answer["against"] is not None:
+    if isinstance(answer, PairMeasurement):
         intervals = grid("latency ratio, fitted / original", "median", "95 % confidence interval")
-        for row in answer["latency"]:
-            low, high = row["interval"]
-            intervals.add_row(row["target"], f"{row['ratio']:.3f}", f"{low:.3f} to {high:.3f}")
-        return Stack(changes(answer), intervals, *remarks)
-    table = grid(answer["model"], "value", "half interquartile range")
+        for pair in answer.latency:
+            low, high = pair.interval
+            intervals.add_row(pair.target, f"{pair.ratio:.3f}", f"{low:.3f} to {high:.3f}")
+        return Stack(changes(answer.latency, answer.counted or {}), intervals, *remarks)
+    table = grid(answer.model, "value", "half interquartile range")
     formats: dict[str, Callable[[float], str]] = {"macs": show_count, "params": show_count}
-    for metric, value in (answer["counted"] or {}).items():
+    for metric, value in (answer.counted or {}).items():
         table.add_row(COUNTED[metric], formats.get(metric, show_bytes)(value), "")
-    for row in answer["latency"]:
-        spread = f"± {show_seconds(row['iqr_ms'] / 2e3)}"
-        table.add_row(f"latency, {row['target']}", show_seconds(row["median_ms"] / 1e3), spread)
+    for row in answer.latency:
+        table.add_row(
+            f"latency, {row.target}", show_seconds(row.median_ms / 1e3), f"± {show_seconds(row.iqr_ms / 2e3)}"
+        )
     return Stack(table, *remarks)

@@ -24,10 +24,11 @@ def report(
     from rich.text import Text
 
     from sartor.report import read_result, summary, write_picture, write_report
+    from sartor.report.run_reader import run_folder
 
     result = read_result(run)
-    path = write_report(run, out).resolve()
-    answer = {"run": str(Path(run)), "report": str(path), "status": result.get("status"), "bytes": path.stat().st_size}
+    path = write_report(result, out or run_folder(run) / "report.html").resolve()
+    answer = {"run": str(Path(run)), "report": str(path), "status": result.status, "bytes": path.stat().st_size}
     if picture is not None:
         answer["picture"] = str(write_picture(result, picture).resolve())
     return CommandResult(answer, Stack(summary(result), Text(f"report: {path}")))

@@ -31,5 +31,5 @@ def resume(
     if (run / "result.json").is_file():
         raise NothingToDo(f"{run} holds a finished run; `sartor report {run}` shows it")
     with steps(quiet=quiet) as listener:
-        result = perform(replace(request, out=str(run)), recipe, run, listener)
-    return result_of(result, run)
+        record = perform(replace(request, out=str(run)), recipe, run, listener)
+    return result_of(record, run)

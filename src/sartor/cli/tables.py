@@ -14,6 +14,7 @@ from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Input, Quiet, Subject, Weights
 from sartor.cli.progress import steps
 from sartor.errors import BadInput, UnknownName
+from sartor.types.rows import stamped
 
 if TYPE_CHECKING:
     from sartor.measure.tables import Kind, Store
@@ -162,7 +163,7 @@ def export(
     from sartor.export.files import atomic_write
 
     rows = list(_store(file).rows())
-    atomic_write(out, "".join(json.dumps(r) + "\n" for r in rows))
+    atomic_write(out, "".join(json.dumps(stamped(r)) + "\n" for r in rows))
     return CommandResult({"out": out, "timings": len(rows)}, Text(f"{len(rows)} timings in {out}"))
 
 
@@ -205,7 +206,7 @@ def _numbers(text: str | None, letters: str) -> dict[str, int]:
 def _stairs_view(answer: dict[str, Any]) -> Any:
     from sartor.report.text import grid
 
-    table = grid(f"width {answer['letter']}", "latency (us)", "timed or interpolated", left=0)
+    table = grid(f"width {answer['letter']}", "latency (microseconds)", "timed or interpolated", left=0)
     rows = answer["line"]
     step = max(1, len(rows) // 32)
     timed = set(answer["timed"])

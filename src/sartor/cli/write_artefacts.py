@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sartor.errors import SartorError
 
 if TYPE_CHECKING:
     from sartor import Fitted
+    from sartor.run.record import Record
     from sartor.types import Listener
 
 
-def write_artefacts(fitted: Fitted, folder: Path, listener: Listener) -> dict[str, Any]:
+def write_artefacts(fitted: Fitted, folder: Path, listener: Listener) -> Record:
     """Export the fitted network and write the report.
 
     A file that cannot be made (a package is missing, ONNX has no such operator) is left out, and the result's notes say
@@ -24,7 +25,7 @@ def write_artefacts(fitted: Fitted, folder: Path, listener: Listener) -> dict[st
         listener: receives progress.
 
     Returns:
-        The result of the run with the files that were written and these notes; result.json holds the same.
+        The record of the run with the files that were written and these notes; result.json holds the same.
     """
     from sartor.report import write_report
     from sartor.run.folder import write_result
@@ -42,6 +43,6 @@ def write_artefacts(fitted: Fitted, folder: Path, listener: Listener) -> dict[st
     files["report"] = "report.html"
     record = fitted.record.model_copy(update={"files": files, "notes": notes, "run": str(folder)})
     listener.begin("report")
-    write_report(record.with_steps(), folder / "report.html")
+    write_report(record, folder / "report.html")
     write_result(folder, record)
-    return record.result()
+    return record

@@ -1,4 +1,4 @@
-"""Costs that are counted: a graph and kept counts in, numbers out. Nothing is run."""
+"""Counted costs: from a graph and kept units by group to numbers, without running anything."""
 
 from sartor.cost.count import bytes_of, count, params
 from sartor.cost.macs import by_group, macs, unit_macs

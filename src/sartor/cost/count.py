@@ -14,18 +14,18 @@ def _distinct(graph: Graph) -> list[Value]:
 
 
 def params(graph: Graph, counts: Counts | None = None) -> int:
-    """Elements of all parameters, tied ones once."""
+    """Number of elements of all parameters, tied ones once."""
     kept = graph.leaf_counts(counts or {})
     return sum(v.numel(kept) for v in _distinct(graph) if v.origin == "parameter")
 
 
 def bytes_of(graph: Graph, counts: Counts | None = None) -> int:
-    """Bytes of all parameters and buffers as they lie in memory."""
+    """Bytes of all parameters and buffers in memory, tied ones once."""
     kept = graph.leaf_counts(counts or {})
     return sum(v.numel(kept) * v.dtype.itemsize for v in _distinct(graph))
 
 
 def count(graph: Graph, counts: Counts | None = None) -> Counted:
-    """All counted costs once `counts[group]` units stay; groups not named are whole."""
+    """All counted costs if `counts[group]` units are kept; groups not named are whole."""
     counts = counts or {}
     return Counted(macs(graph, counts), params(graph, counts), bytes_of(graph, counts), peak_memory(graph, counts))

@@ -1,8 +1,8 @@
 """Multiply-accumulates, as sums of products of axis sizes.
 
-Conventions: "macs" counts convolutions, linear maps, matrix products and attention (two FLOPs each; what
-`torch.utils.flop_counter` counts, halved). "thop" adds two for every batch-norm element and (window + 1) for every
-output of an adaptive average pool, as the papers that used the thop tool report.
+Conventions: "macs" counts convolutions, linear maps, matrix products and attention: half of what
+`torch.utils.flop_counter` counts, since a MAC is two FLOPs. "thop" adds two for every batch-norm element and
+(window + 1) for every output of an adaptive average pool, as papers report that used the thop tool.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from sartor.structure.rules import lookup
 from sartor.types import Counts
 
 Convention = Literal["macs", "thop"]
-Term = tuple[int, tuple[Axis, ...]]  # a factor no cut changes, and the axes that a cut may change
+Term = tuple[int, tuple[Axis, ...]]  # a constant factor, and the axes that a cut may change
 
 
 @per_graph
 def terms(graph: Graph, convention: Convention = "macs") -> list[Term]:
-    """All products of one convention; computed once a graph."""
-    found: list[Term] = []
+    """All products of one convention; computed once per graph."""
+    products: list[Term] = []
     for op in graph.ops:
-        rule = lookup(op.func) if op.kind else None  # those without a kind are dead and were not solved
+        rule = lookup(op.func) if op.kind else None  # an operator without a kind does not reach the output
         if rule is None:
             continue
         for cost in (rule.macs, rule.extra if convention == "thop" else None):
-            found += [term(axes) for axes in cost(op)] if cost else []
-    return found
+            products += [term(axes) for axes in cost(op)] if cost else []
+    return products
 
 
 def term(axes: Axes) -> Term:
-    """A product of axis sizes, with what no cut changes multiplied out."""
-    found = [find(a) for a in axes]
-    return math.prod(a.size for a in found if a.frozen), tuple(a for a in found if not a.frozen)
+    """A product of axis sizes; the sizes of frozen axes are multiplied into its factor."""
+    roots = [find(a) for a in axes]
+    return math.prod(a.size for a in roots if a.frozen), tuple(a for a in roots if not a.frozen)
 
 
 def macs(graph: Graph, counts: Counts | None = None, *, convention: Convention = "macs") -> int:
-    """Multiply-accumulates of one forward of the traced example once `counts[group]` units stay."""
+    """Multiply-accumulates of one forward of the traced example if `counts[group]` units are kept."""
     return evaluate(terms(graph, convention), graph.leaf_counts(counts or {}))
 
 
 def evaluate(products: list[Term], kept: Mapping[Axis, int]) -> int:
-    """Sum of products under kept counts by leaf."""
+    """Sum of products, for kept units by leaf."""
     total = 0
     for n, axes in products:
         for a in axes:
@@ -56,14 +56,14 @@ def evaluate(products: list[Term], kept: Mapping[Axis, int]) -> int:
 
 
 def unit_macs(graph: Graph, group: str) -> float:
-    """MACs freed by removing one unit of a group from the whole network."""
+    """MACs that the removal of one unit of a group saves in the whole network."""
     leaf = find(graph.leaves[graph.group(group).name])
     mine = [(n, axes) for n, axes in terms(graph) if any(leaf in leaves(a) for a in axes)]
     return float(evaluate(mine, {}) - evaluate(mine, {leaf: leaf.size - 1}))
 
 
 def by_group(graph: Graph) -> dict[str, float]:
-    """Share of all MACs that each group takes part in; shares overlap, since an operator has two sides."""
+    """For each group, the share of all MACs whose operators have it as an axis; the shares overlap."""
     everything = terms(graph)
     whole = evaluate(everything, {}) or 1
     share: dict[Axis, float] = {}

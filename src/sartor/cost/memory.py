@@ -1,8 +1,8 @@
-"""Peak activation memory: which memories are alive at once, operator by operator.
+"""Peak activation memory: the storages that are alive at the same time, operator by operator.
 
-Every recorded value knows the memory it lies in (views share one) and when the forward dropped its last reference to
-it. Sizes follow from the axes, so the peak of any plan is known without running it. Parameters, buffers and the
-inputs are not counted; scratch space inside kernels is, where a rule knows of it.
+Every recorded value holds the storage that it is in (views share one) and the operator after which the forward dropped
+its last reference. Sizes follow from the axes, so the peak of any plan is known without running it. Parameters, buffers
+and the inputs are not counted; scratch memory inside kernels is counted if the rule of the operator states it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from sartor.structure.graph_cache import per_graph
 from sartor.structure.rules import lookup
 from sartor.types import Counts
 
-Life = tuple[int, int, Value]  # (first operator, first operator after its end, its largest value)
+Life = tuple[int, int, Value]  # of a storage: (first operator, first operator after its end, its largest value)
 
 
 @per_graph
 def lives(graph: Graph) -> list[Life]:
-    """Every memory an operator allocated; computed once a graph."""
+    """Every storage that an operator allocated; computed once per graph."""
     outside = {v.storage for v in (*graph.tensors.values(), *graph.inputs)}
     open_: dict[int, list[Value]] = {}
     born: dict[int, int] = {}
@@ -36,7 +36,7 @@ def lives(graph: Graph) -> list[Life]:
                 continue
             views = open_.get(v.storage)
             if views and all(w.died is not None and w.died <= op.index for w in views):
-                close(v.storage)  # the address was given out again
+                close(v.storage)  # the allocator used the same address again
                 views = None
             if views is None:
                 open_[v.storage], born[v.storage] = [v], op.index
@@ -48,7 +48,7 @@ def lives(graph: Graph) -> list[Life]:
 
 
 def peak_memory(graph: Graph, counts: Counts | None = None) -> int:
-    """Largest sum of bytes of activations alive at once in one forward of the traced example."""
+    """Largest number of bytes of activations alive at the same time in one forward of the traced example."""
     kept = graph.leaf_counts(counts or {})
     change = [0] * (len(graph.ops) + 3)
     for first, end, v in lives(graph):
@@ -65,11 +65,11 @@ def peak_memory(graph: Graph, counts: Counts | None = None) -> int:
 
 @per_graph
 def _scratch(graph: Graph) -> dict[int, list[Term]]:
-    """Bytes an operator needs while it runs, by its index; computed once a graph."""
-    found = {}
+    """Bytes of scratch memory of an operator, by its index; computed once per graph."""
+    scratch = {}
     for op in graph.ops:
         rule = lookup(op.func)
         needs = rule.scratch(op) if rule and rule.scratch and op.live else []
         if needs:
-            found[op.index] = [term(axes) for axes in needs]
-    return found
+            scratch[op.index] = [term(axes) for axes in needs]
+    return scratch

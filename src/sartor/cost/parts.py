@@ -1,7 +1,6 @@
-"""One interface for every cost: a function of kept units by group that knows the parts it is the sum of.
+"""The interface of every cost that is a sum: a function of kept units by group, with the parts that it is the sum of.
 
-MACs, parameters, bytes and predicted latency all have this shape, so what allocates or trains under one does so under
-any other.
+MACs, parameters, bytes and predicted latency have this interface, so allocation and training work under any of them.
 
 Source: the interchangeable "efficiency module" of W-Gates, Li et al. 2020, arXiv:2003.03677.
 """
@@ -24,7 +23,7 @@ from sartor.types import Counts
 
 
 class Part(NamedTuple):
-    """What a few groups cost together, whatever the others keep."""
+    """A summand that depends on a few groups only."""
 
     groups: tuple[str, ...]
     cost: Callable[..., float]  # kept units of these groups, in order -> cost
@@ -34,8 +33,8 @@ class Part(NamedTuple):
 class Cost:
     """A cost of a whole network.
 
-    Calling it with kept units by group gives the cost; groups not named are whole. `parts` add up to it, or nearly so:
-    what they leave out is small. `soft` takes real widths as tensors and can be differentiated.
+    Called with kept units by group, it returns the cost; groups not named are whole. The sum of `parts` equals the cost
+    up to a small remainder. `soft` takes widths as tensors of real numbers and is differentiable.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Cost:
     parts: tuple[Part, ...]
     soft: SoftCost
     whole: Mapping[str, int] = field(default_factory=dict)  # units of every group
-    stairs: bool = False  # it may fall where units are added: widths matter one by one
+    stairs: bool = False  # it may decrease where a unit is added, so every width must be looked at
 
     def __call__(self, counts: Counts) -> float:
         return self.value(counts)
@@ -62,7 +61,7 @@ def counted_cost(graph: Graph, metric: str) -> Cost:
         metric: "macs", "flops", "params" or "bytes".
 
     Raises:
-        BadInput: any other metric. The peak of memory is a maximum and no sum.
+        BadInput: any other metric. Peak memory is a maximum, not a sum.
     """
     if metric in ("macs", "flops"):
         scale, products = (2.0 if metric == "flops" else 1.0), terms(graph)
@@ -88,7 +87,7 @@ def counted_cost(graph: Graph, metric: str) -> Cost:
 
     def soft(widths: Mapping[str, Tensor]) -> Tensor:
         if metric == "bytes":
-            raise BadInput("cost 'bytes': no function of soft widths; limit parameters instead")
+            raise BadInput("cost 'bytes': it is not differentiable in widths; limit parameters instead")
         return scale * hard(widths)
 
     parts = tuple(Part(groups, partial(part, groups, rows)) for groups, rows in by_groups.items())

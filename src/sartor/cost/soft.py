@@ -1,11 +1,11 @@
 """Costs as differentiable functions of soft widths: the same polynomials as the counted costs.
 
-Every size is a polynomial in the sizes of the groups (a leaf, a product or a sum of them), so MACs and parameters are
-too. Multiplied out once a graph, they become a table of monomials: a coefficient, and the groups whose widths multiply
-it. A width may then be any real number, such as the sum of a group's gates.
+Every size is a polynomial in the sizes of the groups (a leaf, a product or a sum of them), and so are MACs and
+parameters. They are multiplied out once per graph, into a table of monomials: a coefficient, and the groups whose
+widths multiply it. A width may then be any real number, such as the sum of a group's gates.
 
-Source: FLOPs in the sums of gates, as AutoBot trains on (Castells and Yeom 2023, arXiv:2111.09635); there the formula
-is written out by hand for every architecture.
+Source: FLOPs as a function of sums of gates, Castells and Yeom 2023 (AutoBot), arXiv:2111.09635. There the formula is
+written by hand for every architecture.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def _soft(graph: Graph, products: Iterable[Term]) -> SoftCost:
     number = {find(leaf): i for i, leaf in enumerate(graph.leaves.values())}
     table: Monomials = Counter()
     for n, axes in products:
-        found: Monomials = Counter({(): n})
+        product: Monomials = Counter({(): n})
         for a in axes:
-            found = _times(found, _polynomial(a, number))
-        table.update(found)
+            product = _times(product, _polynomial(a, number))
+        table.update(product)
     degree = max((len(m) for m in table), default=0)
     whole = [float(graph.groups[name].units) for name in graph.leaves]
-    one = len(whole)  # stands for no group
+    one = len(whole)  # index of a factor 1, which fills up short monomials
     factors = torch.tensor([[*m, *[one] * (degree - len(m))] for m in table], dtype=torch.int64)
     factors = factors.reshape(len(table), degree)
     coefficients = torch.tensor(list(table.values()), dtype=torch.float64)
@@ -74,7 +74,7 @@ def _soft(graph: Graph, products: Iterable[Term]) -> SoftCost:
 
 
 def _polynomial(a: Axis, number: Mapping[Axis, int]) -> Monomials:
-    """The size of an axis in the sizes of the groups; mirrors `new_size`."""
+    """The size of an axis as a polynomial in the sizes of the groups; must agree with `new_size`."""
     a = find(a)
     if a.frozen:
         return Counter({(): a.size})

@@ -13,6 +13,9 @@ from torch import nn
 from sartor.errors import BadInput, CorruptFile
 from sartor.export.files import atomic_path
 from sartor.structure.model_copy import named_tensors
+from sartor.version import version
+
+FORMAT = "pt"  # as other libraries that read safetensors expect it of PyTorch tensors
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
@@ -27,7 +30,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
             first[id(t)] = name
             tensors[name] = t.detach().cpu().contiguous().clone()
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"tied": json.dumps(tied)})
+        save_file(tensors, temporary, metadata={"tied": json.dumps(tied), "format": FORMAT, "sartor": version()})
 
 
 def load_weights_(model: nn.Module, path: str | Path) -> None:

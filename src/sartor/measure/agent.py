@@ -139,9 +139,9 @@ def answer(message: dict[str, Any], payload: bytes, held: dict[int, Any]) -> tup
 def serve(source: IO[bytes], out: IO[bytes]) -> None:
     """Answer requests until the input ends."""
     held: dict[int, Any] = {}
-    while (got := receive(source)) is not None:
+    while (request := receive(source)) is not None:
         try:
-            reply, payload = answer(got[0], got[1], held)
+            reply, payload = answer(request[0], request[1], held)
         except Exception as e:
             reply, payload = {"error": type(e).__name__, "text": str(e)}, b""
         send(out, reply, payload)

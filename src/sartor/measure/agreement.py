@@ -1,4 +1,4 @@
-"""How far the outputs of two runs of one model are apart."""
+"""Compares the outputs of two runs of one model."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 from sartor.structure.example import map_tensors, tensors
 
 
-def relative_error(expected: Any, got: Any) -> float:
-    """Largest difference over all output tensors, each relative to the largest magnitude of the expected one.
+def relative_error(expected: Any, actual: Any) -> float:
+    """Largest difference over all output tensors, each divided by the largest magnitude of the expected tensor.
 
     Args:
         expected: output of the reference, any nesting of tensors.
-        got: output to judge: the same nesting, or a flat list of tensors or NumPy arrays in the same order.
+        actual: output to judge: the same nesting, or a flat list of tensors or NumPy arrays in the same order.
 
     Returns:
-        0 when equal; inf when numbers or shapes of tensors differ, or when one is not finite where the other is.
-        For tensors of whole numbers or booleans: the share of entries that differ.
+        0 if equal; inf if the number or the shapes of the tensors differ, or if one is finite where the other is not.
+        For integer and boolean tensors: the share of entries that differ.
 
     >>> relative_error(torch.tensor([1.0, -4.0]), [torch.tensor([1.0, -3.0])])
     0.25
     """
-    left, right = list(tensors(expected)), [_tensor(t) for t in _flat(got)]
+    left, right = list(tensors(expected)), [_tensor(t) for t in _flat(actual)]
     if len(left) != len(right) or any(a.shape != b.shape for a, b in zip(left, right)):
         return float("inf")
     return max((_error(a.detach().cpu(), b.detach().cpu()) for a, b in zip(left, right)), default=0.0)
@@ -64,9 +64,9 @@ def _error(a: Tensor, b: Tensor) -> float:
 
 
 def varied(example: Any, seed: int = 0) -> Any:
-    """The example with every floating entry multiplied by 1 + 0.1 * noise, so that repeated samples differ.
+    """The example with every floating-point entry multiplied by 1 + 0.1 * noise, so that repeated samples differ.
 
-    Signs and zeros stay (masks stay masks); whole numbers are not touched.
+    Zeros stay zero, so masks stay masks. Integer tensors are not changed.
     """
     generator = torch.Generator().manual_seed(seed)
 

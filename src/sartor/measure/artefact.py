@@ -125,11 +125,11 @@ class Artefact:
 
         def forward(example: Example) -> Any:
             arrays = session.run(None, feeds(inputs, example))
-            found = [torch.from_numpy(a) for a in arrays]
-            if len(found) == 1:
-                return found[0]
+            tensors = [torch.from_numpy(a) for a in arrays]
+            if len(tensors) == 1:
+                return tensors[0]
             numbered = all(name == f"output_{i}" for i, name in enumerate(outputs))
-            return tuple(found) if numbered else dict(zip(outputs, found))
+            return tuple(tensors) if numbered else dict(zip(outputs, tensors))
 
         return forward
 

@@ -143,8 +143,10 @@ def _load_artefact(
     return Loaded(runnable, lambda: _arrays(step()))
 
 
-def _arrays(got: Any) -> list[np.ndarray] | None:
+def _arrays(returned: Any) -> list[np.ndarray] | None:
     """The arrays that the function of a custom target returned: one, several, by name, or none."""
-    values = list(got.values()) if isinstance(got, Mapping) else got if isinstance(got, list | tuple) else [got]
+    values = list(returned.values()) if isinstance(returned, Mapping) else returned
+    if not isinstance(values, list | tuple):
+        values = [values]
     arrays = [v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else v for v in values]
     return arrays if arrays and all(isinstance(v, np.ndarray | np.generic) for v in arrays) else None

@@ -1,7 +1,7 @@
-"""Joules an inference takes, from the machine's own meters: RAPL for processors, NVML for NVIDIA devices.
+"""Joules per inference, from the machine's own meters: RAPL for processors, NVML for NVIDIA devices.
 
-What is read is the total of the package or the device, everything else it does included; the power it draws while this
-process sleeps stands beside it, so that a reader may subtract it.
+A meter counts everything that the processor package or the device does. The power while this process sleeps is reported
+beside the result, so that a reader can subtract it.
 
 Source: Linux powercap, https://docs.kernel.org/power/powercap/powercap.html; NVML,
 https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html (nvmlDeviceGetTotalEnergyConsumption).
@@ -23,17 +23,17 @@ from sartor.measure.runnable import Runnable
 from sartor.types import Target
 
 POWERCAP = Path("/sys/class/powercap")
-BLOCK_S = 1.0  # NVML renews its count every 20 to 100 ms, RAPL every millisecond
-IDLE_S = 1.0
+BLOCK_S = 1.0  # of inferences per reading; NVML updates its count every 20 to 100 ms, RAPL every millisecond
+IDLE_S = 1.0  # of sleep, in which the idle power is read
 
 
 class Meter(Protocol):
-    """Counts joules; only differences mean anything."""
+    """Counts joules from an arbitrary beginning."""
 
     name: str
 
     def joules(self) -> float:
-        """Since some moment before; never falls."""
+        """The count; it never decreases."""
         ...
 
 
@@ -41,16 +41,16 @@ class Rapl:
     """All processor packages of the machine together.
 
     Raises:
-        SartorError: there is none, or it may not be read.
+        SartorError: there is no RAPL meter, or this user may not read it.
     """
 
     def __init__(self, root: Path = POWERCAP):
         self.zones = sorted(
             p for p in root.glob("intel-rapl:*") if p.name.count(":") == 1
-        )  # packages, not parts of them
+        )  # whole packages; their parts have a second colon
         if not self.zones:
             raise SartorError(
-                f"energy: no meter; looked for {root}/intel-rapl:*/energy_uj (RAPL; virtual machines mostly "
+                f"energy: no meter; looked for {root}/intel-rapl:*/energy_uj (RAPL; most virtual machines "
                 "hide it). Measure on the bare machine, or without --energy"
             )
         self.name = f"RAPL, {len(self.zones)} packages" if len(self.zones) > 1 else "RAPL"
@@ -59,7 +59,10 @@ class Rapl:
         self.last = [self._read(z, "energy_uj") for z in self.zones]
 
     def joules(self) -> float:
-        """The counters start again at their range; they must be read at least once a turn, which takes minutes."""
+        """Joules since this object was made.
+
+        The counters wrap around at their range, after minutes; call this at least once in that time.
+        """
         for k, zone in enumerate(self.zones):
             now = self._read(zone, "energy_uj")
             step = now - self.last[k]
@@ -84,8 +87,8 @@ class Nvml:
     """One NVIDIA device.
 
     Args:
-        nvml: the module `pynvml` (package nvidia-ml-py); None: import it.
-        index: of the device.
+        nvml: the module `pynvml` (package nvidia-ml-py); None: it is imported.
+        index: index of the device.
     """
 
     name = "NVML"
@@ -95,17 +98,17 @@ class Nvml:
             try:
                 nvml = importlib.import_module("pynvml")
             except ImportError:
-                raise SartorError("energy: a -cuda target is metered through NVML; pip install nvidia-ml-py") from None
+                raise SartorError("energy: NVML meters -cuda targets; pip install nvidia-ml-py") from None
         self.nvml = nvml
         try:
             nvml.nvmlInit()
             self.device = nvml.nvmlDeviceGetHandleByIndex(index)
             self.joules()
         except Exception as e:  # NVMLError and what a missing driver raises
-            raise SartorError(f"energy: NVML does not meter device {index}: {e}; Volta or newer is needed") from e
+            raise SartorError(f"energy: NVML does not meter device {index}: {e}; it needs Volta or newer") from e
 
     def joules(self) -> float:
-        """Since the driver was loaded."""
+        """Joules since the driver was loaded."""
         return 1e-3 * float(self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.device))
 
 
@@ -114,7 +117,7 @@ class Energy:
     """Joules per inference of one artefact, block by block."""
 
     joules: tuple[float, ...]
-    idle_w: float  # what the meter counts while this process sleeps
+    idle_w: float  # power while this process sleeps
     meter: str
 
     @property
@@ -124,10 +127,10 @@ class Energy:
 
 
 def meter_for(target: Target) -> Meter:
-    """What can meter this target here.
+    """The meter for this target on this machine.
 
     Raises:
-        SartorError: nothing can; says what was looked for.
+        SartorError: there is none; the message says what was looked for.
     """
     if target.device == "cpu":
         return Rapl()
@@ -137,7 +140,7 @@ def meter_for(target: Target) -> Meter:
 
 
 def energy(
-    them: Sequence[Runnable],
+    runnables: Sequence[Runnable],
     meter: Meter,
     *,
     blocks: int = 6,
@@ -148,32 +151,32 @@ def energy(
     """Joules per inference of one runnable, or of two in turns, A B B A.
 
     Args:
-        them: what runs in this process or on this machine's device.
+        runnables: one or two, which work in this process or on a device of this machine.
         meter: counts joules.
-        blocks: of each, at least one.
-        block_s: seconds a block lasts at least.
+        blocks: number of blocks of each, at least one.
+        block_s: length of a block in seconds, at least.
         clock: gives seconds; tests pass their own.
-        sleep: waits so many seconds; tests pass their own.
+        sleep: waits for a number of seconds; tests pass their own.
 
     Raises:
-        SartorError: the work is not done on this machine.
+        SartorError: another machine does the work.
     """
-    if any(r.seconds is not None for r in them):
-        raise SartorError(f"energy: target {them[0].target.name!r} works elsewhere, where this machine has no meter")
+    if any(r.seconds is not None for r in runnables):
+        raise SartorError(f"energy: target {runnables[0].target.name!r} is another machine, which has no meter here")
     begin, start = meter.joules(), clock()
     sleep(IDLE_S)
     idle = (meter.joules() - begin) / (clock() - start)
-    taken: list[list[float]] = [[] for _ in them]
+    taken: list[list[float]] = [[] for _ in runnables]
     with ExitStack() as held:
-        for r in them:
+        for r in runnables:
             held.enter_context(r.held())
             for _ in range(3):
                 r.run()
         for block in range(blocks):
-            for k in range(len(them)) if block % 2 == 0 else reversed(range(len(them))):
+            for k in range(len(runnables)) if block % 2 == 0 else reversed(range(len(runnables))):
                 begin, start, runs = meter.joules(), clock(), 0
                 while not runs or clock() - start < block_s:
-                    them[k].run()
+                    runnables[k].run()
                     runs += 1
                 taken[k].append((meter.joules() - begin) / runs)
     return [Energy(tuple(t), idle, meter.name) for t in taken]

@@ -1,4 +1,4 @@
-"""What a measurement was taken on."""
+"""Facts of the machine that a measurement is taken on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUNTIMES = ("torch", "onnxruntime", "onnx", "onnxscript", "openvino", "numpy")
 
 
 def usable_cores() -> int:
-    """Logical cores this process may run on (all of the machine's unless it is pinned to fewer)."""
+    """Number of logical cores that this process may run on (fewer than the machine has if it is pinned)."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
@@ -25,13 +25,13 @@ def usable_cores() -> int:
 
 
 def environment() -> dict[str, Any]:
-    """Machine, software and load at this moment, as JSON knows them.
+    """Machine, software and load at this moment, as values that JSON knows.
 
     Keys: cpu, architecture, cores, usable_cores, memory_bytes, os, python, versions (package -> version),
     torch_threads, gpu (names), governor and frequency_driver (of the first core), boost and smt (whether on),
-    hypervisor (whether the processor says there is one), steal_s (taken by it since the start), affinity (cores this
-    process may run on, as found: nothing is pinned here), load (1, 5 and 15 minutes), container_cpus, date (UTC).
-    What cannot be read is None.
+    hypervisor (whether the processor reports one), steal_s (time that it took since the machine started), affinity
+    (cores that this process may run on), load (1, 5 and 15 minutes), container_cpus, date (UTC). A value that cannot be
+    read is None.
     """
     return {
         **_fixed(),
@@ -65,9 +65,9 @@ def _fixed() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name as its maker writes it, else what the platform says."""
-    found = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    """Name of the processor from /proc/cpuinfo, else from the `platform` module."""
+    model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
+    return model[1].strip() if model else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:
@@ -89,7 +89,7 @@ def _switch(path: str) -> bool | None:
 
 
 def _boost() -> bool | None:
-    """Whether the clock may rise above its nominal rate."""
+    """Whether the clock rate may rise above the nominal rate."""
     off = _switch("/sys/devices/system/cpu/intel_pstate/no_turbo")
     return _switch("/sys/devices/system/cpu/cpufreq/boost") if off is None else not off
 
@@ -128,7 +128,7 @@ def _memory() -> int | None:
 
 
 def _container_cpus() -> float | None:
-    """CPU time a container may use, in cores; None without a limit."""
+    """The container's limit of CPU time, in cores; None without a limit."""
     quota = (_read("/sys/fs/cgroup/cpu.max") or "").split()
     try:
         return int(quota[0]) / int(quota[1])

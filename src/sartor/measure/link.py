@@ -91,21 +91,19 @@ class Link:
             watch.daemon = True
             watch.start()
             try:
-                got = self._exchanged(message, payload, before)
+                answer = self._exchanged(message, payload, before)
             except (OSError, ValueError):  # the pipe broke, or the answer was cut short
-                got = None
-            except (
-                BaseException
-            ):  # interrupted by the user: the late answer would be taken for that to the next request
+                answer = None
+            except BaseException:  # interrupted: the late answer would be taken for that to the next request
                 self._kill()
                 raise
             finally:
                 watch.cancel()
-        if got is None:
+        if answer is None:
             raise self._lost(message["do"])
-        if "error" in got[0]:
-            raise AgentError(self._refused(got[0]))
-        return got
+        if "error" in answer[0]:
+            raise AgentError(self._refused(answer[0]))
+        return answer
 
     def _exchanged(
         self, message: Mapping[str, Any], payload: bytes, before: bytes

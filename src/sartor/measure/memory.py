@@ -1,4 +1,4 @@
-"""Activation memory as it really is: every storage an operator allocates, from birth to release."""
+"""Measures activation memory: every storage that an operator allocates, until it is released."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sartor.borrow import borrowed
 from sartor.measure.program import on_cpu
 from sartor.structure.example import call, tensors
+from sartor.torch_internals import TorchDispatchMode, storage_address
 
 
 def measured_memory(model: nn.Module, example: Any, *, inputs: bool = True) -> int:
@@ -21,12 +21,12 @@ def measured_memory(model: nn.Module, example: Any, *, inputs: bool = True) -> i
 
     Args:
         model: borrowed, in eval mode.
-        example: example inputs; they count for their own batch size.
-        inputs: count the inputs too; the caller holds them from beginning to end.
+        example: example inputs, at the batch size to measure.
+        inputs: count the inputs too; the caller holds them during the whole forward.
 
     Returns:
-        Bytes of distinct storages, so views cost nothing and in-place operators allocate nothing. Parameters,
-        buffers and the workspace inside an operator are not counted.
+        Bytes of distinct storages: views and in-place operators add nothing. Parameters, buffers and the workspace
+        inside an operator are not counted.
 
     >>> measured_memory(nn.Sequential(nn.ReLU(), nn.ReLU()), torch.ones(4, 5))
     240
@@ -40,11 +40,11 @@ def measured_memory(model: nn.Module, example: Any, *, inputs: bool = True) -> i
 
 
 def _key(t: Tensor) -> int:
-    return t.untyped_storage()._cdata
+    return storage_address(t)
 
 
 class _Alive(TorchDispatchMode):
-    """Adds up the storages that operators return, and takes each off when its last tensor is gone."""
+    """Adds the storages that operators return, and subtracts each when its last tensor is released."""
 
     def __init__(self, ignore: set[int]):
         super().__init__()

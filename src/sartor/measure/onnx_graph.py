@@ -55,7 +55,7 @@ def to_onnx(model: nn.Module, example: Any, *, needed_for: str = "export to ONNX
     _check_size(model)
     start = time.perf_counter()
     model, example = on_cpu(model, example)
-    program = capture(model, example, fixed="it was asked for" if fixed else "")
+    program = capture(model, example, fixed="it was requested" if fixed else "")
     with borrowed(model), torch.no_grad():
         names = _output_names(call(model, example))
         with quiet():

@@ -99,27 +99,27 @@ def _loaded(data: bytes, sample: tuple[Any, Any], target: Target, load: Load, na
     loaded = load(data, feeds(names, inputs), name)
     try:
         try:
-            got = loaded.outputs()
+            outputs = loaded.outputs()
         except SartorError:
             raise
         except Exception as e:
             raise SartorError(f"target {target.name!r}: {name} does not run; {first_line(e)}") from e
-        check_agreement(expected, got, target, name)
+        check_agreement(expected, outputs, target, name)
     except BaseException:
         loaded.runnable.close()
         raise
     return loaded.runnable
 
 
-def check_agreement(expected: Any, got: Any, target: Target, name: str) -> None:
+def check_agreement(expected: Any, actual: Any, target: Target, name: str) -> None:
     """Refuse outputs that are not the model's; None, of a runtime that does not return them, passes.
 
     Raises:
         SartorError: their relative error exceeds AGREES at the target's dtype.
     """
-    if got is None:
+    if actual is None:
         return
-    error = relative_error(expected, got)
+    error = relative_error(expected, actual)
     if not error <= AGREES[target.dtype]:
         raise SartorError(
             f"target {target.name!r}: {name} does not compute what the model does: "
@@ -218,9 +218,9 @@ def given_inputs(target: Target, example: Any) -> Inputs:
     """The example at the target's batch size; numbers with a fraction in the dtype that the file declares."""
 
     def arrays(inputs: Sequence[Input]) -> dict[str, np.ndarray]:
-        found = feeds([i.name for i in inputs], with_batch(example, target.batch))
+        feed = feeds([i.name for i in inputs], with_batch(example, target.batch))
         dtypes = {i.name: i.dtype for i in inputs}
-        return {n: a.astype(d) if (d := dtypes[n]) is not None and d.kind == "f" else a for n, a in found.items()}
+        return {n: a.astype(d) if (d := dtypes[n]) is not None and d.kind == "f" else a for n, a in feed.items()}
 
     return arrays
 

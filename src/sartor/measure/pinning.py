@@ -1,4 +1,4 @@
-"""What is held still around a measurement: the core it runs on, the memory it works in, and what tiny numbers cost."""
+"""Removes sources of variance from a measurement: pins the core, keeps freed memory, flushes denormal numbers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
-# options of glibc's mallopt, and what they are afterwards: where its own thresholds come to rest in a process that
-# has given large memory back (that they move by themselves cannot be had again)
+# Options of glibc's mallopt. Setting one turns off glibc's automatic thresholds for good, so afterwards they get the
+# values that the automatic ones reach in a process that has freed large blocks.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _MEANWHILE = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1))
 _AFTERWARDS = ((_MMAP_MAX, 65536), (_TRIM_THRESHOLD, 64 * 2**20), (_MMAP_THRESHOLD, 32 * 2**20))
@@ -19,9 +19,9 @@ _AFTERWARDS = ((_MMAP_MAX, 65536), (_TRIM_THRESHOLD, 64 * 2**20), (_MMAP_THRESHO
 
 @contextmanager
 def pinned() -> Iterator[int | None]:
-    """The calling thread stays on the core it is on; gives its number, None where that cannot be arranged.
+    """Pin the calling thread to the core that it is on; yields the core's number, or None if that is not possible.
 
-    For work of one thread: threads that a runtime has made earlier keep the cores they had.
+    For single-threaded work: threads that a runtime made earlier keep their cores.
     """
     core = _core()
     try:
@@ -41,19 +41,19 @@ def pinned() -> Iterator[int | None]:
 
 def _core() -> int | None:
     try:
-        found = int(ctypes.CDLL(None).sched_getcpu())
+        core = int(ctypes.CDLL(None).sched_getcpu())
     except (AttributeError, OSError, TypeError):  # no such call in this C library
         return None
-    return found if found >= 0 else None
+    return core if core >= 0 else None
 
 
 @contextmanager
 def memory_kept() -> Iterator[bool]:
-    """Memory that is given back stays with the process, ready for the next who asks; gives whether that can be had.
+    """Freed memory stays with the process, ready for the next allocation; yields whether the allocator can do that.
 
-    Otherwise glibc hands large pieces to the system and takes them anew, page by page, at every inference or at none:
-    it depends on what else the process has ever freed. ResNet-18 under torch.compile touched thousands of new pages an
-    inference in one process and none in another.
+    By default glibc returns large blocks to the system and requests them again, page by page. Whether it does so at
+    every inference or never depends on what the process has freed before: ResNet-18 under torch.compile touched
+    thousands of new pages per inference in one process and none in another.
 
     Source: mallopt(3), M_MMAP_THRESHOLD.
     """
@@ -76,10 +76,10 @@ def _mallopt(option: int, value: int) -> bool:
 
 @contextmanager
 def denormals_flushed() -> Iterator[bool]:
-    """Numbers too small for full precision count as zero on the calling thread; gives whether the processor can.
+    """Denormal numbers count as zero on the calling thread; yields whether the processor supports that.
 
-    They may take a hundred times as long to add, and random weights or a zero example can be full of them: what they
-    cost is not a matter of widths.
+    An addition of denormal numbers may take a hundred times as long, and random weights or an example of zeros can
+    produce many of them. Their cost says nothing about widths.
     """
     before = _flushes()
     can = torch.set_flush_denormal(True)
@@ -90,5 +90,5 @@ def denormals_flushed() -> Iterator[bool]:
 
 
 def _flushes() -> bool:
-    """Whether the calling thread takes the least double for zero."""
+    """Whether the calling thread treats a denormal double as zero."""
     return bool((torch.tensor([1e-310], dtype=torch.float64) * 1.0 == 0).item())

@@ -150,8 +150,8 @@ def _load(
         return float(link.ask({"do": "run", "id": number, "count": count})[0]["seconds"])
 
     def outputs() -> list[np.ndarray]:
-        with np.load(io.BytesIO(link.ask({"do": "outputs", "id": number})[1]), allow_pickle=False) as found:
-            return [found[f"arr_{i}"] for i in range(len(found.files))]
+        with np.load(io.BytesIO(link.ask({"do": "outputs", "id": number})[1]), allow_pickle=False) as arrays:
+            return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
 
     def release() -> None:
         if link.alive:

@@ -1,4 +1,4 @@
-"""Third-party exporters talk a lot; what they have to say is either an exception or not ours to show."""
+"""Silences the warnings, logs and prints of third-party exporters; their exceptions pass."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def silent_stdout() -> Iterator[None]:
-    """What native code writes to standard output inside the block is dropped (`--json` promises a clean one)."""
+    """Drop what native code writes to standard output inside the block, which `--json` must keep clean."""
     with suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
     _flush_c()
@@ -48,13 +48,13 @@ def silent_stdout() -> Iterator[None]:
 
 
 def _flush_c() -> None:
-    """Native code's own buffer, which is written when it is full or the process ends."""
+    """Write out the buffer of native code, which otherwise waits until it is full or the process ends."""
     with suppress(OSError, AttributeError, TypeError):  # TypeError: Windows, where a library has to be named
         ctypes.CDLL(None).fflush(None)
 
 
 def first_line(error: BaseException, limit: int = 240) -> str:
-    """What an exception says in one line; of a heading with a list below, the first item.
+    """The message of an exception in one line; if it is a heading with a list, the first item of the list.
 
     >>> first_line(ValueError("no such axis\\nlong story"))
     'ValueError: no such axis'
@@ -64,6 +64,6 @@ def first_line(error: BaseException, limit: int = 240) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    said = lines[1][2:] if len(lines) > 1 and lines[1].startswith("- ") else lines[0]
-    text = f"{type(error).__name__}: {said}"
+    message = lines[1][2:] if len(lines) > 1 and lines[1].startswith("- ") else lines[0]
+    text = f"{type(error).__name__}: {message}"
     return text if len(text) <= limit else text[: limit - 3] + "..."

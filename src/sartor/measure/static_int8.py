@@ -1,4 +1,4 @@
-"""An ONNX graph in int8, for its latency: static post-training quantisation by ONNX Runtime."""
+"""Quantises an ONNX graph to int8 to measure its latency: static post-training quantisation by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from sartor.measure.silence_output import first_line, quiet, silent_stdout
 
 
 def quantised(model: bytes | Path, samples: Sequence[Mapping[str, np.ndarray]], name: str) -> bytes:
-    """Quantise and dequantise around every operator that has an int8 kernel (QDQ), weights per channel.
+    """Insert quantisation and dequantisation (QDQ) around every operator with an int8 kernel; weights per channel.
 
-    Weights take 7 bits, so that sums of two products fit 16 bits on processors without VNNI; the kernels are the same.
+    Weights use 7 bits, so that sums of two products fit into 16 bits on processors without VNNI; the kernels are the
+    same.
 
     Args:
         model: a float32 ONNX model, serialised, or its file.
-        samples: inputs by name; their least and largest activations are the ranges.
-        name: what to call it in errors.
+        samples: calibration inputs by name; the smallest and largest activations on them are the ranges.
+        name: what errors call the model.
 
     Raises:
         MissingExtra: onnx or onnxruntime is not installed.
@@ -37,7 +38,7 @@ def quantised(model: bytes | Path, samples: Sequence[Mapping[str, np.ndarray]], 
 
     proto = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(str(model))
     if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
-        raise BadInput(f"{name}: it is quantised already; measure it as it is, without dtype=int8")
+        raise BadInput(f"{name}: it is already quantised; measure it without dtype=int8")
     with tempfile.TemporaryDirectory(prefix="sartor-") as folder, quiet(), silent_stdout():
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -46,8 +47,8 @@ def quantised(model: bytes | Path, samples: Sequence[Mapping[str, np.ndarray]], 
                 self.left = iter(samples)
 
             def get_next(self) -> dict[str, np.ndarray] | None:
-                following = next(self.left, None)
-                return None if following is None else dict(following)
+                sample = next(self.left, None)
+                return None if sample is None else dict(sample)
 
         path = Path(folder) / "int8.onnx"
         try:

@@ -73,9 +73,9 @@ def file_named(name: str) -> Path | None:
 
 def targets_here() -> dict[str, Path]:
     """Every file in the folders of targets by name; if two have the same name, the first."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for folder in folders():
         for path in sorted(folder.glob("*")) if folder.is_dir() else ():
             if path.suffix in READERS and not path.name.startswith(("_", ".")):
-                found.setdefault(path.stem, path)
-    return found
+                by_name.setdefault(path.stem, path)
+    return by_name

@@ -1,4 +1,4 @@
-"""Targets that run in this process with torch: eager, and compiled by torch.compile."""
+"""Targets that run in this process with torch: eager, and torch.compile."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from sartor.measure.environment import usable_cores
 from sartor.measure.runnable import Runnable
 from sartor.measure.silence_output import first_line, quiet
 from sartor.structure.example import as_args, map_tensors, with_batch
+from sartor.torch_internals import dynamo_limits
 from sartor.types import Target
 
-COMPILED_AT_MOST = 4096  # variants of one forward that torch may hold compiled; its own limit of 8 falls back to eager
+COMPILED_AT_MOST = 4096  # compiled variants of one forward; beyond torch's own limit of 8 it would run eager
 
 
 def eager(model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
@@ -36,7 +37,7 @@ def eager(model: nn.Module, example: Any, target: Target, *, fast: bool = True) 
 
 
 def compiled(model: nn.Module, example: Any, target: Target, *, fast: bool = True) -> Runnable:
-    """torch.compile with fixed shapes; compiled here, so that the first timed run is not the compilation."""
+    """torch.compile with fixed shapes; compiled at once, so that no timed run includes the compilation."""
     return _compiled(model, example, target, "inductor")
 
 
@@ -45,10 +46,10 @@ def _compiled(model: nn.Module, example: Any, target: Target, backend: str | Cal
     net, inputs = placed(model, example, target)
     args, kwargs = as_args(inputs)
     with torch_settings(target):
-        net(*args, **kwargs)  # what the user's own forward raises is the user's
+        net(*args, **kwargs)  # errors of the user's own forward reach the user unchanged
         fast_net = torch.compile(net, dynamic=False, backend=backend)
         try:
-            # many cut variants of one class share one code object: without this the ninth would run uncompiled
+            # all cut variants of a class share one code object, so torch would run the ninth uncompiled
             with quiet(), _many_variants():
                 fast_net(*args, **kwargs)
         except Exception as e:
@@ -73,10 +74,10 @@ def placed(model: nn.Module, example: Any, target: Target) -> tuple[nn.Module, A
 
 @contextmanager
 def torch_settings(target: Target) -> Iterator[None]:
-    """Inference mode and the target's number of threads; both as before afterwards."""
-    before, wanted = torch.get_num_threads(), target.threads or usable_cores()
-    if wanted != before:
-        torch.set_num_threads(wanted)
+    """Inference mode and the target's number of threads; afterwards both are as before."""
+    before, threads = torch.get_num_threads(), target.threads or usable_cores()
+    if threads != before:
+        torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
             yield
@@ -87,10 +88,8 @@ def torch_settings(target: Target) -> Iterator[None]:
 
 @contextmanager
 def _many_variants() -> Iterator[None]:
-    import torch._dynamo.config as config
-
     names = ("recompile_limit", "accumulated_recompile_limit")
-    with config.patch({**dict.fromkeys(names, COMPILED_AT_MOST), "fail_on_recompile_limit_hit": True}):  # type: ignore[attr-defined]
+    with dynamo_limits(**dict.fromkeys(names, COMPILED_AT_MOST), fail_on_recompile_limit_hit=True):
         yield
 
 
@@ -107,7 +106,7 @@ def _synchronised(step: Callable[[], Any], target: Target) -> Callable[[], Any]:
 
 
 def no_cuda() -> str | None:
-    """Why torch cannot use CUDA here; None when it can."""
+    """Why torch cannot use CUDA here; None if it can."""
     if torch.cuda.is_available():
         return None
     if torch.version.cuda is None:
@@ -116,7 +115,7 @@ def no_cuda() -> str | None:
 
 
 def no_compiler() -> str | None:
-    """Why torch.compile cannot make code for the CPU here; None when it can."""
+    """Why torch.compile cannot generate code for the CPU here; None if it can."""
     names = [os.environ.get("CXX"), "g++", "clang++", "c++", "cl" if sys.platform == "win32" else None]
     if any(name and shutil.which(name) for name in names):
         return None

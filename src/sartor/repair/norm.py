@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from sartor.borrow import borrowed
 from sartor.errors import BadInput, NothingToDo
 from sartor.structure.example import Example, batch_of, call, with_batch
+from sartor.torch_internals import BatchNorm
 
 H = TypeVar("H")
 
@@ -57,7 +57,7 @@ def refresh_norm_(model: nn.Module, batches: Iterable[Example], *, samples: int)
     seen: dict[nn.Module, int] = {}
 
     def weigh(norm: nn.Module, args: tuple[Any, ...]) -> None:
-        assert isinstance(norm, _BatchNorm)
+        assert isinstance(norm, BatchNorm)
         values = args[0].numel() // args[0].shape[1]
         seen[norm] = seen.get(norm, 0) + values
         norm.momentum = values / seen[norm]
@@ -133,9 +133,9 @@ def _run(model: nn.Module, batches: Iterable[Example], samples: int) -> None:
         raise BadInput("batch-norm refresh: expected calibration inputs; got none")
 
 
-def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    return {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.running_mean is not None}
+def _norms(model: nn.Module) -> dict[str, BatchNorm]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, BatchNorm) and m.running_mean is not None}
 
 
-def _statistics(norm: _BatchNorm) -> list[Tensor]:
+def _statistics(norm: BatchNorm) -> list[Tensor]:
     return [t for t in (norm.running_mean, norm.running_var, norm.num_batches_tracked) if t is not None]

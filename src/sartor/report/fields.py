@@ -1,14 +1,14 @@
-"""Reading the fields of a result, which may be missing, and formatting their values."""
+"""The values of a record as text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sartor.units import show_bytes, show_count, show_percent, show_seconds
+from sartor.run.record import Pair
+from sartor.units import show_bytes, show_count, show_seconds
 
-Result = Mapping[str, Any]
 COUNTED = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "memory": "peak memory"}
 MOST_SAMPLES = 400  # points drawn of the samples of one latency
 
@@ -22,28 +22,9 @@ def number(value: Any) -> float | None:
     )
 
 
-def mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The mapping under a key; empty if it is missing."""
-    inner = value.get(key)
-    return inner if isinstance(inner, Mapping) else {}
-
-
-def objects(value: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """The list of objects under a key; empty if it is missing."""
-    inner = value.get(key)
-    return [v for v in inner if isinstance(v, Mapping)] if isinstance(inner, list | tuple) else []
-
-
-def share_of(pair: Mapping[str, Any]) -> float | None:
-    """fitted / original of one pair; None if a value is missing."""
-    original, fitted = number(pair.get("original")), number(pair.get("fitted"))
-    return fitted / original if original and fitted is not None else None
-
-
-def percent_or_blank(value: Any) -> str:
-    """A share as a percentage; "" for no number."""
-    share = number(value)
-    return "" if share is None else show_percent(share)
+def share_of(pair: Pair) -> float | None:
+    """fitted / original; None if the original is zero."""
+    return pair.fitted / pair.original if pair.original else None
 
 
 def plural(n: int, noun: str) -> str:
@@ -51,9 +32,9 @@ def plural(n: int, noun: str) -> str:
     return f"{n} {noun}" + ("" if n == 1 else "s")
 
 
-def thin(samples: Any) -> tuple[float, ...]:
-    """The numbers among the samples, evenly thinned to at most MOST_SAMPLES."""
-    values = [v for v in map(number, samples or ()) if v is not None]
+def thin(samples: Iterable[float]) -> tuple[float, ...]:
+    """The finite samples, evenly thinned to at most MOST_SAMPLES."""
+    values = [v for v in map(number, samples) if v is not None]
     step = max(1, -(-len(values) // MOST_SAMPLES))
     return tuple(values[::step])
 

@@ -14,12 +14,12 @@ from rich.text import Text
 
 from sartor.report import sentences
 from sartor.report.curves import Line, curves, look_of
-from sartor.report.fields import mapping, number, objects
-from sartor.report.rows import environment_rows
+from sartor.report.fields import flat
 from sartor.report.template import filled, markup_type
 from sartor.report.text import grid
 from sartor.units import show_count, show_percent
 
+_QUALITY = "quality"  # what the metric is called
 _PARTS = {"test": "test", "val": "validation"}
 _COLUMNS = (
     "recipe", "asked", "status", "macs", "params", "val", "test", "gap", "latency_ratio", "latency_low", "latency_high",
@@ -53,21 +53,21 @@ class Picture:
 
 def parts(result: Mapping[str, Any]) -> list[str]:
     """The parts of the data that quality was evaluated on: of "test" and "val", those that exist."""
-    return [p for p in _PARTS if number(mapping(result, "original").get(p)) is not None]
+    return [p for p in _PARTS if result["original"][p] is not None]
 
 
 def point_rows(result: Mapping[str, Any]) -> list[PointRow]:
     """The original, then every point in the order of the result."""
-    judged, original = parts(result), mapping(result, "original")
+    judged, original = parts(result), result["original"]
     rows = [
         PointRow(
             "original", "", show_percent(1), show_percent(1), tuple(f"{original[p]:.2f}" for p in judged), "0.0 %",
-            "100 %" if result.get("target") else "", "", "",
+            "100 %" if result["target"] else "", "", "",
         )
     ]  # fmt: skip
-    for p in objects(result, "points"):
-        met = p.get("status") == "met"
-        timed = mapping(p, "latency")
+    for p in result["points"]:
+        met = p["status"] == "met"
+        timed = p["latency"]
         latency = ""
         if timed:
             low, high = timed["interval"]
@@ -76,8 +76,9 @@ def point_rows(result: Mapping[str, Any]) -> list[PointRow]:
             PointRow(
                 str(p["recipe"]), f"{100 * p['asked']:g} %", show_percent(p["macs"]) if met else "not reached",
                 show_percent(p["params"]) if met else "",
-                tuple(f"{p[q]:.2f}" if number(p.get(q)) is not None else "" for q in judged),
-                show_percent(p["gap"]) if met else "", latency, f"{p['seconds']:.1f} s", "" if met else str(p["why"]),
+                tuple(f"{p[q]:.2f}" if p[q] is not None else "" for q in judged),
+                "" if p["gap"] is None else show_percent(p["gap"]), latency, f"{p['seconds']:.1f} s",
+                "" if met else str(p["why"]),
             )
         )  # fmt: skip
     return rows
@@ -85,8 +86,8 @@ def point_rows(result: Mapping[str, Any]) -> list[PointRow]:
 
 def headings(result: Mapping[str, Any]) -> list[str]:
     """Heads of the columns of `cells`."""
-    quality = [f"{sentences.quality_name(result)}, {_PARTS[p]}" for p in parts(result)]
-    timed = [f"latency on {result['target']}, cut / original (95 % interval)"] if result.get("target") else []
+    quality = [f"{_QUALITY}, {_PARTS[p]}" for p in parts(result)]
+    timed = [f"latency on {result['target']}, cut / original (95 % interval)"] if result["target"] else []
     return [
         "recipe",
         "limit on MACs",
@@ -101,7 +102,7 @@ def headings(result: Mapping[str, Any]) -> list[str]:
 
 def cells(row: PointRow, result: Mapping[str, Any]) -> list[str]:
     """The cells of one network, as many as `headings`."""
-    timed = [row.latency] if result.get("target") else []
+    timed = [row.latency] if result["target"] else []
     return [row.recipe, row.asked, row.macs, row.params, *row.quality, row.gap, *timed, row.seconds]
 
 
@@ -119,8 +120,8 @@ def frontier_csv(result: Mapping[str, Any]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    for p in objects(result, "points"):
-        timed = mapping(p, "latency")
+    for p in result["points"]:
+        timed = p["latency"] or {}
         low, high = timed.get("interval") or (None, None)
         writer.writerow({**p, **timed, "latency_ratio": timed.get("ratio"), "latency_low": low, "latency_high": high})
     return out.getvalue()
@@ -128,7 +129,7 @@ def frontier_csv(result: Mapping[str, Any]) -> str:
 
 def pictures(result: Mapping[str, Any]) -> list[Picture]:
     """Charts of quality and relative output error against MACs and, if networks were timed, against latency."""
-    judged, target = parts(result), result.get("target")
+    judged, target = parts(result), result["target"]
     axes = [("macs", "share of the MACs kept", "MACs")]
     if target:
         axes.insert(0, ("latency", f"latency on {target}, as a share of the original's", f"latency on {target}"))
@@ -136,10 +137,10 @@ def pictures(result: Mapping[str, Any]) -> list[Picture]:
     for axis, across, short in axes:
         if judged:
             best = judged[0]
-            name = sentences.quality_name(result)
+            name = _QUALITY
             svg = curves(
                 _lines(result, axis, best), title=f"{name} against {short}", across=across,
-                original=number(mapping(result, "original").get(best)),
+                original=result["original"][best],
             )  # fmt: skip
             charts.append(Picture(f"{name.capitalize()} against {short}", f"On the {_PARTS[best]} data.", svg))
         svg = curves(
@@ -156,12 +157,12 @@ def pictures(result: Mapping[str, Any]) -> list[Picture]:
 
 def _lines(result: Mapping[str, Any], axis: str, value: str) -> list[Line]:
     lines = []
-    for i, name in enumerate(result.get("recipes") or ()):
+    for i, name in enumerate(result["recipes"]):
         points = []
-        for p in objects(result, "points"):
-            x = number(mapping(p, "latency").get("ratio")) if axis == "latency" else number(p.get("macs"))
-            y = number(p.get(value))
-            if p.get("recipe") == name and x is not None and y is not None:
+        for p in result["points"]:
+            x = (p["latency"] or {}).get("ratio") if axis == "latency" else p["macs"]
+            y = p[value]
+            if p["recipe"] == name and x is not None and y is not None:
                 shown = show_percent(y) if value == "gap" else f"{y:.2f}"
                 points.append((x, y, f"{name} at {show_percent(x)}: {shown}"))
         lines.append(Line(str(name), tuple(points), i))
@@ -179,21 +180,20 @@ def render_frontier(result: Mapping[str, Any]) -> str:
     """
     markup = markup_type("the page of a frontier")
     drawn = [(p, markup(p.svg)) for p in pictures(result)]
-    calibration = mapping(result, "calibration")
-    original = mapping(result, "original")
+    calibration, original = result["calibration"], result["original"]
     values = {
         "model": str(result.get("model") or "the network"),
-        "date": sentences.run_date(result),
+        "date": sentences.date_of(result["environment"]),
         "headline": headline(result),
         "lead": f"The original has {show_count(original['macs'])} MACs and {show_count(original['params'])} "
-        f"parameters. Networks were cut and repaired with {calibration.get('samples')} calibration samples, and their "
-        f"output error was measured on {calibration.get('held_out')} others; nothing was trained.",
+        f"parameters. Networks were cut and repaired with {calibration['samples']} calibration samples, and their "
+        f"output error was measured on {calibration['held_out']} others; nothing was trained.",
         "pictures": drawn,
-        "key": [(str(name), look_of(i)) for i, name in enumerate(result.get("recipes") or ())],
+        "key": [(str(name), look_of(i)) for i, name in enumerate(result["recipes"])],
         "headings": headings(result),
         "rows": [(cells(row, result), row.why) for row in point_rows(result)],
-        "notes": [str(n) for n in result.get("notes") or ()],
-        "environment": environment_rows(result),
+        "notes": result["notes"],
+        "environment": flat(result["environment"]),
     }
     return filled("frontier.html.j2", values)
 
@@ -201,15 +201,15 @@ def render_frontier(result: Mapping[str, Any]) -> str:
 def headline(result: Mapping[str, Any]) -> str:
     """The best network at the smallest share of the MACs that was reached, in one sentence."""
     judged = parts(result)
-    reached = [p for p in objects(result, "points") if p.get("status") == "met"]
+    reached = [p for p in result["points"] if p["status"] == "met"]
     if not reached:
         return "None of the requested shares of the MACs can be reached."
     least = min(p["asked"] for p in reached)
     here = [p for p in reached if p["asked"] == least]
-    if judged and all(number(p.get(judged[0])) is not None for p in here):
+    if judged and all(p[judged[0]] is not None for p in here):
         best = max(here, key=lambda p: p[judged[0]])
-        value = f"{sentences.quality_name(result)} {best[judged[0]]:.2f}"
-        value += f", original {mapping(result, 'original')[judged[0]]:.2f}"
+        value = f"{_QUALITY} {best[judged[0]]:.2f}"
+        value += f", original {result['original'][judged[0]]:.2f}"
     else:
         best = min(here, key=lambda p: p["gap"])
         value = f"relative output error {show_percent(best['gap'])}"

@@ -12,10 +12,11 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-from sartor.report.fields import mapping, objects, percent_or_blank, plural
+from sartor.report.fields import plural
 from sartor.report.rows import FrozenRow, frozen_rows, short_name
 from sartor.report.template import filled, markup_type
 from sartor.structure.kinds import counted
+from sartor.units import show_percent
 
 _MOST = 3  # modules listed in one line
 _COLOURS = (
@@ -73,24 +74,21 @@ class Node:
 
 def group_rows(description: Mapping[str, Any]) -> list[GroupRow]:
     """The groups of `inspect --json` in network order."""
-    rows = []
-    for g in objects(description, "groups"):
-        name = str(g.get("name", ""))
-        rows.append(
-            GroupRow(
-                name=name,
-                label=short_name(name).rpartition(".")[2],
-                kind=str(g.get("kind") or ""),
-                units=int(g.get("units") or 0),
-                mixes=str(g.get("mixes") or ""),
-                macs_share=percent_or_blank(g.get("macs_share")),
-                params_share=percent_or_blank(g.get("params_share")),
-                members=tuple(map(str, g.get("members") or ())),
-                writes=tuple(map(str, g.get("writes") or ())),
-                reads=tuple(map(str, g.get("reads") or ())),
-            )
+    return [
+        GroupRow(
+            name=g["name"],
+            label=short_name(g["name"]).rpartition(".")[2],
+            kind=g["kind"],
+            units=g["units"],
+            mixes=g["mixes"] or "",
+            macs_share=show_percent(g["macs_share"]),
+            params_share=show_percent(g["params_share"]),
+            members=tuple(g["members"]),
+            writes=tuple(g["writes"]),
+            reads=tuple(g["reads"]),
         )
-    return rows
+        for g in description["groups"]
+    ]
 
 
 def tree_of(description: Mapping[str, Any]) -> Node:
@@ -159,7 +157,7 @@ def dot(description: Mapping[str, Any]) -> str:
         lines.append(f'  {_id("g", r.name)} [{look}, label="{label}"];')
         lines += [f"  {_id('m', m)} -> {_id('g', r.name)};" for m in r.writes]
         lines += [f"  {_id('g', r.name)} -> {_id('m', m)};" for m in r.reads]
-    for tied in description.get("ties") or ():
+    for tied in description["ties"]:
         for a, b in itertools.pairwise(tied):
             lines.append(f'  {_id("g", a)} -> {_id("g", b)} [dir=none, style=dashed, label="equally many"];')
     return "\n".join([*lines, "}"]) + "\n"
@@ -217,13 +215,14 @@ def page(description: Mapping[str, Any], why: Mapping[str, Sequence[str]], head:
         MissingExtra: jinja2 is not installed.
     """
     markup_type("the HTML page of inspect")
+    frozen = frozen_rows((f["axis"], f["reason"]) for f in description["frozen"])
     return filled(
         "inspection.html.j2",
         {
             "model": str(description.get("model") or "a network"), "head": head, "coverage": coverage,
-            "root": tree_of(description), "why": why, "frozen": alike(frozen_rows(description)),
-            "kinds": list(mapping(description, "kinds").items()),
-            "ties": [list(t) for t in description.get("ties") or ()],
+            "root": tree_of(description), "why": why, "frozen": alike(frozen),
+            "kinds": list(description["kinds"].items()),
+            "ties": description["ties"],
         },
     )  # fmt: skip
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sartor.report import rows, sentences, svg
-from sartor.report.run_reader import read_result
+from sartor.report.run_reader import as_record
+from sartor.run.record import Record
 
 _INNER = re.compile(r'^<svg viewBox="0 0 [\d.]+ (?P<height>[\d.]+)"[^>]*>(?P<inner>.*)</svg>$', re.DOTALL)
 _MARGIN, _GAP, _HEAD, _TITLE = 24, 24, 58, 20
@@ -33,15 +34,23 @@ text.strong { font-weight: 600; } text.head { font-size: 20px; font-weight: 600;
 """
 
 
-def picture(result: Mapping[str, Any]) -> str:
-    """One self-contained SVG, in light or dark colours as the reader's system prefers."""
+def picture(run: Record | Mapping[str, Any]) -> str:
+    """One self-contained SVG, in light or dark colours as the reader's system prefers.
+
+    Args:
+        run: a record, or the object of `fit --json`.
+    """
+    result = as_record(run)
     panels = [
         ("Units kept of every group", svg.kept_bars(rows.kept_rows(result))),
         (
             f"{sentences.quality_name(result).capitalize()} after each step",
-            svg.quality_steps(rows.quality_rows(result), rows.quality_floor(result)),
+            svg.quality_steps(rows.quality_rows(result.quality), rows.quality_floor(result)),
         ),
-        *((f"Latency on {row.target}, timed in turns", svg.latency_strip(row)) for row in rows.latency_rows(result)),
+        *(
+            (f"Latency on {row.target}, timed in turns", svg.latency_strip(row))
+            for row in rows.latency_rows(result.latency)
+        ),
     ]
     y = float(_HEAD)
     parts = []
@@ -62,9 +71,9 @@ def picture(result: Mapping[str, Any]) -> str:
     )
 
 
-def write_picture(run: str | Path | Mapping[str, Any], path: str | Path) -> Path:
-    """Write the picture of a run folder or a result, atomically."""
+def write_picture(run: str | Path | Record | Mapping[str, Any], path: str | Path) -> Path:
+    """Write the picture of a run folder, a record or the object of `fit --json`, atomically."""
     from sartor.export.files import atomic_write
 
-    atomic_write(path, picture(run if isinstance(run, Mapping) else read_result(run)))
+    atomic_write(path, picture(as_record(run)))
     return Path(path)

@@ -1,30 +1,17 @@
-"""A result as rows that are ready to be shown; templates and charts compute nothing themselves.
+"""A record as rows that are ready to be shown; templates and charts compute nothing themselves.
 
-Every function takes the result object of a run (`read_result`). A part that is missing, in an unfinished or older run,
-gives no rows.
+A table of the record that is empty, such as the latencies of a run that timed nothing, gives no rows.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from sartor.report.fields import (
-    COUNTED,
-    Result,
-    flat,
-    mapping,
-    number,
-    objects,
-    percent_or_blank,
-    plural,
-    share_of,
-    show_metric,
-    show_points,
-    thin,
-)
+from sartor.report.fields import COUNTED, flat, number, share_of, show_metric, show_points, thin
+from sartor.run import record
+from sartor.run.record import Pair, Record
 from sartor.units import show_percent, show_seconds
 
 COLOURS = 6  # for the parts of a bar
@@ -160,163 +147,128 @@ class TimeRow:
     colour: int  # in [0, COLOURS)
 
 
-def budget_rows(result: Result) -> list[BudgetRow]:
-    """The limits of the budget and the values reached.
-
-    In the result, latencies are in seconds; `limit` is a clause, a number in the metric's unit, or a share if
-    `relative` is true.
-    """
+def budget_rows(result: Record) -> list[BudgetRow]:
+    """The limits of the budget and the values reached."""
+    timed = {row.target: row.ratio for row in result.latency}  # median of pairwise ratios, not the ratio of two medians
     rows = []
-    timed = {
-        row.target: row.ratio for row in latency_rows(result)
-    }  # the median of pairwise ratios, not the ratio of two medians
-    for b in objects(result, "budget"):
-        metric = str(b.get("metric", "?"))
-        original, value = number(b.get("original")), number(b.get("value"))
-        share = value / original if original and value is not None and metric != "drop" else None
-        share = timed.get(str(b.get("target")), share) if metric == "latency" else share
+    for b in result.budget:
+        share = b.value / b.original if b.original and b.value is not None and b.metric != "drop" else None
+        share = timed.get(str(b.target), share) if b.metric == "latency" else share
         rows.append(
             BudgetRow(
-                clause=_clause(b, metric),
-                original=show_metric(metric, original),
-                fitted=show_metric(metric, value),
+                clause=_clause(b),
+                original=show_metric(b.metric, b.original),
+                fitted=show_metric(b.metric, b.value),
                 share="" if share is None else show_percent(share),
-                met=bool(b.get("met")),
+                met=b.met,
             )
         )
     return rows
 
 
-def counted_rows(result: Result) -> list[ChangeRow]:
-    """The counted costs of both networks."""
+def counted_rows(counted: Mapping[str, Pair]) -> list[ChangeRow]:
+    """The counted costs of both networks, by metric."""
     rows = []
     for metric, label in COUNTED.items():
-        pair = mapping(mapping(result, "counted"), metric)
-        original, fitted, share = number(pair.get("original")), number(pair.get("fitted")), share_of(pair)
-        if original is not None and fitted is not None:
+        if metric in counted:
+            pair = counted[metric]
+            share = share_of(pair)
             text = "" if share is None else show_percent(share)
-            rows.append(ChangeRow(label, show_metric(metric, original), show_metric(metric, fitted), share, text))
+            original, fitted = show_metric(metric, pair.original), show_metric(metric, pair.fitted)
+            rows.append(ChangeRow(label, original, fitted, share, text))
     return rows
 
 
-def latency_rows(result: Result) -> list[LatencyRow]:
-    """Latency on every target.
-
-    In the result, `samples` of an entry is {"original_ms": [..], "fitted_ms": [..]}, with one number per timed run.
-    """
-    rows = []
-    for item in objects(result, "latency"):
-        original, fitted, ratio = (number(item.get(k)) for k in ("original_ms", "fitted_ms", "ratio"))
-        if original is None or fitted is None:
-            continue
-        ratio = fitted / original if ratio is None and original else ratio or 0.0
-        ends = [e for e in map(number, item.get("interval") or ()) if e is not None]
-        samples = mapping(item, "samples")
-        rows.append(
-            LatencyRow(
-                target=str(item.get("target", "")),
-                original=show_seconds(original / 1e3),
-                fitted=show_seconds(fitted / 1e3),
-                ratio=ratio,
-                text=f"{ratio:.3f}",
-                interval=f"{ends[0]:.3f} to {ends[1]:.3f}" if len(ends) == 2 else "",
-                original_ms=original,
-                fitted_ms=fitted,
-                original_samples=thin(samples.get("original_ms")),
-                fitted_samples=thin(samples.get("fitted_ms")),
-            )
+def latency_rows(latency: Iterable[record.LatencyRow]) -> list[LatencyRow]:
+    """Latency on every target."""
+    return [
+        LatencyRow(
+            target=row.target,
+            original=show_seconds(row.original_ms / 1e3),
+            fitted=show_seconds(row.fitted_ms / 1e3),
+            ratio=row.ratio,
+            text=f"{row.ratio:.3f}",
+            interval=f"{row.interval[0]:.3f} to {row.interval[1]:.3f}",
+            original_ms=row.original_ms,
+            fitted_ms=row.fitted_ms,
+            original_samples=thin(row.samples.original_ms),
+            fitted_samples=thin(row.samples.fitted_ms),
         )
-    return rows
+        for row in latency
+    ]
 
 
-def quality_rows(result: Result, part: str = "quality") -> list[QualityRow]:
-    """Quality after each step of the run, on validation data or the "test" part; steps without a value are left out."""
-    quality = mapping(result, part)
-    before = number(quality.get("original"))
+def quality_rows(quality: record.QualityRow) -> list[QualityRow]:
+    """Quality after each step of the run; steps without a value are left out."""
     rows = []
     for key, step in STEPS.items():
-        value = number(quality.get(key))
+        value: float | None = getattr(quality, key)
         if value is not None:
+            before = quality.original
             change = "" if before is None or key == "original" else f"{value - before:+.2f}"
             rows.append(QualityRow(step, value, show_points(value), change))
     return rows
 
 
-def quality_floor(result: Result) -> float | None:
+def quality_floor(result: Record) -> float | None:
     """The least quality that the budget allows; None if it does not limit the drop."""
-    before = number(mapping(result, "quality").get("original"))
-    text = str(mapping(result, "asked").get("budget") or "")
-    drop = re.search(r"drop\s*(?:<=|≤)\s*([0-9.]+)", text)
+    before = result.quality.original
+    drop = re.search(r"drop\s*(?:<=|≤)\s*([0-9.]+)", result.asked.budget)
     return before - float(drop[1]) if drop and before is not None else None
 
 
-def kept_rows(result: Result) -> list[KeptRow]:
+def kept_rows(result: Record) -> list[KeptRow]:
     """Groups in network order, with the units kept of each."""
-    rows = []
-    for g in objects(result, "groups"):
-        units = int(number(g.get("units")) or 0)
-        if units <= 0:
-            continue
-        kept = number(g.get("kept"))
-        kept = units if kept is None else int(kept)
-        name = str(g.get("name", ""))
-        rows.append(
-            KeptRow(
-                name=name,
-                layer=short_name(name),
-                kind=str(g.get("kind") or ""),
-                units=units,
-                kept=kept,
-                share=kept / units,
-                text=f"{kept} of {units}",
-                mixes=str(g.get("mixes") or ""),
-                members=_members(g.get("members")),
-                macs_share=percent_or_blank(g.get("macs_share")),
-                params_share=percent_or_blank(g.get("params_share")),
-            )
+    return [
+        KeptRow(
+            name=g.name,
+            layer=short_name(g.name),
+            kind=g.kind,
+            units=g.units,
+            kept=g.kept,
+            share=g.kept / g.units,
+            text=f"{g.kept} of {g.units}",
+            mixes=g.mixes or "",
+            members=tuple(g.members),
+            macs_share=show_percent(g.macs_share),
+            params_share=show_percent(g.params_share),
         )
-    return rows
+        for g in result.groups if g.units
+    ]  # fmt: skip
 
 
-def frozen_rows(result: Result) -> list[FrozenRow]:
-    """Frozen axes by reason, the most frequent reason first."""
+def frozen_rows(frozen: Iterable[tuple[str, str]]) -> list[FrozenRow]:
+    """Frozen axes, given as (axis, reason), by reason; the most frequent reason first."""
     by_reason: dict[str, list[str]] = {}
-    for f in objects(result, "frozen"):
-        by_reason.setdefault(str(f.get("reason") or "no reason was recorded"), []).append(str(f.get("axis", "")))
+    for axis, reason in frozen:
+        by_reason.setdefault(reason, []).append(axis)
     return [FrozenRow(r, tuple(a)) for r, a in sorted(by_reason.items(), key=lambda item: -len(item[1]))]
 
 
-def epoch_rows(result: Result) -> list[EpochRow]:
+def epoch_rows(result: Record) -> list[EpochRow]:
     """The epochs of fine-tuning."""
     rows = []
-    for count, e in enumerate(objects(result, "training"), start=1):
+    for count, e in enumerate(result.training, start=1):
         epoch = number(e.get("epoch"))
         values = (number(e.get(k)) for k in ("loss", "val", "lr", "seconds"))
         rows.append(EpochRow(count if epoch is None else int(epoch), *values))
     return rows
 
 
-def trail_rows(result: Result) -> list[TrailRow]:
+def trail_rows(result: Record) -> list[TrailRow]:
     """The rounds of the latency search."""
-    rows: list[TrailRow] = []
-    for step in objects(result, "trail"):
-        share, ratio = number(step.get("macs_share")), number(step.get("ratio"))
-        if share is not None and ratio is not None:
-            rows.append(TrailRow(len(rows) + 1, share, ratio))
-    return rows
+    return [TrailRow(i, row.macs_share, row.ratio) for i, row in enumerate(result.trail, start=1)]
 
 
-def trail_limit(result: Result) -> float | None:
+def trail_limit(result: Record) -> float | None:
     """The limit on the latency ratio, if the budget has exactly one relative latency limit; else None."""
-    limits = re.findall(r"latency\s*(?:<=|≤)\s*([0-9.]+)\s*%", str(mapping(result, "asked").get("budget") or ""))
+    limits = re.findall(r"latency\s*(?:<=|≤)\s*([0-9.]+)\s*%", result.asked.budget)
     return float(limits[0]) / 100 if len(limits) == 1 else None
 
 
-def time_rows(result: Result) -> list[TimeRow]:
+def time_rows(result: Record) -> list[TimeRow]:
     """Seconds per step in the order of the run; if there are many steps, the shortest are summed as "the rest"."""
-    seconds = {
-        str(k): s for k, v in mapping(result, "seconds").items() if k != "total" and (s := number(v)) is not None
-    }
+    seconds = {k: s for k, s in result.seconds.items() if k != "total"}
     total = sum(seconds.values())
     longest = sorted(seconds, key=lambda k: -seconds[k])[: COLOURS - 1 if len(seconds) > COLOURS else COLOURS]
     shown = {k: s for k, s in seconds.items() if k in longest}
@@ -328,32 +280,33 @@ def time_rows(result: Result) -> list[TimeRow]:
     ]
 
 
-def latency_tiles(result: Result) -> list[ChangeRow]:
+def latency_tiles(latency: Iterable[record.LatencyRow]) -> list[ChangeRow]:
     """Latency on every target, original against fitted."""
     return [
         ChangeRow(f"latency, {row.target}", row.original, row.fitted, row.ratio, show_percent(row.ratio))
-        for row in latency_rows(result)
+        for row in latency_rows(latency)
     ]
 
 
-def tile_rows(result: Result) -> list[ChangeRow]:
+def tile_rows(result: Record) -> list[ChangeRow]:
     """The numbers at the top of the report: latency, MACs, parameters and memory, as shares of the original."""
-    return latency_tiles(result) + [row for row in counted_rows(result) if row.label != COUNTED["bytes"]]
+    counted = [row for row in counted_rows(result.counted) if row.label != COUNTED["bytes"]]
+    return latency_tiles(result.latency) + counted
 
 
-def recipe_rows(result: Result) -> list[tuple[str, str]]:
+def recipe_rows(result: Record) -> list[tuple[str, str]]:
     """The fields of the recipe; names of nested fields contain dots."""
-    return flat(mapping(mapping(result, "asked"), "recipe"))
+    return flat(result.asked.recipe)
 
 
-def environment_rows(result: Result) -> list[tuple[str, str]]:
+def environment_rows(result: Record) -> list[tuple[str, str]]:
     """The machine and software of the run."""
-    return flat(mapping(result, "environment"))
+    return flat(result.environment)
 
 
-def file_rows(result: Result) -> list[tuple[str, str]]:
+def file_rows(result: Record) -> list[tuple[str, str]]:
     """The files of the run: (kind, path)."""
-    return [(str(k), str(v)) for k, v in mapping(result, "files").items() if v]
+    return list(result.files.items())
 
 
 def short_name(name: str) -> str:
@@ -365,23 +318,7 @@ def short_name(name: str) -> str:
     return re.sub(r"\.weight(?::0)?(?=$|#|:)", "", name)
 
 
-def _clause(b: Mapping[str, Any], metric: str) -> str:
-    limit = b.get("limit")
-    place = f" @ {b['target']}" if b.get("target") else ""
-    if isinstance(limit, str):
-        return limit if "<" in limit or "≤" in limit else f"{metric} ≤ {limit}{place}"
-    value = number(limit)
-    if value is None:
-        return f"{metric}{place}"
-    amount = f"{100 * value:g} %" if b.get("relative") else show_metric(metric, value)
-    return f"{metric} ≤ {amount}{place}"
-
-
-def _members(members: Any) -> tuple[str, ...]:
-    if isinstance(members, int):
-        return (plural(members, "tensor"),)
-    if not isinstance(members, Sequence) or isinstance(members, str):
-        return ()
-    return tuple(
-        f"{m.get('tensor')}:{m.get('dim')} ({m.get('role')})" if isinstance(m, Mapping) else str(m) for m in members
-    )
+def _clause(b: record.BudgetRow) -> str:
+    place = f" @ {b.target}" if b.target else ""
+    amount = f"{100 * b.limit:g} %" if b.relative else show_metric(b.metric, b.limit)
+    return f"{b.metric} ≤ {amount}{place}"

@@ -1,4 +1,4 @@
-"""Reads run folders; every report starts from the result read here."""
+"""Reads run folders; every report starts from the record read here."""
 
 from __future__ import annotations
 
@@ -8,35 +8,53 @@ from pathlib import Path
 from typing import Any
 
 from sartor.errors import BadInput, CorruptFile
+from sartor.run.record import Record
 
 
-def read_result(run: str | Path) -> dict[str, Any]:
-    """The result of a run.
+def read_result(run: str | Path) -> Record:
+    """The record of a finished run.
 
     Args:
         run: a run folder, or the path of its result.json.
 
     Returns:
-        The object of `fit --json`. If "environment" or "record" (a list of steps) is missing, it is read from the file
-        beside it.
+        What result.json says, of format 1 or 2, with the steps of record.jsonl. The environment of early runs is read
+        from environment.json.
 
     Raises:
         BadInput: there is no result.
-        CorruptFile: a file exists but cannot be read.
+        CorruptFile: a file exists but cannot be read, or a field of it is missing or of the wrong kind; names both.
     """
     path = Path(run)
-    folder = path.parent if path.suffix == ".json" else path
+    folder = run_folder(path)
     file = path if path.suffix == ".json" else path / "result.json"
     if not file.is_file():
         state = "exists but holds no result.json; was the run finished?" if folder.is_dir() else "does not exist"
         raise BadInput(f"run folder {str(folder)!r}: expected the folder that `sartor fit --out` wrote; it {state}")
     result = _object(file)
-    result.setdefault("run", str(folder))
+    beside: dict[str, Any] = {"run": result.get("run") or str(folder)}
     if not result.get("environment") and (folder / "environment.json").is_file():
-        result["environment"] = _object(folder / "environment.json")
-    if "record" not in result:
-        result["record"] = read_record(folder / "record.jsonl") if (folder / "record.jsonl").is_file() else []
-    return result
+        beside["environment"] = _object(folder / "environment.json")
+    if "record" not in result and (folder / "record.jsonl").is_file():
+        beside["record"] = read_record(folder / "record.jsonl")
+    return Record.from_result({**result, **beside}, f"{file}: result")
+
+
+def as_record(run: str | Path | Record | Mapping[str, Any]) -> Record:
+    """The record of a run folder, of its result.json, or of the object of `fit --json`; a record as it is.
+
+    Raises:
+        BadInput, CorruptFile: as `read_result`.
+    """
+    if isinstance(run, Record):
+        return run
+    return Record.from_result(run) if isinstance(run, Mapping) else read_result(run)
+
+
+def run_folder(run: str | Path) -> Path:
+    """The folder of a run that is given by its folder or its result.json."""
+    path = Path(run)
+    return path.parent if path.suffix == ".json" else path
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:

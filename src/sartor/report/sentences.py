@@ -1,70 +1,66 @@
-"""Sentences about a result: headline, verdict, proof."""
+"""Sentences about a record: headline, verdict, proof."""
 
 from __future__ import annotations
 
-from sartor.report.fields import COUNTED, Result, mapping, number, objects, plural, share_of, show_points
-from sartor.report.rows import budget_rows, kept_rows, latency_rows, time_rows
+from collections.abc import Mapping
+from typing import Any
+
+from sartor.report.fields import COUNTED, plural, share_of, show_points
+from sartor.report.rows import budget_rows, kept_rows, time_rows
+from sartor.run.record import Record
 from sartor.units import show_percent, show_seconds
 
 
-def headline(result: Result) -> str:
+def headline(result: Record) -> str:
     """The result in one sentence.
 
-    >>> headline({"counted": {"macs": {"original": 100, "fitted": 50}},
-    ...           "quality": {"metric": "accuracy", "original": 98.06, "final": 97.94}})
+    >>> from sartor.run.record import JudgedQuality, Pair
+    >>> quality = JudgedQuality(original=98.06, final=97.94)
+    >>> counted = {"macs": Pair(original=100, fitted=50)}
+    >>> headline(Record.model_construct(counted=counted, quality=quality, budget=[]))
     '50.0 % of the MACs, accuracy 98.1 → 97.9'
     """
-    parts = [f"{row.ratio:.2f}× the latency" + (f" on {row.target}" if i else "") for i, row in
-             enumerate(latency_rows(result))]  # fmt: skip
-    asked = [b.get("metric") for b in objects(result, "budget")]
-    counted = mapping(result, "counted")
-    shown = [m for m in COUNTED if m in asked] or (["macs"] if "macs" in counted else [])
+    parts = [
+        f"{row.ratio:.2f}× the latency" + (f" on {row.target}" if i else "") for i, row in enumerate(result.latency)
+    ]
+    limited = [b.metric for b in result.budget]
+    shown = [m for m in COUNTED if m in limited] or ["macs"]
     for metric in shown:
-        share = share_of(mapping(counted, metric))
+        share = share_of(result.counted[metric]) if metric in result.counted else None
         if share is not None:
             parts.append(f"{show_percent(share)} of the {COUNTED[metric]}")
-    quality = mapping(result, "quality")
-    before, after = number(quality.get("original")), number(quality.get("final"))
+    before, after = result.quality.original, result.quality.final
     if before is not None and after is not None:
-        parts.append(f"{quality.get('metric') or 'quality'} {show_points(before)} → {show_points(after)}")
+        parts.append(f"{quality_name(result)} {show_points(before)} → {show_points(after)}")
     return ", ".join(parts) if parts else "No result was recorded"
 
 
-def verdict(result: Result) -> tuple[bool, str]:
+def verdict(result: Record) -> tuple[bool, str]:
     """(met, sentence) about the budget as a whole.
 
-    >>> verdict({"status": "met"})
+    >>> verdict(Record.model_construct(status="met", budget=[]))
     (True, 'budget met')
     """
-    met = result.get("status", "met") == "met"
-    missed = [row.clause for row in budget_rows(result) if not row.met]
-    if met:
+    if result.status == "met":
         return True, "budget met"
+    missed = [row.clause for row in budget_rows(result) if not row.met]
     return False, "budget not met" + (f": {', '.join(missed)}" if missed else "")
 
 
-def proof_sentence(result: Result) -> str:
+def proof_sentence(result: Record) -> str:
     """The outcome of the proof, in two sentences."""
-    proof = mapping(result, "proof")
-    if not proof:
-        return "No proof was recorded."
-    error, tolerance = number(proof.get("max_relative_error")), number(proof.get("tolerance")) or 1e-4
-    groups, mixing = int(number(proof.get("groups")) or 0), int(number(proof.get("mixing_groups")) or 0)
-    outcome = "equals" if proof.get("passed") else "DOES NOT equal"
-    size = "" if error is None else f": max. relative error {error:.1e}, tolerance {tolerance:.0e}"
+    proof = result.proof
+    outcome = "equals" if proof.passed else "DOES NOT equal"
+    error = proof.max_relative_error
+    size = "" if error is None else f": max. relative error {error:.1e}, tolerance {proof.tolerance:.0e}"
     text = f"The cut network {outcome} the zero-masked original (removed units set to zero) "
-    text += f"in {plural(groups, 'group')}{size}."
-    if mixing:
-        text += f" Not compared: {plural(mixing, 'further group')} with operators that mix units."
+    text += f"in {plural(proof.groups, 'group')}{size}."
+    if proof.mixing_groups:
+        text += f" Not compared: {plural(proof.mixing_groups, 'further group')} with operators that mix units."
     return text + " The comparison was made before repair and training."
 
 
-def proved(result: Result) -> bool:
-    """Whether the proof passed."""
-    return bool(mapping(result, "proof").get("passed"))
-
-
-def kept_summary(result: Result) -> str:
+def kept_summary(result: Record) -> str:
     """How many units stay, in one sentence."""
     kept = kept_rows(result)
     if not kept:
@@ -75,34 +71,32 @@ def kept_summary(result: Result) -> str:
     return text + (f"{len(cut)} of them were cut." if cut else "none of them was cut.")
 
 
-def recipe_name(result: Result) -> str:
+def recipe_name(result: Record) -> str:
     """The name of the recipe, with its source if it has one."""
-    recipe = mapping(mapping(result, "asked"), "recipe")
-    name, source = str(result.get("recipe") or recipe.get("name") or ""), recipe.get("source")
-    return f"{name} ({source})" if source else name
+    source = result.asked.recipe.get("source")
+    return f"{result.recipe} ({source})" if source else result.recipe
 
 
-def asked_budget(result: Result) -> str:
+def asked_budget(result: Record) -> str:
     """The budget as the user wrote it."""
-    return str(mapping(result, "asked").get("budget") or ", ".join(row.clause for row in budget_rows(result)))
+    return result.asked.budget or ", ".join(row.clause for row in budget_rows(result))
 
 
-def run_date(result: Result) -> str:
-    """The date of the run; "" if it was not recorded."""
-    return str(mapping(result, "environment").get("date") or "")[:10]
+def date_of(environment: Mapping[str, Any]) -> str:
+    """The date in the description of a machine; "" if it was not recorded."""
+    return str(environment.get("date") or "")[:10]
 
 
-def model_name(result: Result) -> str:
+def model_name(result: Record) -> str:
     """The name of the network, else of the run folder."""
-    return str(result.get("model") or mapping(result, "asked").get("model") or result.get("run") or "a network")
+    return result.model or result.run or "a network"
 
 
-def total_seconds(result: Result) -> str:
+def total_seconds(result: Record) -> str:
     """The duration of the run."""
-    given = number(mapping(result, "seconds").get("total"))
-    return show_seconds(given if given is not None else sum(row.seconds for row in time_rows(result)))
+    return show_seconds(result.seconds.get("total", sum(row.seconds for row in time_rows(result))))
 
 
-def quality_name(result: Result) -> str:
+def quality_name(result: Record) -> str:
     """The name of the quality metric."""
-    return str(mapping(result, "quality").get("metric") or "quality")
+    return result.quality.metric or "quality"

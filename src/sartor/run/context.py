@@ -9,7 +9,7 @@ from sartor.types import SILENT, Judge, Listener
 
 @dataclass(frozen=True)
 class Context:
-    """What counts as good, the seed of everything random, and who is told."""
+    """What counts as good, the seed of everything random, and the listener."""
 
     judge: Judge = field(default_factory=Judge)
     seed: int = 0

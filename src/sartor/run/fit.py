@@ -20,7 +20,7 @@ from sartor.measure import default_target, environment, parse_target
 from sartor.run import stages
 from sartor.run.context import Context
 from sartor.run.folder import RECORD, write_model, write_result
-from sartor.run.record import AskedRow, JudgedQuality, QualityRow, Record, Recorder, TrailRow, VerdictRow
+from sartor.run.record import FORMAT, AskedRow, JudgedQuality, QualityRow, Record, Recorder, TrailRow, VerdictRow
 from sartor.run.record_rows import (
     budget_rows,
     counted_rows,
@@ -51,6 +51,7 @@ from sartor.types import (
     Verdict,
     to_plain,
 )
+from sartor.version import version
 
 TO_HOLD = Effort(sessions=6, precision=0.01, min_seconds=0.5, max_seconds=1.5)  # where a limit has to hold
 TO_KNOW = Effort(sessions=2, precision=0.02, min_seconds=0.5, max_seconds=1.5)  # where nobody named a limit
@@ -58,7 +59,7 @@ TO_KNOW = Effort(sessions=2, precision=0.02, min_seconds=0.5, max_seconds=1.5)  
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is carried out, besides what it is asked for."""
+    """How a run is carried out: where, with which seed, and what is written."""
 
     example: Example | None = None  # None: the first batch of the data
     out: str | Path | None = None  # the run folder; None: nothing is written
@@ -104,8 +105,9 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
     seed = recipe.seed if options.seed is None else options.seed
     where = torch.device(options.device) if options.device is not None else device_of(model)
     recorder.add(
-        "asked", budget=show_budget(budget), recipe=recipe, seed=seed, device=str(where), environment=environment()
-    )
+        "asked", format=FORMAT, sartor=version(), budget=show_budget(budget), recipe=recipe, seed=seed,
+        device=str(where), environment=environment(),
+    )  # fmt: skip
     with seeded(seed), torch.random.fork_rng(devices=[]):
         name = options.model_name or type(model).__name__
         fitting = _Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder, name)

@@ -37,7 +37,7 @@ def meet_latency(
         allocation: of the recipe: its floor, its multiples, and whether its allocator reads latency from tables.
         bounds: at least one limit is on latency.
         plan_under: makes a plan.
-        listener: told every measurement.
+        listener: receives every measurement as a line of progress.
 
     Raises:
         BudgetNotMet: names the fastest network that was measured and the operators that take its time.
@@ -56,7 +56,7 @@ def meet_latency(
 def _planned_by_timing(watch: Stopwatch, allocation: Allocation, bounds: Bounds, plan_under: Planner) -> Plan:
     """Which multiples of units this target rewards, then how many MACs it can have.
 
-    Where every plan takes long to prepare, both are asked of a rehearsal first, and the target itself confirms.
+    Where preparing a plan takes long, both are found on a rehearsal target first and confirmed on the target itself.
     """
     goal, graph = watch.goal, watch.subject.graph
     scout = watch.rehearsal() or watch
@@ -104,7 +104,7 @@ def _not_met(watch: Stopwatch, last: BudgetNotMet) -> BudgetNotMet:
     if fastest is None:
         return last
     return BudgetNotMet(
-        f"latency, asked on {limits}: the fastest network measured takes {100 * fastest.ratio:.4g} % of the time with "
+        f"latency, {limits}: the fastest network measured takes {100 * fastest.ratio:.4g} % of the time with "
         f"{100 * watch.macs_share(fastest.plan):.4g} % of the MACs. {watch.slowest_operators(fastest.plan)}. "
         "Allow more, lower the recipe's floor, or cut more groups",
         fastest.plan,

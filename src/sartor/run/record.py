@@ -1,4 +1,4 @@
-"""The record of a run: what was asked, decided and measured, as one value that survives JSON.
+"""The record of a run: the request, the decisions and the measurements, as one value that survives JSON.
 
 `result.json`, `fit --json` and the report are views of a `Record`; `record.jsonl` holds its steps as they happened.
 """
@@ -15,18 +15,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sartor.errors import CorruptFile, SartorError
+from sartor.run.record_upgrade import from_format_1
 from sartor.types import Listener, to_plain
 from sartor.types.checked import refusal
+from sartor.types.rows import Number, Row
 from sartor.version import version
 
 FORMAT = 2  # of result.json and record.jsonl; format 1 did not say its number
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BudgetRow(_Row):
+class BudgetRow(Row):
     """One limit and what the fitted network costs; `value` and `original` in the metric's own unit."""
 
     metric: str
@@ -34,18 +32,18 @@ class BudgetRow(_Row):
     limit: float
     relative: bool
     original: float
-    value: float
+    value: Number
     met: bool
 
 
-class QualityRow(_Row):
+class QualityRow(Row):
     """Quality by stage; None: not judged."""
 
-    original: float | None = None
-    after_cut: float | None = None
-    after_repair: float | None = None
-    final: float | None = None
-    chosen_by_validation: float | None = None
+    original: Number = None
+    after_cut: Number = None
+    after_repair: Number = None
+    final: Number = None
+    chosen_by_validation: Number = None
 
 
 class JudgedQuality(QualityRow):
@@ -54,32 +52,32 @@ class JudgedQuality(QualityRow):
     metric: str = "accuracy"
 
 
-class VerdictRow(_Row):
+class VerdictRow(Row):
     """The proof that the cut network computes what the zero-masked original computes."""
 
     passed: bool
-    max_relative_error: float | None
+    max_relative_error: Number
     groups: int
     mixing_groups: int
     tolerance: float
     status: Literal["exact", "partly", "not comparable"] | None = None
 
 
-class Pair(_Row):
+class Pair(Row):
     """A cost that is counted."""
 
     original: int
     fitted: int
 
 
-class Samples(_Row):
+class Samples(Row):
     """Single inferences, in the order they were taken, in milliseconds."""
 
     original_ms: list[float]
     fitted_ms: list[float]
 
 
-class LatencyRow(_Row):
+class LatencyRow(Row):
     """Two networks timed in turns on one target."""
 
     target: str
@@ -91,7 +89,7 @@ class LatencyRow(_Row):
     samples: Samples
 
 
-class GroupRow(_Row):
+class GroupRow(Row):
     """Units that go together."""
 
     name: str
@@ -104,15 +102,15 @@ class GroupRow(_Row):
     params_share: float
 
 
-class FrozenRow(_Row):
+class FrozenRow(Row):
     """A dimension that cannot be cut."""
 
     axis: str
-    size: int
+    size: int | None  # None: results of format 1 did not record it
     reason: str
 
 
-class TrailRow(_Row):
+class TrailRow(Row):
     """One plan that the latency search timed."""
 
     macs_share: float
@@ -121,8 +119,8 @@ class TrailRow(_Row):
     noisy: str = ""
 
 
-class AskedRow(_Row):
-    """What the run was asked for."""
+class AskedRow(Row):
+    """The request of the run."""
 
     budget: str
     recipe: dict[str, Any]  # its five choices
@@ -138,7 +136,7 @@ class StepRow(BaseModel):
     failed: str | None = None
 
 
-class Record(_Row):
+class Record(Row):
     """A finished run. Tables may be empty: no latency was measured, nothing was trained, nothing written."""
 
     format: Literal[2] = 2
@@ -152,17 +150,17 @@ class Record(_Row):
     test: QualityRow = QualityRow()  # top-1 accuracy on the test part, in percent
     proof: VerdictRow
     counted: dict[str, Pair]
-    latency: list[LatencyRow] = []
-    seconds: dict[str, float] = {}  # by step
-    files: dict[str, str] = {}
+    latency: list[LatencyRow] = Field(default_factory=list)
+    seconds: dict[str, float] = Field(default_factory=dict)  # by step
+    files: dict[str, str] = Field(default_factory=dict)
     asked: AskedRow
-    groups: list[GroupRow] = []
-    frozen: list[FrozenRow] = []
-    training: list[dict[str, Any]] = []  # one row an epoch
+    groups: list[GroupRow] = Field(default_factory=list)
+    frozen: list[FrozenRow] = Field(default_factory=list)
+    training: list[dict[str, Any]] = Field(default_factory=list)  # one row an epoch
     chosen_epoch: int | None = None
-    trail: list[TrailRow] = []
-    environment: dict[str, Any] = {}
-    notes: list[str] = []
+    trail: list[TrailRow] = Field(default_factory=list)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
     record: list[StepRow] = Field(default_factory=list)  # the steps; not part of result.json
 
     def result(self) -> dict[str, Any]:
@@ -172,6 +170,14 @@ class Record(_Row):
     def with_steps(self) -> dict[str, Any]:
         """The same with the steps under "record": what a report shows."""
         return self.model_dump(mode="json")
+
+    @classmethod
+    def result_schema(cls) -> dict[str, Any]:
+        """The JSON schema of `result`."""
+        schema = cls.model_json_schema(mode="serialization")
+        del schema["properties"]["record"], schema["$defs"][StepRow.__name__]
+        schema["required"].remove("record")
+        return schema
 
     @staticmethod
     def steps(rows: Iterable[Mapping[str, Any]]) -> list[StepRow]:
@@ -186,7 +192,7 @@ class Record(_Row):
             CorruptFile: a field is missing or of the wrong kind; names it.
         """
         try:
-            return cls.model_validate({**raw, "format": FORMAT} if "format" not in raw else raw)
+            return cls.model_validate(raw if "format" in raw else from_format_1(raw))
         except ValidationError as e:
             raise CorruptFile(str(refusal(e, what))) from e
 
@@ -196,7 +202,7 @@ class Recorder(Listener):
 
     Args:
         path: of record.jsonl; None: nothing is written.
-        listener: who is told.
+        listener: receives progress and notes.
         clock: in seconds.
     """
 

@@ -35,6 +35,7 @@ from sartor.run.per_head_plans import with_fibres
 from sartor.run.subject import Subject, apart
 from sartor.structure import Graph, trace
 from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
+from sartor.structure.graph import Resolved
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
 from sartor.train import History, TrainingSetup, accuracy, fine_tune
 from sartor.train.batch import first_samples
@@ -179,10 +180,8 @@ def search(
     caps = share_caps(subject.graph, bounds)
     if not caps:
         raise BadInput("search over allocations: expected a counted or a relative limit; got absolute latencies only")
-    return improved_scores(
-        subject.model, subject.graph, scores, lambda s: allocate(subject.graph, s, recipe, caps), subject.inputs,
-        tries=recipe.allocate.tries, seed=context.seed, tell=context.listener.tell,
-    )  # fmt: skip
+    plan_of = lambda varied: allocate(subject.graph, varied, recipe, caps)
+    return improved_scores(subject, scores, plan_of, recipe.allocate.tries, context)
 
 
 def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], round_to: int | None = None) -> Plan:
@@ -246,13 +245,19 @@ def apply(subject: Subject, plan: Plan) -> Cut:
         CannotCut: the forward states a size that cannot be changed.
         ProofFailed: the two differ; names the group.
     """
-    edits = edits_for(subject.model, subject.graph, plan)
+    resolved = subject.graph.resolve(plan)
+    edits = edits_for(subject.model, subject.graph, resolved)
     network = apply_edits(subject.model, edits)
-    return Cut(network, plan, edits, verify(subject, plan, network))
+    return Cut(network, plan, edits, verify(subject, resolved, network))
 
 
 def verify(
-    subject: Subject, plan: Plan, network: nn.Module, *, inputs: Example | None = None, tolerance: float = 1e-4
+    subject: Subject,
+    plan: Plan | Resolved,
+    network: nn.Module,
+    *,
+    inputs: Example | None = None,
+    tolerance: float = 1e-4,
 ) -> Verdict:
     """The proof of a cut network, before anything is repaired.
 

@@ -39,7 +39,7 @@ class Stopwatch:
     Args:
         subject: the network, with the groups that may be cut.
         bounds: at least one of its limits is on latency.
-        listener: told every measurement.
+        listener: receives every measurement as a line of progress.
 
     Attributes:
         goal: the tightest limit, as a share of the original's latency. Ratios of plans are scaled so that a plan at

@@ -1,4 +1,4 @@
-"""Structure: a model and example inputs in; operators with axes, and the groups that can be cut, out."""
+"""Understand a model: from a module and example inputs to its operators, their axes and the groups that can be cut."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sartor.structure.solver import solve
 
 
 def trace(model: nn.Module, example: Example) -> Graph:
-    """Understand a model from one forward in evaluation mode; it is neither changed nor computed with.
+    """Understand a model from one forward in evaluation mode. The model is not changed.
 
-    Where evaluation leaves parameters alone (auxiliary heads), the forward in training mode is looked at too.
+    If some parameters are not used in evaluation (auxiliary heads), the forward in training mode is recorded as well.
 
     Args:
         model: any module.
         example: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
 
     Raises:
-        CannotTrace: the forward cannot be followed on these inputs.
+        CannotTrace: the forward fails on these inputs, or the model cannot be copied.
     """
-    with uncollected():  # a graph being built makes it walk again and again
+    with uncollected():  # garbage collection would walk the growing graph many times
         return solve(record(model, example), lambda: record_training(model, example))
 
 

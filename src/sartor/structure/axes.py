@@ -1,14 +1,14 @@
 """The algebra of axes: every dimension of every tensor carries an Axis; axes unify; the leaves that remain can be cut.
 
-An Axis is a node of a union-find forest with a size and, once refined, a structure:
+An Axis is a node of a union-find forest with a size and, after refinement, a structure:
 
-    leaf      kind None          something that can be cut
+    leaf      kind None          units that can be cut
     product   kind "p", kids     row-major reshape; size = product of the kids' sizes, every kid > 1
     sum       kind "s", kids     concatenation; size = sum of the kids' sizes
 
 Kids are strictly smaller than their parent and only equal sizes unify, so cyclic terms cannot arise: the occurs check
-is the size check. A frozen axis keeps every index, so it needs no structure: unifying with it freezes, splitting it
-gives frozen parts. Freezing is monotone, so the outcome is sound whatever the order of operators.
+is the size check. A frozen axis keeps every index, so it needs no structure: an axis that is unified with it is frozen
+as well, and splitting it gives frozen parts. Freezing is never undone, so the result is sound in any order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sartor.types import Reason
 
 
 class Conflict(Exception):
-    """Two structures that cannot be aligned; the caller freezes what it touched."""
+    """Two structures cannot be aligned; the caller freezes the axes that it changed."""
 
 
 class Axis:
@@ -52,7 +52,7 @@ _EMPTY = Reason("empty")
 
 
 def find(a: Axis) -> Axis:
-    """The node that stands for `a` now."""
+    """The representative of `a`."""
     if a.parent is None:
         return a
     root = a.parent
@@ -78,7 +78,7 @@ def fresh(n: int) -> Axis:
 
 
 def freeze(a: Axis, why: Reason | str) -> None:
-    """Nothing of `a` can be cut; the first reason stays."""
+    """Mark `a` and its parts as not cuttable; the first reason is kept."""
     a = find(a)
     if a.frozen:
         return
@@ -88,7 +88,7 @@ def freeze(a: Axis, why: Reason | str) -> None:
 
 
 def mixing(a: Axis, why: Reason | str) -> None:
-    """Cutting `a` changes what the other units compute (a norm, a softmax, a mean): allowed, but not exact."""
+    """Mark that cutting `a` changes what the other units compute (a norm, softmax or mean): allowed, but not exact."""
     a = find(a)
     if a.frozen:
         return
@@ -107,7 +107,7 @@ def _refine(a: Axis, kind: str, kids: Axes) -> None:
 
 
 def _compose(kind: str, kids: Iterable[Axis], drop: int, size: Callable[[Iterable[int]], int]) -> Axis:
-    """Flatten nested kids of the same kind, drop the neutral ones, collapse what is all frozen."""
+    """Flatten nested kids of the same kind and drop neutral ones; if all are frozen, the result is one frozen axis."""
     flat: Axes = []
     for k in map(find, kids):
         if k.size != drop:
@@ -136,7 +136,7 @@ def split_product(a: Axis, outer: int) -> tuple[Axis, Axis]:
     """a as (outer, inner) with a = outer * inner, refining leaves on the way.
 
     Raises:
-        Conflict: a's structure does not divide there.
+        Conflict: the structure of a cannot be divided there.
     """
     a = find(a)
     if outer == a.size:
@@ -210,10 +210,10 @@ def split_sum(a: Axis, n: int) -> tuple[Axis, Axis]:
 
 
 def unify(a: Axis, b: Axis, where: str) -> Axis:
-    """Make two axes one; never raises.
+    """Make two axes the same axis; never raises.
 
     Args:
-        a, b: what cannot be aligned is frozen.
+        a, b: frozen if they cannot be aligned.
         where: the operator that asks for it, as the reason names it ("add in layer1").
     """
     a, b = find(a), find(b)
@@ -256,7 +256,7 @@ def unify(a: Axis, b: Axis, where: str) -> Axis:
 
 
 def _freeze_both(a: Axis, b: Axis) -> None:
-    """If one of the two is frozen, so is the other."""
+    """If one of the two is frozen, freeze the other for the same reason."""
     reason = a.frozen or b.frozen
     if reason is not None:
         freeze(a, reason)
@@ -266,7 +266,7 @@ def _freeze_both(a: Axis, b: Axis) -> None:
 def _align(a: Axis, b: Axis, where: str, split: Callable[[Axis, int], tuple[Axis, Axis]]) -> None:
     """Walk two factor lists, or two lists of summands, from the left; split the larger head where they differ.
 
-    Heads are looked up afresh at each step: refining one entry can refine a later one.
+    Heads are looked up again at each step: refining one entry can refine a later one.
     """
     kind, left, right = a.kind, list(a.kids), list(b.kids)
     while left and right:
@@ -290,13 +290,13 @@ def _align(a: Axis, b: Axis, where: str, split: Callable[[Axis, int], tuple[Axis
 
 
 def reshape(axes: Sequence[Axis], shape: Sequence[int]) -> Axes:
-    """Row-major common refinement of the input axes and the output shape. Conflicts freeze."""
+    """Axes of a row-major reshape: the common refinement of the input axes and the shape. Conflicts freeze the axes."""
     source = [find(a) for a in axes if find(a).size != 1]
     if 0 in shape:
         rest = [find(a) for a in axes]
         alike = math.prod(a.size for a in rest[1:]) == math.prod(shape[1:])
         if len(rest) > 1 and rest[0].size == shape[0] == 0 and alike:
-            return [rest[0], *reshape(rest[1:], shape[1:])]  # a batch of nothing: the rest is as it always is
+            return [rest[0], *reshape(rest[1:], shape[1:])]  # an empty batch: the other dimensions are as usual
         return [fixed(n, _EMPTY) for n in shape]
     out: Axes = []
     current: Axis | None = None
@@ -362,7 +362,7 @@ def keep_mask(a: Axis, masks: Mapping[Axis, Tensor]) -> Tensor:
 
 
 def positions(a: Axis, leaf: Axis) -> Tensor:
-    """Where each unit of `leaf` lies along `a`: int64 [units, times]; times is 0 when it does not occur."""
+    """Indices of each unit of `leaf` along `a`: int64 [units, times]; times is 0 if the leaf does not occur in a."""
     a, leaf = find(a), find(leaf)
     if a is leaf:
         return torch.arange(a.size)[:, None]

@@ -1,4 +1,4 @@
-"""What was recorded: values and the operator calls between them."""
+"""Operator calls of a recorded forward, and the values between them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import torch
-from torch._ops import OpOverload
 
 from sartor.structure.axes import UNIT, Axes, Axis, find, fixed, new_size
+from sartor.torch_internals import OpOverload, schema
 from sartor.types import Reason, Role
 
 T = TypeVar("T")
@@ -19,16 +19,16 @@ T = TypeVar("T")
 
 @dataclass(eq=False, slots=True)
 class Value:
-    """A tensor that took part in the forward: its shape, its axes (once solved), and the memory it lies in."""
+    """A tensor of the forward: its shape, its axes (set by the solver) and the memory it uses."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    storage: int  # equal for views of one memory
+    storage: int  # number of its storage; views of one tensor have the same
     name: str | None = None  # parameter or buffer
-    origin: str = "a constant tensor"  # "input", "parameter", "buffer", "op", or why it is fixed
+    origin: str = "a constant tensor"  # "input", "parameter", "buffer", "op" or "a constant tensor"
     axes: Axes = field(default_factory=list)
     roles: dict[int, Role] = field(default_factory=dict)
-    died: int | None = None  # number of operators recorded when the last reference went; None: it outlived the forward
+    died: int | None = None  # number of operators recorded when it was freed; None: it outlived the forward
 
     @property
     def ndim(self) -> int:
@@ -41,7 +41,7 @@ class Value:
 
 @dataclass(eq=False, slots=True)
 class Op:
-    """One operator call: tensors replaced by Values, everything else as it was."""
+    """One operator call, with Values in place of tensors."""
 
     index: int
     func: OpOverload
@@ -57,12 +57,12 @@ class Op:
 
     @property
     def name(self) -> str:
-        """Without the namespace and the in-place underscore: "conv2d", "relu"."""
+        """Name without namespace and without the underscore of in-place forms: "conv2d", "relu"."""
         return short_name(self.func)
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """Operator and module, for messages: "conv2d in layer1.0"."""
         return f"{self.name} in {self.path or 'the model'}"
 
     def reason(self, kind: str, detail: str = "") -> Reason:
@@ -70,7 +70,7 @@ class Op:
         return Reason(kind, self.name, self.path, detail)
 
     def arg(self, name: str, default: Any = None) -> Any:
-        """Argument by the schema's name."""
+        """An argument by its name in the schema; `default` if the call leaves it out and the schema has no default."""
         if name in self.kwargs:
             return self.kwargs[name]
         place = _argument_places(self.func).get(name)
@@ -97,13 +97,13 @@ class Op:
 
     @property
     def outputs(self) -> list[Value]:
-        """Every Value that came out."""
+        """Every Value among the results."""
         return [self.out] if isinstance(self.out, Value) else list(values(self.out))
 
     @property
     def mutates(self) -> bool:
         """Whether it writes to an argument."""
-        return self.func._schema.is_mutable
+        return schema(self.func).is_mutable
 
 
 def values(x: Any) -> Iterator[Value]:
@@ -119,35 +119,35 @@ def values(x: Any) -> Iterator[Value]:
 
 
 def once_each(f: Callable[[OpOverload], T]) -> Callable[[OpOverload], T]:
-    """Remember the answer for every overload, by identity: to hash one is a call in Python."""
+    """Cache a function of one overload by identity; hashing an overload would call Python code each time."""
     known: dict[int, tuple[OpOverload, T]] = {}
 
     @wraps(f)
-    def asked(func: OpOverload) -> T:
-        found = known.get(id(func))
-        if found is None:
-            found = known[id(func)] = (func, f(func))
-        return found[1]
+    def cached(func: OpOverload) -> T:
+        entry = known.get(id(func))
+        if entry is None:
+            entry = known[id(func)] = (func, f(func))
+        return entry[1]
 
-    return asked
+    return cached
 
 
 @once_each
 def short_name(func: OpOverload) -> str:
     """ "aten::relu_" -> "relu"."""
-    name = func._schema.name.split("::")[-1]
+    name = schema(func).name.split("::")[-1]
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
 @once_each
 def _argument_places(func: OpOverload) -> dict[str, tuple[int, Any]]:
     return {
-        a.name: (i, a.default_value if a.has_default_value() else None) for i, a in enumerate(func._schema.arguments)
+        a.name: (i, a.default_value if a.has_default_value() else None) for i, a in enumerate(schema(func).arguments)
     }
 
 
 def dims(d: Any, n: int) -> list[int]:
-    """Dimension arguments as non-negative ints; none or empty: all."""
+    """Dimension arguments as non-negative ints; None or an empty list means all dimensions."""
     if d is None or (isinstance(d, list | tuple) and not d):
         return list(range(n))
     return [x % n if n else 0 for x in ([d] if isinstance(d, int) else d)]

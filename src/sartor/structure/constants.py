@@ -1,6 +1,6 @@
-"""Numbers in a call that follow from axes: what a cut changes them to.
+"""Numbers among the arguments of a call that follow from axes, as traced and after a cut.
 
-A forward that says `x.view(n, self.heads, self.dim)` holds sizes in attributes; surgery looks for them by value.
+In `x.view(n, self.heads, self.dim)` such numbers come from attributes; surgery looks for attributes with these values.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _FROM_OUTPUT = {"view", "expand", "factory"}
 
 @dataclass(frozen=True)
 class Constant:
-    """One number, or a sequence of them, of a call: as traced, and after the cut."""
+    """One number of a call, or a sequence of numbers, as traced and after the cut."""
 
     old: int | tuple[int, ...]
     new: int | tuple[int, ...]
 
 
 def constants(op: Op, masks: Mapping[Axis, Tensor]) -> Iterator[Constant]:
-    """Sequences first, then single numbers; those the cut leaves alone are given too (they rule out other readings)."""
+    """Sequences first, then single numbers. Unchanged ones are included: they rule out other interpretations."""
     kept = {a: int(m.sum()) for a, m in masks.items()}
     if not op.live:
         return
@@ -46,7 +46,7 @@ def constants(op: Op, masks: Mapping[Axis, Tensor]) -> Iterator[Constant]:
 
 
 def pads(op: Op, masks: Mapping[Axis, Tensor]) -> list[tuple[int, int]]:
-    """(amount as traced, amount after the cut) of every side, in the order of the argument."""
+    """(amount as traced, amount after the cut) for each side, in the order of the argument."""
     out: list[tuple[int, int]] = []
     amounts = op.args[1]
     for i in range(len(amounts) // 2):
@@ -58,7 +58,7 @@ def pads(op: Op, masks: Mapping[Axis, Tensor]) -> list[tuple[int, int]]:
 
 
 def moved(v: int, mask: Tensor) -> int:
-    """Where a boundary lies after the cut; negative ones count from the end."""
+    """A boundary of a slice after the cut; a negative one counts from the end."""
     return int(mask[:v].sum()) if v >= 0 else -int(mask[v:].sum())
 
 

@@ -49,7 +49,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def map_tensors(f: Callable[[Tensor], Any], value: Any) -> Any:
-    """The same nesting with f applied to every tensor."""
+    """The same nested structure with f applied to every tensor."""
     if isinstance(value, Tensor):
         return f(value)
     if isinstance(value, Mapping):
@@ -62,7 +62,7 @@ def map_tensors(f: Callable[[Tensor], Any], value: Any) -> Any:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor a caller means by the output: itself, `logits`, or the first one found."""
+    """The main tensor of an output: the output itself, its `logits`, or the first tensor in it."""
     if isinstance(output, Tensor):
         return output
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
@@ -74,7 +74,7 @@ def first_tensor(output: Any) -> Tensor:
 
 
 def batch_of(example: Example) -> int:
-    """Length of dimension 0 of the first tensor that has one."""
+    """The batch size: length of dimension 0 of the first tensor that has dimensions."""
     for t in tensors(example):
         if t.dim():
             return int(t.shape[0])
@@ -82,7 +82,7 @@ def batch_of(example: Example) -> int:
 
 
 def with_batch(example: Example, n: int) -> Example:
-    """The example with n samples: every tensor whose dimension 0 is the batch is repeated or cut."""
+    """The example with n samples: every tensor whose dimension 0 has the batch size is repeated or truncated."""
     old = batch_of(example)
 
     def resize(t: Tensor) -> Tensor:

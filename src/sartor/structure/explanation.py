@@ -1,8 +1,8 @@
-"""Why units are tied: the operators that made axes of several layers one, found again from the solved graph.
+"""Why units are tied: the operators that unified the axes of several layers, derived from the solved graph.
 
-Nothing is kept while solving. Each operator that touches the units is asked once more, alone, on fresh axes: which
-dimensions of its inputs and outputs does it make one? These links form a graph of (tensor, dimension) places; the
-shortest path between two of them is the explanation.
+The solver keeps no history. Instead the rule of each operator that carries the units is applied once more, to fresh
+axes of that operator alone. It shows which dimensions of inputs and outputs the operator unifies. These links form a
+graph of (tensor, dimension) places; the shortest path between two places is the explanation.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from sartor.structure.rules.registry import lookup
 
 _Place = tuple[int, int]  # id of a value, dimension
 _Named = tuple[str, int]  # a parameter or buffer, dimension
-_SILENT = {  # only pass units on
+_SILENT = {  # kinds that only pass units on: the explanation leaves them out
     "identity", "spatial", "move", "expand", "softmax", "factory", "reduce", "select", "index", "normalize",
 }  # fmt: skip
 _WEIGHING = {"conv", "linear", "matmul", "rnn", "embedding", "prelu"}
 _NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "weight_norm"}
 _SAYS = {
     "add": "adds them, unit by unit, to what {other} gives",
-    "sub": "takes from them, unit by unit, what {other} gives",
+    "sub": "subtracts from them, unit by unit, what {other} gives",
     "mul": "multiplies them, unit by unit, with what {other} gives",
-    "cat": "lays them beside what {other} gives",
+    "cat": "concatenates them with what {other} gives",
 }
 _KIND_SAYS = {
     "view": "reshapes them",
-    "slice": "takes a run of them",
-    "split": "takes them apart",
-    "concat": "lays them beside others",
+    "slice": "takes a contiguous part of them",
+    "split": "splits them",
+    "concat": "concatenates them with others",
     "pad": "pads them",
     "shuffle": "shuffles them",
-    "attention": "attends with them",
+    "attention": "uses them in attention",
     "glu": "gates one half of them with the other",
 }
 
 
 @dataclass(frozen=True)
 class Step:
-    """One operator on the way."""
+    """One operator of an explanation."""
 
     operator: str
     module: str
@@ -58,7 +58,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Chain:
-    """How the units of one group get from one place to another."""
+    """How the units of one group pass from one place to another."""
 
     group: str
     kind: str
@@ -76,7 +76,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Chains of operators, and what else there is to say; `str` gives it in plain words."""
+    """Chains of operators and further facts; `str` gives the text."""
 
     chains: tuple[Chain, ...]
     facts: tuple[str, ...] = ()
@@ -86,19 +86,19 @@ class Explanation:
 
 
 def explain(graph: Graph, what: str, other: str | None = None) -> Explanation:
-    """Why layers are tied, or what the axes of a layer are.
+    """Explain why layers are tied, or what the axes of a layer are.
 
     Args:
         graph: from `trace` or `probe`.
         what: a group, a parameter ("fc.weight", "fc.weight:1") or a module ("layer1.0.conv2").
-        other: a second one; then the shortest chain of operators between the two is told, for every group they share.
+        other: a second name; the result is the shortest chain of operators between the two, for each group they share.
 
     Returns:
         For one group: the operators that tie all of its members. For one parameter or module: the group of each of its
-        axes, or why it is frozen. For two: the chains.
+        axes, or why the axis is frozen. For two names: the chains.
 
     Raises:
-        UnknownName: the graph has nothing of that name.
+        UnknownName: the graph has no group, parameter or module of that name.
     """
     if other is None:
         if what in graph.groups:
@@ -109,14 +109,14 @@ def explain(graph: Graph, what: str, other: str | None = None) -> Explanation:
     for name, leaf in graph.leaves.items():
         ends = [[p for p in side if _holds(graph, p, leaf)] for side in (here, there)]
         if all(ends):
-            chains.append(_chain(graph, name, _Web(graph, leaf), ends[0], ends[1], what, other))
+            chains.append(_chain(graph, name, (what, ends[0]), (other, ends[1])))
     if chains:
         return Explanation(tuple(chains))
     return Explanation((), (f"{what} and {other} share no group of units.", *_equal(graph, what, other)))
 
 
 class _Web:
-    """Places that carry one leaf, and the operators that link them."""
+    """All places that carry one leaf, and the operators that link them."""
 
     def __init__(self, graph: Graph, leaf: Axis) -> None:
         self.leaf = find(leaf)
@@ -142,7 +142,7 @@ class _Web:
                         self.links.setdefault(a, []).extend((b, op) for b in mine if b != a)
 
     def search(self, starts: Iterable[_Place]) -> dict[_Place, tuple[_Place, Op] | None]:
-        """Every place that can be reached, with where it was reached from."""
+        """Every place that can be reached -> the place before it and the operator in between."""
         found: dict[_Place, tuple[_Place, Op] | None] = dict.fromkeys(starts)
         todo = deque(found)
         while todo:
@@ -155,24 +155,24 @@ class _Web:
 
 
 def _links(op: Op) -> Iterator[list[tuple[Value, int]]]:
-    """Dimensions that this operator alone makes one, by its rule on fresh axes."""
+    """Sets of dimensions that this operator unifies: its rule applied to fresh axes."""
     rule = lookup(op.func)
     if rule is None:
         return
-    shadows: dict[int, tuple[Value, Value]] = {}
+    copies: dict[int, tuple[Value, Value]] = {}
 
-    def shadow(x: Any) -> Any:
+    def copied(x: Any) -> Any:
         if isinstance(x, Value):
-            if id(x) not in shadows:
-                shadows[id(x)] = (x, replace(x, axes=[fresh(n) for n in x.shape], roles={}))
-            return shadows[id(x)][1]
+            if id(x) not in copies:
+                copies[id(x)] = (x, replace(x, axes=[fresh(n) for n in x.shape], roles={}))
+            return copies[id(x)][1]
         if isinstance(x, list | tuple):
-            return type(x)(*map(shadow, x)) if hasattr(x, "_fields") else type(x)(map(shadow, x))
-        return {k: shadow(v) for k, v in x.items()} if isinstance(x, dict) else x
+            return type(x)(*map(copied, x)) if hasattr(x, "_fields") else type(x)(map(copied, x))
+        return {k: copied(v) for k, v in x.items()} if isinstance(x, dict) else x
 
-    alone = replace(op, args=shadow(op.args), kwargs=shadow(op.kwargs), out=None, ties=[], sizes={})
-    given = set(shadows)
-    alone.out = shadow(op.out)
+    alone = replace(op, args=copied(op.args), kwargs=copied(op.kwargs), out=None, ties=[], sizes={})
+    given = set(copies)
+    alone.out = copied(op.out)
     try:
         result = rule.axes(alone)
     except Conflict:
@@ -180,9 +180,9 @@ def _links(op: Op) -> Iterator[list[tuple[Value, int]]]:
     several = isinstance(op.out, list | tuple)
     for v, axes in zip(op.out if several else [op.out], result if several else [result]):
         if isinstance(v, Value) and axes is not None and id(v) not in given:
-            shadows[id(v)][1].axes = list(axes)
+            copies[id(v)][1].axes = list(axes)
     together: dict[Axis, list[tuple[Value, int]]] = {}
-    for v, twin in shadows.values():
+    for v, twin in copies.values():
         for d, a in enumerate(twin.axes):
             for leaf in dict.fromkeys(leaves(a)):
                 if not leaf.frozen:
@@ -190,20 +190,15 @@ def _links(op: Op) -> Iterator[list[tuple[Value, int]]]:
     yield from (places for places in together.values() if len(places) > 1)
 
 
-def _chain(
-    graph: Graph,
-    group: str,
-    web: _Web,
-    here: list[_Named],
-    there: list[_Named],
-    what: str,
-    other: str,
-) -> Chain:
+def _chain(graph: Graph, group: str, start: tuple[str, list[_Named]], end: tuple[str, list[_Named]]) -> Chain:
+    """The shortest chain of operators between two named sets of places that carry one group."""
+    web = _Web(graph, graph.leaves[group])
+    (what, here), (other, there) = start, end
     starts, ends = {_place(graph, p) for p in here}, {_place(graph, p) for p in there}
-    starts, ends = starts - ends or starts, ends - starts or ends  # a module and one inside it
+    starts, ends = starts - ends or starts, ends - starts or ends  # one of the two may be a module inside the other
     found = web.search(starts)
     g = graph.groups[group]
-    reached = next((p for p in found if p in ends), None)  # in the order of distance
+    reached = next((p for p in found if p in ends), None)  # `found` is ordered by distance
     if reached is None:
         return Chain(group, g.kind, g.units, what, other, (Step("", "", "they are one tensor, or a rule ties them"),))
     steps: list[tuple[Op, _Place, _Place]] = []
@@ -211,8 +206,7 @@ def _chain(
     while (back := found[place]) is not None:
         steps.append((back[1], back[0], place))
         place = back[0]
-    told = _told(graph, web, reversed(steps))
-    return Chain(group, g.kind, g.units, what, other, told)
+    return Chain(group, g.kind, g.units, what, other, _sentences(graph, web, reversed(steps)))
 
 
 def _whole(graph: Graph, group: str) -> Chain:
@@ -229,29 +223,29 @@ def _whole(graph: Graph, group: str) -> Chain:
             used.setdefault((back[1].index, place), (back[1], back[0], place))
             place = back[0]
     steps = sorted(used.values(), key=lambda s: s[0].index)
-    return Chain(group, g.kind, g.units, _first(first), "its other members", _told(graph, web, steps))
+    return Chain(group, g.kind, g.units, _first(first), "its other members", _sentences(graph, web, steps))
 
 
-def _told(graph: Graph, web: _Web, steps: Iterable[tuple[Op, _Place, _Place]]) -> tuple[Step, ...]:
-    """In words, leaving out operators that only pass units on."""
+def _sentences(graph: Graph, web: _Web, steps: Iterable[tuple[Op, _Place, _Place]]) -> tuple[Step, ...]:
+    """The steps as sentences, without operators that only pass units on."""
     weights = {id(v): name for name, v in reversed(list(graph.tensors.items()))}
-    told: dict[tuple[int, str], Step] = {}
+    sentences: dict[tuple[int, str], Step] = {}
     for op, a, b in steps:
         text = _text(op, a, b, weights, web)
         if text:
-            told.setdefault((op.index, text), Step(op.name, op.path, text))
-    return tuple(told.values())
+            sentences.setdefault((op.index, text), Step(op.name, op.path, text))
+    return tuple(sentences.values())
 
 
 def _text(op: Op, a: _Place, b: _Place, weights: dict[int, str], web: _Web) -> str:
-    """What one operator does with the units on its way from place a to place b."""
+    """What one operator does with the units between place a and place b; "" if it only passes them on."""
     where = op.path or "the model"
     held = [(weights[p], d) for p, d in (a, b) if p in weights]
     if op.kind in _NORMS:
         return f"{where} normalises them"
     if op.kind in _WEIGHING:
         if not held:
-            return f"{where} ({op.name}) treats each of them alone"
+            return f"{where} ({op.name}) treats each unit separately"
         roles = {v.roles.get(d, "other") for v in op.inputs for p, d in (a, b) if id(v) == p and p in weights}
         does = "writes" if roles == {"out"} else "reads" if "out" not in roles else "reads and writes"
         return f"{where} ({op.name}) {does} them"
@@ -271,7 +265,7 @@ def _text(op: Op, a: _Place, b: _Place, weights: dict[int, str], web: _Web) -> s
 
 
 def _giver(v: Value, weights: dict[int, str], web: _Web) -> str:
-    """Who made a value: a parameter, or the module of the operator."""
+    """Where a value comes from: the name of a parameter, or the module of the operator that made it."""
     if id(v) in weights:
         return weights[id(v)]
     maker = web.makers.get(id(v))
@@ -279,7 +273,7 @@ def _giver(v: Value, weights: dict[int, str], web: _Web) -> str:
 
 
 def _named(graph: Graph, what: str) -> list[_Named]:
-    """(tensor, dimension) of everything a name stands for: a parameter, one of its dimensions, a module, a group."""
+    """All (tensor, dimension) that a name stands for: of a parameter, one of its dimensions, a module or a group."""
     tensor, _, dim = what.rpartition(":")
     if tensor in graph.tensors and dim.isdigit() and int(dim) < graph.tensors[tensor].ndim:
         return [(tensor, int(dim))]
@@ -299,7 +293,7 @@ def _named(graph: Graph, what: str) -> list[_Named]:
 
 
 def _axes_of(graph: Graph, places: list[_Named]) -> Iterator[str]:
-    """One line a dimension: its groups, or why it is frozen."""
+    """One line for each dimension: its groups, or why it is frozen."""
     reasons: dict[str, list[str]] = {}
     for f in graph.frozen:
         reasons.setdefault(f.axis, []).append(f.reason)
@@ -313,7 +307,7 @@ def _axes_of(graph: Graph, places: list[_Named]) -> Iterator[str]:
 
 
 def _equal(graph: Graph, *names: str) -> tuple[str, ...]:
-    """Groups that must keep equal counts, where all the names are among them."""
+    """A sentence for each tie that contains all the names."""
     return tuple(f"{', '.join(t)} must keep equally many units" for t in graph.ties if all(n in t for n in names))
 
 

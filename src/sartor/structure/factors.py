@@ -1,4 +1,4 @@
-"""A product of two tensors, whichever operator spells it: which axes are shared, which are summed over."""
+"""Products of two tensors in any operator: which axes the factors share, and which are summed over."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _FIRST = {"addmm": 1, "baddbmm": 1}  # where the two factors start among the arg
 
 
 class Factors(NamedTuple):
-    """a times b."""
+    """The two factors of a product, and their axes by role."""
 
     a: Value
     b: Value
     batch: Axes  # of both, and of the result
-    summed: Axes  # of both, and gone
+    summed: Axes  # of both; the result does not have them
     of_a: Axes
     of_b: Axes
 
 
 def factors_of(op: Op) -> Factors | None:
-    """The two factors of a product of kind "matmul"; None for forms with one, or with more than two."""
+    """The two factors of an operator of kind "matmul"; None if it has one factor or more than two."""
     if op.name == "einsum":
         return _of_einsum(op)
     start = _FIRST.get(op.name, 0)

@@ -1,19 +1,20 @@
-"""Fibred leaves: leaves that may keep other units for every unit of another leaf.
+"""Fibred leaves: leaves that may keep different units for each unit of another leaf.
 
-A product keeps the same inner units for every outer one: the same channels of every head, the same local channels of
-every group of a convolution. That is more than the network asks for. Where every tensor that carries a leaf D also
-carries a leaf H, D may keep other units for every unit of H, as long as there are as many of them.
+A plan without fibres keeps the same inner units of a product for every outer unit: the same channels of every head, the
+same local channels of every group of a convolution. The network does not need that. If every tensor that carries a leaf
+D also carries a leaf H, D may keep different units for each unit of H, as long as the count is the same.
 
-Why that is right. A leaf that can be cut stands for units that no operator tells apart, so renumbering D in all tensors
-leaves the function of the network as it was. Renumber D otherwise for every unit h of H. Every tensor with D carries h
-too, so there is one such renumbering for it. An operator could be disturbed by it only if it related different h at the
-same d. It cannot do so by summing or selecting over H alone: the result would carry D without H. It cannot map H to
-another axis: one of the two sides would carry D without H; nor H to itself: the weights of the map would carry H in two
-dimensions. Norms and softmax over H say so on H (`mix`), and operators that know the order of H freeze it. What sums
-over H and D together does not see the order. So the renumbered network is the same network, and keeping the same units
-in all its rows is an ordinary cut: `straight` turns the one into the other, and everything else follows.
+Proof. A leaf that can be cut consists of units that no operator distinguishes, so renumbering D in all tensors does not
+change the function of the network. Now renumber D differently for each unit h of H. Every tensor with D also carries H,
+so the renumbering is defined for it. It can only disturb an operator that relates different h at the same d. Summing or
+selecting over H alone cannot: the result would carry D without H. Mapping H to another axis cannot: one of the two
+sides would carry D without H. Mapping H to itself cannot: the weights of the map would carry H in two dimensions. Norms
+and softmax over H are marked on H (`mix`), and operators that depend on the order of H freeze it. A sum over H and D
+together does not depend on the order. So the renumbered network computes the same function, and keeping the same units
+in all its rows is an ordinary cut. `straight` turns the one form into the other.
 
-Sound, not complete: some networks allow more (a map between heads that sees attention scores only, say).
+The condition is sufficient, not necessary: some networks allow more (a map between heads that reads only attention
+scores, for example).
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ from sartor.structure.calls import Op, Value
 
 @dataclass(frozen=True)
 class Lines:
-    """Where a fibred leaf lies along one dimension of a tensor, and of which unit of H each place is."""
+    """Where a fibred leaf D occurs along one dimension of a tensor, and the unit of H that each index belongs to."""
 
     dim: int
-    along: int | None  # the dimension that carries H; None: the same one
+    along: int | None  # the dimension that carries H; None: this one
     at: Tensor  # [units of D, times]
-    of: Tensor  # unit of H: of every time, or, in another dimension, of every index along it
+    of: Tensor  # unit of H for each of the times or, if H lies in another dimension, for each index along it
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Indices along one dimension that depend on the index along another."""
+    """Kept indices along one dimension that depend on the index along another one."""
 
     along: int
     which: tuple[int, ...]  # row by index along that dimension
@@ -56,13 +57,13 @@ class Rows:
         return t.gather(dim, index.expand([n if d != dim else index.shape[dim] for d, n in enumerate(t.shape)]))
 
 
-def bases(ops: Iterable[Op], tensors: Iterable[Value], wanted: Iterable[Axis]) -> dict[Axis, Axis]:
-    """Leaf -> the leaf over which it may be fibred, the one with most units; no leaf is on both sides.
+def bases(ops: Iterable[Op], tensors: Iterable[Value], cuttable: Iterable[Axis]) -> dict[Axis, Axis]:
+    """Leaf -> the leaf H over which it may be fibred: the one with most units. No leaf is both a key and a value.
 
     Args:
         ops: solved.
         tensors: parameters and buffers.
-        wanted: leaves that can be cut.
+        cuttable: leaves that can be cut.
     """
     values = {id(v): v for v in tensors}
     for op in ops:
@@ -82,7 +83,7 @@ def bases(ops: Iterable[Op], tensors: Iterable[Value], wanted: Iterable[Axis]) -
             shared[leaf] = shared.get(leaf, everything) & everything
     found: dict[Axis, Axis] = {}
     known: dict[tuple[int, Axis, Axis], bool] = {}
-    for leaf in sorted(map(find, wanted), key=lambda a: -a.size):
+    for leaf in sorted(map(find, cuttable), key=lambda a: -a.size):
         if leaf in found.values():
             continue
         over = [h for h in shared.get(leaf, ()) if h is not leaf and not h.mix and h not in twice and h not in found]
@@ -99,7 +100,7 @@ def lines(v: Value, leaf: Axis, over: Axis) -> list[Lines]:
 
 
 def orders(kept: Sequence[int], rows: Sequence[Sequence[int]], units: int) -> Tensor:
-    """[units of H, units of D]: the new order in which each row's units stand where the `kept` ones stand."""
+    """[units of H, units of D]: an order that moves the kept units of each row to the places of `kept`."""
     out = torch.empty(len(rows), units, dtype=torch.int64)
     left = sorted(set(range(units)) - set(kept))
     for order, row in zip(out, rows):
@@ -109,7 +110,7 @@ def orders(kept: Sequence[int], rows: Sequence[Sequence[int]], units: int) -> Te
 
 
 def indices(where: Lines, size: int, order: Tensor) -> Tensor:
-    """What stands at every place of a dimension of `size` in the new order: [size], or [units of H, size]."""
+    """Old index at each place of a dimension after reordering: [size], or [units of H, size] where it depends on H."""
     if where.along is not None:
         index = torch.arange(size).repeat(len(order), 1)
         index[:, where.at] = where.at[order]
@@ -121,7 +122,7 @@ def indices(where: Lines, size: int, order: Tensor) -> Tensor:
 
 
 def reorder(t: Tensor, v: Value, leaf: Axis, over: Axis, order: Tensor) -> Tensor:
-    """One tensor with the units of a leaf in another order [units of H, units of D] for every unit of H."""
+    """The tensor with the units of a leaf reordered; order: [units of H, units of D], one row for each unit of H."""
     for where in lines(v, leaf, over):
         index = indices(where, t.shape[where.dim], order)
         if where.along is None:
@@ -132,19 +133,19 @@ def reorder(t: Tensor, v: Value, leaf: Axis, over: Axis, order: Tensor) -> Tenso
 
 
 def rows_of(where: Lines, index: Tensor) -> Rows:
-    """Indices [units of H, k] along one dimension, spoken of by the index along another."""
+    """Indices [units of H, k] as Rows: they depend on the index along the dimension that carries H."""
     assert where.along is not None
     return Rows(where.along, tuple(where.of.tolist()), tuple(map(tuple, index.tolist())))
 
 
 def pairs(where: Lines, over: Axis) -> Tensor:
-    """[units of H * units of D, times]: where every pair lies along a dimension that carries both."""
+    """[units of H * units of D, times]: indices of each pair along a dimension that carries both leaves."""
     each = [where.at[:, where.of == h] for h in range(over.size)]
     return torch.stack(each).flatten(0, 1)
 
 
 def joint(where: Lines, over: Axis, tensor: Tensor) -> Tensor:
-    """[units of H * units of D, rest]: what of a tensor belongs to each pair of units."""
+    """[units of H * units of D, rest]: all elements of a tensor that belong to each pair of units."""
     if where.along is None:
         at = pairs(where, over).to(tensor.device)
         return tensor.index_select(where.dim, at.reshape(-1)).movedim(where.dim, 0).reshape(len(at), -1)
@@ -154,7 +155,7 @@ def joint(where: Lines, over: Axis, tensor: Tensor) -> Tensor:
 
 
 def _leaves(a: Axis, seen: dict[int, frozenset[Axis]], twice: set[Axis]) -> frozenset[Axis]:
-    """Leaves that can be cut; those that stand twice in one product are noted."""
+    """Leaves that can be cut; those that occur twice in one product are added to `twice`."""
     a = find(a)
     if id(a) not in seen:
         if a.kind is None or a.frozen:
@@ -169,7 +170,7 @@ def _leaves(a: Axis, seen: dict[int, frozenset[Axis]], twice: set[Axis]) -> froz
 
 
 def _fits(v: Value, leaf: Axis, over: Axis, known: dict[tuple[int, Axis, Axis], bool]) -> bool:
-    """Whether every place of a leaf in a tensor is of exactly one unit of H, the same places for each."""
+    """Whether each index of a leaf in a tensor belongs to exactly one unit of H, equally many for each unit."""
     carrying = [i for i, a in enumerate(v.axes) if leaf in leaves(a)]
     if len(carrying) == 1 and over in leaves(v.axes[carrying[0]]):
         key = (id(find(v.axes[carrying[0]])), leaf, over)
@@ -192,7 +193,7 @@ def _regular(axes: Sequence[Axis], leaf: Axis, over: Axis) -> bool:
 
 
 class _Irregular(Exception):
-    """A place of D is of no unit of H, or of several."""
+    """An index of D belongs to no unit of H, or to several."""
 
 
 def _lines(axes: Sequence[Axis], leaf: Axis, over: Axis) -> Iterator[Lines]:
@@ -214,7 +215,7 @@ def _lines(axes: Sequence[Axis], leaf: Axis, over: Axis) -> Iterator[Lines]:
 
 
 def _unit_at(a: Axis, leaf: Axis) -> Tensor:
-    """Which unit of a leaf each position of an axis is of; -1: of none."""
+    """The unit of a leaf that each position of an axis belongs to; -1: none."""
     out = torch.full((find(a).size,), -1)
     at = positions(a, leaf)
     out[at] = torch.arange(len(at))[:, None]

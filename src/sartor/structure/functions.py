@@ -1,4 +1,4 @@
-"""autograd.Functions as operators: one that has a rule is seen whole, not by the operators inside it."""
+"""autograd.Functions as operators: a Function that has a rule is recorded as one call, not as what it consists of."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 
 class _Argument:
-    """What the schema of an operator says of one argument."""
+    """One argument, with the fields that the schema of an operator has for it."""
 
     kwarg_only, alias_info = False, None
 
@@ -22,12 +22,12 @@ class _Argument:
         self._has_default = default is not inspect.Parameter.empty
 
     def has_default_value(self) -> bool:
-        """Whether a call may leave it out."""
+        """Whether a call may leave the argument out."""
         return self._has_default
 
 
 class FunctionOp:
-    """Stands where an overload of `torch.ops` would: a name, a schema, a call."""
+    """An autograd.Function with the interface of an operator overload: a name, a schema, a call."""
 
     namespace = "autograd"
     tags = ()
@@ -35,7 +35,9 @@ class FunctionOp:
     def __init__(self, function: type[Function]):
         self.function = function
         parameters = list(inspect.signature(function.forward).parameters.values())
-        if function.setup_context is Function.setup_context:  # then forward takes the context itself
+        if (
+            function.setup_context is Function.setup_context
+        ):  # the old form: forward takes the context as its first argument
             parameters = parameters[1:]
         spec = [_Argument(p.name, p.default) for p in parameters]
         self._schema = SimpleNamespace(name=f"autograd::{function.__name__}", arguments=spec, is_mutable=False)
@@ -52,7 +54,7 @@ FUNCTIONS: dict[type[Function], FunctionOp] = {}
 
 @contextmanager
 def seen_whole(call: Callable[..., Any]) -> Iterator[None]:
-    """While inside, `F.apply(*args)` of a Function with a rule becomes `call(op, apply, args)`."""
+    """Inside, `F.apply(*args)` of every Function that has a rule becomes `call(op, apply, args)`."""
     own: dict[type[Function], Any] = {}
     for function, op in FUNCTIONS.items():
         own[function] = function.__dict__.get("apply")

@@ -1,4 +1,4 @@
-"""A model understood: operator calls with solved axes, the groups that can be cut, and what cannot, with reasons."""
+"""The graph of a model: operator calls with solved axes, the groups that can be cut, the frozen axes with reasons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SUMS = ("add", "sub")
 
 @dataclass(frozen=True)
 class Site:
-    """A place where activations carry the units of a group: what an operator reads (its first argument) or gives."""
+    """An activation that carries the units of a group: the first argument of an operator, or its result."""
 
     op: int
     slot: str  # "in0" or "out"
@@ -31,7 +31,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Graph:
-    """What `trace` found. Sizes and slices follow from counts or kept indices by group, without running anything."""
+    """The result of `trace`. Sizes and slices of any plan follow from it without running the model."""
 
     ops: tuple[Op, ...]
     tensors: Mapping[str, Value]
@@ -42,12 +42,12 @@ class Graph:
     frozen: tuple[Frozen, ...]
     ties: tuple[tuple[str, ...], ...]  # groups that must keep equal counts
     fingerprint: str
-    example: Any = None  # the inputs it was traced with, on meta where that was enough
-    training: Graph | None = None  # the forward in training mode, where it uses parameters that evaluation does not
+    example: Any = None  # the inputs it was traced with; on meta unless the forward needed real values
+    training: Graph | None = None  # the forward in training mode, if it uses parameters that evaluation does not use
 
     @property
     def every_op(self) -> tuple[Op, ...]:
-        """The operators, then those of the forward in training mode where that was recorded."""
+        """The operators, followed by those of the forward in training mode if it was recorded."""
         return self.ops if self.training is None else self.ops + self.training.ops
 
     def group(self, name: str) -> Group:
@@ -84,11 +84,11 @@ class Graph:
     def resolve(self, plan: Plan | Resolved) -> Resolved:
         """The plan checked against this graph, with the masks and orders that follow from it.
 
-        What was resolved on this very graph comes back as it is, so a function may take either of the two.
+        A plan that was resolved on this graph is returned as it is, so a function may accept either of the two.
 
         Raises:
             BadInput: the plan was made for another graph; an index lies outside its group; tied groups keep different
-                counts; or fibres where there can be none.
+                counts; it has fibres for a group that cannot have them; or it removes blocks or sets number formats.
         """
         if isinstance(plan, Resolved):
             return plan if plan.graph is self else self.resolve(plan.plan)
@@ -97,6 +97,14 @@ class Graph:
                 f"plan: made for the graph {plan.fingerprint[:12]}, this model's graph is {self.fingerprint[:12]}; "
                 "trace the model it was made for"
             )
+        if plan.removed_blocks or plan.number_formats:
+            field = "removed_blocks" if plan.removed_blocks else "number_formats"
+            raise BadInput(f"plan, {field}: this version cannot carry them out; leave the field out")
+        for name, order in plan.ranking.items():
+            if len(order) != self.group(name).units:
+                raise BadInput(
+                    f"plan, ranking of {name!r}: expected all {self.group(name).units} units; got {len(order)}"
+                )
         masks: dict[Axis, Tensor] = {}
         for name, kept in plan.keep.items():
             units = self.group(name).units
@@ -113,13 +121,13 @@ class Graph:
         return Resolved(self, plan, masks, {name: self._order(plan, name) for name in plan.fibres})
 
     def _order(self, plan: Plan, name: str) -> Tensor:
-        """[units of the leaf it is fibred over, units]: each row's kept units in the places of `keep`."""
+        """[units of the outer leaf, units]: the order in which each row's kept units come to the places of `keep`."""
         rows, units = plan.fibres[name], self.group(name).units
         if name not in self.fibres:
             able = ", ".join(list(self.fibres)[:4]) or "none"
             raise BadInput(
-                f"plan, fibres of {name!r}: some tensor carries its units alone, so they must be the same "
-                f"everywhere; groups that may be fibred: {able}. Leave the rows out"
+                f"plan, fibres of {name!r}: some tensor carries these units without an outer axis, so every row must "
+                f"keep the same units; groups that may have fibres: {able}. Leave the rows out"
             )
         outer = self.fibres[name].size
         if len(rows) != outer:
@@ -138,15 +146,15 @@ class Graph:
         return _per_unit(tensor, member.dim, self.positions(group, member))
 
     def read_view(self, group: str, value: Value, tensor: Tensor) -> Tensor | None:
-        """What belongs to each unit in the last dimension that carries them: [units, rest]; None where none does."""
-        for d in reversed(range(value.ndim)):  # the dimension read comes behind the one written
+        """Everything in the last dimension that carries the units: [units, rest]; None if no dimension does."""
+        for d in reversed(range(value.ndim)):  # the dimension that is read comes after the one that is written
             where = positions(value.axes[d], self.leaves[group])
             if where.shape[1]:
                 return _per_unit(tensor, d, where)
         return None
 
     def sites(self, group: str) -> list[Site]:
-        """Where activations carry the units: inputs of the operators that sum over them, else what writers give."""
+        """Where activations carry the units: inputs of operators that sum over them, else results of their writers."""
         self.group(group)
         reads, writes = self._sites[find(self.leaves[group])]
         return reads or writes
@@ -156,7 +164,7 @@ class Graph:
         return _per_unit(tensor, site.dim, site.positions)
 
     def streams(self) -> set[str]:
-        """Groups whose units a sum of two activations carries: the channels of residual streams."""
+        """Groups whose units are carried by a sum of two activations: the channels of residual streams."""
         names = {find(leaf): name for name, leaf in self.leaves.items()}
         found: set[str] = set()
         for op in self.ops:
@@ -171,7 +179,7 @@ class Graph:
         return self._sites_of(self.leaves.values())
 
     def _sites_of(self, leaves: Iterable[Axis]) -> dict[Axis, tuple[list[Site], list[Site]]]:
-        """Leaf -> where it is read, and where it is written."""
+        """Leaf -> (sites that read it, sites that write it)."""
         table: dict[Axis, tuple[list[Site], list[Site]]] = {find(a): ([], []) for a in leaves}
         for op in self.ops:
             if op.live and op.kind in ("conv", "linear", "matmul", "rnn"):
@@ -230,8 +238,8 @@ class Resolved:
                     plain[where.dim] = plain[where.dim][index]
                 elif where.dim in by_row:
                     raise BadInput(
-                        f"plan, fibres of {group!r}: dimension {where.dim} of {name} already has other units kept "
-                        "for every unit of another group; leave one of the two out"
+                        f"plan, fibres of {group!r}: dimension {where.dim} of {name} already keeps other units "
+                        "for each unit of another group; leave one of the two out"
                     )
                 else:
                     by_row[where.dim] = (where, index)

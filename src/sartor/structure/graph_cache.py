@@ -16,7 +16,7 @@ T = TypeVar("T")
 def per_graph(compute: Callable[Concatenate[Graph, P], T]) -> Callable[Concatenate[Graph, P], T]:
     """Compute `compute(graph, ...)` once for each graph and further arguments; forget it when the graph is freed.
 
-    Graphs are told apart by identity. The further arguments must be hashable. The result must not refer to the graph
+    Graphs are distinguished by identity. The further arguments must be hashable. The result must not refer to the graph
     itself: neither of the two would ever be freed.
     """
     known: dict[int, tuple[weakref.ref[Graph], dict[Any, T]]] = {}

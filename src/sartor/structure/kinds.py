@@ -1,6 +1,6 @@
-"""What the units of a group are: one word a group, read off the solved graph, never off names.
+"""The kind of the units of each group, derived from the solved graph; names of modules are never used.
 
-Every operator that sums over units, or holds a table of them, leaves marks on the leaves it touches; the marks decide:
+Every operator that sums over units, or holds a table of them, sets marks on its leaves. The marks decide the kind:
 
     heads                a batch axis of softmax(a b) c between activations, or of any product of two activations
     query groups         the outer factor of such an axis (kv * each): a key-value head and all that query it
@@ -9,14 +9,14 @@ Every operator that sums over units, or holds a table of them, leaves marks on t
     state size           summed over between activations, and the last dimension of a matrix used element by element
     recurrent units      the hidden size of an LSTM, GRU or plain recurrent layer
     embedding width      columns of a table, or a residual stream that attention reads or that no convolution reads
-    groups               the outer factor of what is written, as grouped convolutions make it; blocks of a block product
-    experts              the batch axis of a product with stacked weights that a linear layer also writes, to route by
+    groups               the outer factor of written units, as in grouped convolutions; blocks of a block product
+    experts              the batch axis of a product with stacked weights that a linear layer (the router) also writes
     channels             what convolutions write or read
     hidden units         what a linear map writes and another one reads
     features             everything else
 
-Above in this list wins. A residual stream is what a sum of two activations carries where one of the two also goes
-elsewhere. One pass over the operators; nothing is unified.
+The first kind that applies wins. A residual stream consists of the units of a sum of two activations of which one is
+also used elsewhere. The operators are read once, and no axis is changed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Marks = dict[Axis, int]
 
 
 def kinds(ops: Iterable[Op]) -> dict[Axis, str]:
-    """The kind of every leaf that a live operator speaks of; of the others nothing is known: "features"."""
+    """The kind of every leaf that a live operator marks; a leaf without a mark is of kind "features"."""
     reading = _Reading(list(ops))
     for op in reading.ops:
         if op.live:
@@ -70,7 +70,7 @@ def kinds(ops: Iterable[Op]) -> dict[Axis, str]:
 
 
 def counted(units: int, kind: str) -> str:
-    """Units of a kind, for reading.
+    """Number and kind of units, as text.
 
     >>> counted(64, "channels"), counted(64, "embedding width")
     ('64 channels', 'embedding width 64')
@@ -79,7 +79,7 @@ def counted(units: int, kind: str) -> str:
 
 
 def _word(m: int) -> str:
-    """The first rule that holds; see the head of this file."""
+    """The first kind that applies; see the docstring of this file."""
     stream = m & _RESIDUAL
     if m & _SERVING:
         return "query groups"
@@ -109,21 +109,21 @@ def _word(m: int) -> str:
 
 
 class _Reading:
-    """The marks, and which values are soft, constant or used so far, as the operators pass by."""
+    """The marks set so far, and which values are constant, already used, or carry softmax weights."""
 
     def __init__(self, ops: list[Op]) -> None:
         self.ops = ops
         self.marks: Marks = {}
         self.projections: list[tuple[tuple[Axis, ...], tuple[Axis, ...]]] = []  # what weights write, what they read
-        self._fixed: set[int] = set()  # values that come from weights alone
+        self._fixed: set[int] = set()  # values computed from weights alone
         self._used: set[int] = set()
-        self._roots: dict[int, int] = {}  # what a chain of elementwise operators started from
-        self._soft: set[int] = set()  # values that carry the weights of a softmax
+        self._roots: dict[int, int] = {}  # value -> the value that its chain of elementwise operators started from
+        self._soft: set[int] = set()  # values that carry softmax weights
         self._leaves: dict[Axis, tuple[Axis, ...]] = {}
         self._makers: dict[int, Op] | None = None
 
     def see(self, op: Op) -> None:
-        """Take one operator in."""
+        """Set the marks of one operator."""
         kind = op.kind
         if kind in _OF_ONE and type(op.out) is Value and op.args and type(op.args[0]) is Value:
             self.pass_on(op.args[0], op.out, same=kind == "identity")
@@ -143,7 +143,7 @@ class _Reading:
         self._used.update(map(id, moving))
 
     def pass_on(self, x: Value, out: Value, *, same: bool) -> None:
-        """The same numbers elsewhere, or their norm."""
+        """An operator that only moves or normalises its first argument."""
         if self.is_fixed(x):
             self._fixed.add(id(out))
             return
@@ -154,7 +154,7 @@ class _Reading:
             self._roots[id(out)] = self.root(x)
 
     def is_fixed(self, v: Value) -> bool:
-        """Whether it is a weight, or follows from weights alone."""
+        """Whether it is a weight, or computed from weights alone."""
         return id(v) in self._fixed or v.origin not in _MADE
 
     def leaves(self, a: Axis) -> tuple[Axis, ...]:
@@ -178,10 +178,10 @@ class _Reading:
         for leaf in leaves:
             self.marks[leaf] = self.marks.get(leaf, 0) | bits
 
-    # what operators say
+    # one method for each kind of operator
 
     def convolution(self, op: Op, inputs: list[Value]) -> None:
-        """Dense ones write and read channels; depthwise ones only scale them."""
+        """A dense convolution reads and writes channels; a depthwise one only scales them."""
         x, w = op.args[0], op.args[1]
         swapped = op.arg("transposed", "transpose" in op.name)
         read, written = (w.axes[0], w.axes[1]) if swapped else (w.axes[1], w.axes[0])
@@ -195,12 +195,12 @@ class _Reading:
         self.projections.append((self.leaves(written), seen))
 
     def linear(self, op: Op, inputs: list[Value]) -> None:
-        """x w': rows are written, columns are read."""
+        """x w': rows of w are written, columns are read."""
         w = op.args[1]
         self.project(w, [w.axes[-1]], w.axes[:-1], [])
 
     def product(self, op: Op, inputs: list[Value]) -> None:
-        """A product of two: with weights it is a linear map, of activations it may be attention."""
+        """A product of two tensors: a linear map if one is a weight; if both are activations, it may be attention."""
         factors = factors_of(op)
         if factors is None:
             return
@@ -236,15 +236,15 @@ class _Reading:
             self.mark(self.leaves(hidden), _RECURRENT)
 
     def table(self, op: Op, inputs: list[Value]) -> None:
-        """Columns."""
+        """The columns of an embedding table."""
         self.mark(self.leaves(op.args[0].axes[1]), _TABLE)
 
     def softmax(self, op: Op, inputs: list[Value]) -> None:
-        """Its output is soft."""
+        """Its output carries softmax weights."""
         self._soft.update(map(id, op.outputs))
 
     def pointwise(self, op: Op, inputs: list[Value]) -> None:
-        """Sums with what also goes elsewhere are residual; matrices used element by element may hold a state."""
+        """A sum with an activation that is also used elsewhere is residual; an elementwise matrix may hold a state."""
         if op.name in ("add", "sub") and len(inputs) == 2:
             a, b = inputs
             if self.is_residual(a, b):
@@ -255,25 +255,25 @@ class _Reading:
                 self.mark(last, _MATRIX)
 
     def reduced(self, op: Op, inputs: list[Value]) -> None:
-        """A sum over units, as a product would take it."""
+        """A sum over units, which counts like the sum inside a product."""
         if op.name == "sum" and inputs and op.outputs:
             left = set(self.all_leaves(op.outputs[0].axes))
             self.mark((leaf for leaf in self.all_leaves(inputs[0].axes) if leaf not in left), _SUMMED)
 
-    # what they share
+    # used by several of them
 
     def root(self, v: Value) -> int:
-        """What it is an elementwise function of: itself, mostly."""
+        """The value it is an elementwise function of; usually itself."""
         return self._roots.get(id(v), id(v))
 
     def is_residual(self, a: Value, b: Value) -> bool:
-        """x + f(x) with an f that is more than an activation function."""
+        """Whether a + b is x + f(x) with an f that is more than an activation function."""
         if a.ndim != b.ndim or self.is_fixed(a) or self.is_fixed(b):
             return False
         return (id(a) in self._used or id(b) in self._used) and self.root(a) != self.root(b)
 
     def project(self, w: Value, read: Axes, written: Axes, batch: Axes) -> None:
-        """A linear map by weights."""
+        """Marks of a linear map with weight w."""
         into, out = self.all_leaves(read), self.all_leaves(written)
         self.mark(into, _READ)
         self.mark(out, _WRITTEN | (_ROUTED if w.ndim == 2 else 0))
@@ -283,7 +283,7 @@ class _Reading:
             self.place(a)
 
     def place(self, a: Axis) -> None:
-        """Whether leaves stand alone or as the outer factor of a product that is written."""
+        """Mark leaves that are written alone, and those that are the outer factor of a written product."""
         a = find(a)
         if a.frozen:
             return
@@ -297,21 +297,23 @@ class _Reading:
             self.mark(self.leaves(a), _ALONE)
 
     def factors(self, a: Axis) -> list[tuple[Axis, ...]]:
-        """Leaves of each factor of a product that has any; of another axis, its own."""
+        """Leaves of each factor of a product, factors without leaves left out; for another axis, its own leaves."""
         a = find(a)
         kids = a.kids if a.kind == "p" and not a.frozen else [a]
         return [found for k in kids if (found := self.leaves(k))]
 
     def heads(self, batch: Axes) -> None:
-        """One factor: heads. Several: groups of queries, and the queries of each."""
+        """Batch axes of attention: one factor means heads; several mean query groups and the queries of each group."""
         factors = [f for a in batch for f in self.factors(a)]
         for i, found in enumerate(factors):
             self.mark(found, _HEADS if len(factors) == 1 else _SERVED if i else _SERVING)
 
     def scores_before(self, soft: Value) -> Factors | None:
-        """The product of two activations that a softmax normalised; linear maps on the way go over heads."""
+        """The product of two activations that a softmax normalised; linear maps in between act on heads."""
         if self._makers is None:
-            live = (op for op in reversed(self.ops) if op.live)  # the first of several stays: others only change it
+            live = (
+                op for op in reversed(self.ops) if op.live
+            )  # of several makers the first one is kept: the others write to its result
             self._makers = {id(v): op for op in live for v in op.outputs}
         todo: list[Value] = [soft]
         over_heads: list[Op] = []

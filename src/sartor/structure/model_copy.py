@@ -1,6 +1,6 @@
-"""Shadows of a model: copies that share nothing with it, on meta or with values, quickly made.
+"""Copies of a model that share nothing with it, on meta or with values, and the names of its tensors.
 
-A copy by `copy.deepcopy` takes longer than the forward on meta that it is made for.
+`copy.deepcopy` takes longer than a forward on meta tensors, so modules are copied here without it.
 """
 
 from __future__ import annotations
@@ -18,31 +18,32 @@ from torch import Tensor, nn
 
 from sartor.errors import CannotTrace
 from sartor.structure.rules.shapes import META
+from sartor.torch_internals import children_table, own_buffers, own_parameters
 
-ATOMS = {  # cannot change, so a copy may hold the same
+ATOMS = {  # types of immutable values: a copy may hold the same object
     *(type(None), bool, int, float, complex, str, bytes, type, range, slice, torch.dtype, torch.device, torch.Size),
     *(torch.memory_format, torch.layout, types.FunctionType, types.BuiltinFunctionType),
 }
-_TABLES = frozenset(nn.Module().__dict__)  # hooks, parameters, ...: no two modules share them
+_TABLES = frozenset(nn.Module().__dict__)  # hooks, parameters and other tables that every module has of its own
 _OWN = ("train", "eval", "__setattr__")
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, str, Tensor]]:
-    """(owner, key, full name, tensor) of every parameter and buffer, a tied one under each of its names."""
+    """(owner, key, full name, tensor) of every parameter and buffer; a tied tensor appears under each of its names."""
     for module, path in modules_of(model).items():
-        for store in (module._parameters, module._buffers):
+        for store in (own_parameters(module), own_buffers(module)):
             for key, t in store.items():
                 if t is not None:
                     yield module, key, f"{path}.{key}" if path else key, t
 
 
 def modules_of(model: nn.Module) -> dict[nn.Module, str]:
-    """Every module once, as `named_modules` orders and names them."""
+    """Module -> path, each module once, in the order and with the names of `named_modules`."""
     found: dict[nn.Module, str] = {}
 
     def walk(module: nn.Module, path: str) -> None:
         found[module] = path
-        for name, child in module._modules.items():
+        for name, child in children_table(module).items():
             if child is not None and child not in found:
                 walk(child, f"{path}.{name}" if path else name)
 
@@ -54,13 +55,13 @@ def clone(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
     """A copy of the model whose parameters and buffers are `convert(tensor)`; tied ones stay tied, nothing is shared.
 
     Raises:
-        CannotTrace: the model holds something Python cannot copy.
+        CannotTrace: the model holds an object that Python cannot copy.
     """
     memo: dict[int, Any] = {}
     for owner, key, _, t in named_tensors(model):
         if id(t) not in memo:
             new = convert(t)
-            if key in owner._parameters and not isinstance(new, nn.Parameter):
+            if key in own_parameters(owner) and not isinstance(new, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=t.requires_grad)
             memo[id(t)] = new
     try:
@@ -73,7 +74,7 @@ def clone(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
 
 
 def _copied(x: Any, memo: dict[int, Any]) -> Any:
-    """copy.deepcopy(x, memo), quicker for what modules are made of."""
+    """copy.deepcopy(x, memo), with a faster path for modules and plain containers."""
     kind: Any = type(x)
     if kind in ATOMS or (kind is tuple and all(type(v) in ATOMS for v in x)):
         return x
@@ -107,7 +108,7 @@ def _copied(x: Any, memo: dict[int, Any]) -> Any:
 
 @cache
 def _plain(kind: Any) -> bool:
-    """Whether copying a module of this class means copying its `__dict__`."""
+    """Whether a module of this class is copied by copying its `__dict__`: it defines no way of its own."""
     same = ("__getstate__", "__reduce_ex__", "__reduce__", "__getnewargs__", "__getnewargs_ex__")
     return (
         all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in same)
@@ -119,14 +120,14 @@ def _plain(kind: Any) -> bool:
 
 
 def empty_like_on_meta(t: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-    """A meta tensor of the same kind, of its own or another shape."""
+    """A meta tensor with the dtype of t: with its shape and strides, or contiguous with another shape."""
     if shape is None or tuple(shape) == tuple(t.shape):
         return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=META)
     return torch.empty(shape, dtype=t.dtype, device=META)
 
 
 def evaluating(model: nn.Module) -> nn.Module:
-    """model.eval(), quicker where no class has a say of its own."""
+    """model.eval(), faster where no class overrides `train`, `eval` or `__setattr__`."""
     modules = modules_of(model)
     if any(getattr(kind, name) is not getattr(nn.Module, name) for kind in set(map(type, modules)) for name in _OWN):
         return model.eval()

@@ -1,4 +1,4 @@
-"""Operators and their arguments as JSON says them, and back."""
+"""Operators and their arguments as JSON, and back."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
+
+from sartor.torch_internals import OpOverload, overload_name, schema
 
 KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 
 
 def operator_name(func: OpOverload) -> str:
     """ "aten::view.default"."""
-    return f"{func._schema.name}.{func._overloadname}"
+    return f"{schema(func).name}.{overload_name(func)}"
 
 
 def operator(name: str) -> OpOverload:
-    """The inverse of `operator_name`; AttributeError where there is none of that name."""
+    """The inverse of `operator_name`; AttributeError if there is no such operator."""
     packet, _, overload = name.rpartition(".")
     space, _, short = packet.partition("::")
     found: OpOverload = getattr(getattr(getattr(torch.ops, space), short), overload)
@@ -25,10 +26,10 @@ def operator(name: str) -> OpOverload:
 
 
 def encoded(x: Any, *, value: Callable[[Any], Any]) -> Any:
-    """One argument as JSON says it; `value` says Values and other things it knows.
+    """One argument as JSON holds it; `value` encodes Values and any other type that is not known here.
 
     Raises:
-        TypeError: something JSON cannot say.
+        TypeError: `value` cannot encode it.
     """
     if isinstance(x, bool | int | str) or x is None:
         return x

@@ -14,22 +14,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from sartor.structure.functions import FunctionOp, seen_whole
 from sartor.structure.model_copy import ATOMS, modules_of
 from sartor.structure.rules.registry import facts
 from sartor.structure.rules.shapes import META
+from sartor.torch_internals import MODULE_CALL, TENSOR_BASE, OpOverload, TorchDispatchMode, outside_modes
 
-_BASE: Any = torch._C.TensorBase
 _SILENT = {"aten::detach", "aten::_assert_tensor_metadata"}  # come and go with what holds a tensor alive
 _MOVES = {"aten::to", "aten::_to_copy"}
-_CALL = nn.Module._wrapped_call_impl.__code__  # what `module(...)` runs
 
 
 class Watch(TorchDispatchMode):
-    """Calls `see(func, args, kwargs, out, path)` for every operator a rule speaks of; takes the others apart."""
+    """Calls `see(func, args, kwargs, out, path)` for every operator that has a rule; decomposes the others."""
 
     def __init__(
         self,
@@ -80,11 +77,11 @@ class Watch(TorchDispatchMode):
         return out
 
     def function(self, op: FunctionOp, apply: Callable[..., Any], args: Any) -> Any:
-        """Run an autograd.Function with a rule, without a look inside."""
+        """Run an autograd.Function that has a rule as one operator, without recording what it consists of."""
         known = facts(op)  # type: ignore[arg-type]
         if self.meta:
             args = self._to_meta(args)
-        with _disable_current_modes():
+        with outside_modes():
             out = known.meta(*args) if self.meta and known.meta is not None else apply(*args)
         self.see(op, args, {}, out, caller(self.paths))
         return out
@@ -104,14 +101,14 @@ class Watch(TorchDispatchMode):
 
 
 def caller(paths: Mapping[int, str]) -> str:
-    """The path of the innermost module being called; read off Python's stack, so that no module needs a hook.
+    """The path of the innermost module being called, from Python's call stack: no module needs a hook.
 
     Args:
-        paths: id of a module -> its path; the calls of other modules belong to whoever calls them.
+        paths: id of a module -> its path. A call of any other module belongs to the module that calls it.
     """
     frame = sys._getframe(2)
     while frame is not None:
-        if frame.f_code is _CALL:
+        if frame.f_code is MODULE_CALL:
             path = paths.get(id(frame.f_locals["self"]))
             if path is not None:
                 return path
@@ -124,10 +121,10 @@ _watchers, _lock = 0, threading.Lock()
 
 @contextmanager
 def _every_contiguous() -> Iterator[None]:
-    """`x.contiguous()` is an operator also where it has nothing to do: else the calls would change with the strides,
-    and those with the device, the batch and the widths.
+    """`x.contiguous()` runs as an operator even where x is contiguous already.
 
-    A function mode would do it too, but slows every other call. The result is the same for all threads.
+    Otherwise the recorded calls would depend on strides, and so on the device, the batch size and the widths. A
+    function mode would have the same effect, but slows down every other call. Other threads see no difference.
     """
     global _watchers
     with _lock:
@@ -139,12 +136,12 @@ def _every_contiguous() -> Iterator[None]:
         with _lock:
             _watchers -= 1
             if not _watchers:
-                del torch.Tensor.contiguous  # PyTorch's own, of the base class, comes to light again
+                del torch.Tensor.contiguous  # the method of the base class is found again
 
 
 def _contiguous(x: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
     if torch.overrides.has_torch_function_unary(x):
-        return _BASE.contiguous(x, memory_format=memory_format)
+        return TENSOR_BASE.contiguous(x, memory_format=memory_format)
     return torch.ops.aten.contiguous.default(x, memory_format=memory_format)
 
 
@@ -157,10 +154,15 @@ def watching(
     instead: Callable[..., Any] | None = None,
     same: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Iterator[None]:
-    """Watch the operators of everything run inside, with the path of the module that calls them.
+    """Watch the operators that run inside.
 
-    `instead(func, args, kwargs)` may give the result of an operator itself, or NotImplemented. `same(x, y)` is told
-    that y is x under another name (`detach`), of which `see` hears nothing.
+    Args:
+        model: whose module paths are given to `see`.
+        see: called as see(func, args, kwargs, out, path of the calling module) after each operator.
+        meta: run every operator on meta tensors.
+        instead: may compute the result of an operator itself; called as instead(func, args, kwargs), it returns
+            NotImplemented for operators that run as usual.
+        same: called as same(x, y) where y is x under another name (`detach`); `see` is not called for those.
     """
     paths = {id(module): path for module, path in modules_of(model).items()}
     fast = torch.backends.mha.get_fastpath_enabled()

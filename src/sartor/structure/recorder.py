@@ -19,15 +19,15 @@ from sartor.structure.value_reads import Answers
 
 
 def record(model: nn.Module, example: Example) -> Recording:
-    """The operator calls of model(example) in evaluation mode, from a clone on meta or, failing that, real tensors.
+    """The operator calls of model(example) in evaluation mode: on meta tensors or, if that fails, on real copies.
 
     Raises:
-        CannotTrace: the forward fails on real tensors too; its own error is chained.
+        CannotTrace: the forward fails on real tensors as well; its own error is chained.
     """
-    shadow = evaluating(clone(model, empty_like_on_meta))
+    meta_model = evaluating(clone(model, empty_like_on_meta))
     inputs = map_tensors(lambda t: t.detach().to(META) if t.device.type != "meta" else t, example)
     try:
-        return _record(shadow, inputs, real=list(tensors(example)))
+        return _record(meta_model, inputs, real=list(tensors(example)))
     except Exception as first:
         if any(t.device.type == "meta" for *_, t in named_tensors(model)):
             raise CannotTrace(f"the forward failed on meta tensors, and the model holds no others: {first}") from first
@@ -39,29 +39,30 @@ def record(model: nn.Module, example: Example) -> Recording:
 
 
 def record_training(model: nn.Module, example: Example) -> Recording | None:
-    """The operator calls in training mode on twice the batch, on meta; None where that fails or chance decides.
+    """The operator calls in training mode on meta tensors, with twice the batch; None if it fails or is random.
 
-    Twice: batch norm in training wants more than one value.
+    The batch is doubled because batch norm in training mode needs more than one value. The forward is recorded twice:
+    if the calls differ, chance decides its path.
     """
     try:
         doubled = with_batch(example, 2 * batch_of(example))
         inputs = map_tensors(lambda t: t.detach().to(META), doubled)
-        shadows = [clone(model, empty_like_on_meta).train() for _ in range(2)]
-        rec, again = (_record(shadow, inputs, real=list(tensors(doubled))) for shadow in shadows)
+        copies = [clone(model, empty_like_on_meta).train() for _ in range(2)]
+        rec, again = (_record(copy, inputs, real=list(tensors(doubled))) for copy in copies)
     except Exception:
         return None
     return rec if [op.func for op in rec.ops] == [op.func for op in again.ops] else None
 
 
 def _record(model: nn.Module, example: Example, *, real: list[Tensor] | None = None) -> Recording:
-    """`real`: the inputs with their values, for a model and an example on meta."""
+    """Record one forward; `real` holds the inputs with their values where model and example are on meta."""
     rec = Recording.opened(model, example)
     args, kwargs = as_args(example)
     instead = None if real is None else Answers(rec, real)
     with watching(model, rec.see, meta=real is not None, instead=instead, same=rec.same):
         out = model(*args, **kwargs)
     rec.outputs = [rec.value(t, "op") for t in tensors(out)]
-    for v in rec.inputs + rec.outputs:  # what the caller holds outlives the forward
+    for v in rec.inputs + rec.outputs:  # the caller holds them, so they outlive the forward
         v.died = None
     rec._seen.clear()
     return rec

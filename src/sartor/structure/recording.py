@@ -6,11 +6,11 @@ import weakref
 from typing import Any
 
 from torch import Tensor, nn
-from torch._ops import OpOverload
 
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, map_tensors, tensors
 from sartor.structure.model_copy import ATOMS, named_tensors
+from sartor.torch_internals import OpOverload, own_parameters, storage_address
 
 
 class Recording:
@@ -22,35 +22,35 @@ class Recording:
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
         self.example: Any = None
-        self._seen: dict[int, _Held] = {}  # by id of a tensor that is alive
-        self._memory: dict[int, _Memory] = {}  # by address, which goes to another storage once this one is gone
+        self._seen: dict[int, _Held] = {}  # id of a living tensor -> its Value
+        self._memory: dict[int, _Memory] = {}  # by address; a freed address is given to another storage
         self._storages = 0
 
     @classmethod
     def opened(cls, model: nn.Module, example: Example) -> Recording:
-        """Before the first call: the model's tensors and the inputs are known."""
+        """An empty recording that knows the tensors of the model and the inputs."""
         rec = cls()
         rec.example = example
         for owner, key, name, t in named_tensors(model):
-            origin = "parameter" if key in owner._parameters else "buffer"
+            origin = "parameter" if key in own_parameters(owner) else "buffer"
             rec.tensors[name] = rec.value(t, origin, name)
         rec.inputs = [rec.value(t, "input") for t in tensors(example)]
         return rec
 
     def value(self, t: Tensor, origin: str = "a constant tensor", name: str | None = None) -> Value:
-        """The Value of a tensor; made at first sight."""
+        """The Value of a tensor; a new one if the tensor was not seen before."""
         held = self._seen.get(id(t))
         if held is not None:
             return held.value
         return self._enter(t, None, name, origin)
 
     def same(self, known: Tensor, t: Tensor) -> None:
-        """`t` is the Value that `known` is."""
+        """`t` stands for the same Value as `known`."""
         if id(t) not in self._seen:
             self._enter(t, self.value(known))
 
     def _enter(self, t: Tensor, v: Value | None, name: str | None = None, origin: str = "") -> Value:
-        address = t.untyped_storage()._cdata
+        address = storage_address(t)
         memory = self._memory.get(address)
         if memory is None:
             memory = self._memory[address] = _Memory(self._storages, address)
@@ -63,7 +63,7 @@ class Recording:
         return v
 
     def see(self, func: OpOverload, args: Any, kwargs: Any, out: Any, path: str) -> None:
-        """Write one call down."""
+        """Record one operator call."""
         op = Op(len(self.ops), func, path, self._values(args), self._values(kwargs) if kwargs else {}, None)
         self.ops.append(op)
         op.out = self.value(out, "op") if isinstance(out, Tensor) else map_tensors(lambda t: self.value(t, "op"), out)
@@ -79,7 +79,7 @@ class Recording:
 
 
 class _Memory:
-    """A storage, and how many tensors in it are alive."""
+    """A storage, and how many living tensors use it."""
 
     __slots__ = ("address", "number", "tensors")
 
@@ -88,7 +88,7 @@ class _Memory:
 
 
 class _Held(weakref.ref[Tensor]):
-    """Sees a tensor go."""
+    """A weak reference that notes when its tensor is freed."""
 
     __slots__ = ("key", "memory", "rec", "value")
     key: int

@@ -1,4 +1,4 @@
-"""From recorded calls to groups: drop dead operators, apply the rules in order, read off the leaves."""
+"""From recorded calls to a graph: mark dead operators, apply the rules in order, collect the leaves that remain."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def solve(rec: Recording, more: Callable[[], Recording | None] = lambda: None) -
 
     Args:
         rec: the forward in evaluation mode.
-        more: gives the same model's forward in training mode; asked when there are parameters that evaluation leaves
-            alone. What it does with them, and with all others, is heeded too.
+        more: records the same model's forward in training mode. Called if evaluation does not use all parameters; the
+            rules are then applied to that forward as well.
     """
     for v in {id(v): v for v in rec.tensors.values()}.values():
         v.axes = [fresh(n) for n in v.shape]
@@ -48,12 +48,12 @@ def solve(rec: Recording, more: Callable[[], Recording | None] = lambda: None) -
 
 
 def _follow(rec: Recording) -> set[str]:
-    """Apply the rules in order; gives the names of the tensors that were used."""
+    """Apply the rules in order; returns the names of the parameters and buffers that were used."""
     for v in rec.inputs:
         v.axes = frozen_axes(v.shape, Reason("input"))
     _mark_live(rec)
     touched: set[int] = set()
-    for op in rec.ops:  # a dead operator that holds parameters still runs: its sizes must go on fitting
+    for op in rec.ops:  # a dead operator with parameters still runs after the cut, so its sizes must fit
         inputs = op.inputs
         if op.live or any(v.name is not None for v in inputs):
             touched.update(map(id, inputs))
@@ -62,7 +62,7 @@ def _follow(rec: Recording) -> set[str]:
 
 
 def _mark_live(rec: Recording) -> None:
-    """An operator counts when its result reaches an output, or when it writes into memory that does."""
+    """An operator is live if its result reaches an output or if it writes to memory; the others are dead."""
     alive = {id(v) for v in rec.outputs}
     for op in reversed(rec.ops):
         op.live = op.mutates or any(id(v) in alive for v in op.outputs)
@@ -71,7 +71,7 @@ def _mark_live(rec: Recording) -> None:
 
 
 def _axes(v: Value) -> Axes:
-    """The axes of a value; of one that no rule spoke of, frozen ones."""
+    """The axes of a value; frozen ones if no rule has set them."""
     if len(v.axes) != len(v.shape):
         v.axes = frozen_axes(v.shape, Reason("origin", detail=v.origin))
     return v.axes
@@ -105,7 +105,7 @@ def _flat(out: Any) -> list[Value | None]:
 
 
 def read_off(rec: Recording) -> Graph:
-    """Groups and frozen axes as the axes stand now."""
+    """The graph that follows from the present state of the axes."""
     members: dict[Axis, list[Member]] = {}
     cuttable: set[Axis] = set()
     frozen: list[Frozen] = []
@@ -161,7 +161,7 @@ def _name(places: list[Member], taken: dict[str, Group]) -> str:
 
 
 def _ties(rec: Recording, names: dict[Axis, str]) -> tuple[tuple[str, ...], ...]:
-    """Pieces of a chunk that must stay equal in count, where each is one leaf; of others the probe takes care."""
+    """Groups that must keep equal counts as pieces of a chunk, one leaf a piece; `surgery.probe` finds the others."""
     ties: list[tuple[str, ...]] = []
     for op in rec.ops:
         for parts in op.ties:

@@ -1,4 +1,4 @@
-"""A plan with fibres as an ordinary one, on the same network with its units renumbered."""
+"""A plan with fibres as a plan without fibres, on the same network with renumbered units."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def straight(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> tuple[nn.
 
 
 def reordered(model: nn.Module, graph: Graph, orders: Mapping[str, Tensor]) -> nn.Module:
-    """A copy in which the units of some groups stand in another order for every unit of what they are fibred over.
+    """A copy in which the units of some groups are reordered, separately for each unit of their outer leaf.
 
     Args:
-        orders: fibred group -> [units of the leaf it is fibred over, units]: which unit comes to each place.
+        orders: fibred group -> [units of the outer leaf, units]: the unit that comes to each place.
     """
     values = {id(t): graph.tensors[name] for *_, name, t in named_tensors(model)}
 

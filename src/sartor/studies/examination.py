@@ -19,6 +19,7 @@ from sartor.seed import seeded
 from sartor.structure import Graph, trace
 from sartor.structure.example import Example, call, tensors
 from sartor.surgery import cut, probe
+from sartor.torch_internals import BatchNorm
 from sartor.types import Plan
 
 LEAST = 8  # units of a group that is cut here, at least
@@ -174,5 +175,5 @@ def _one_step(smaller: nn.Module, example: Example, seed: int) -> bool:
 def _freeze_norms_(model: nn.Module) -> None:
     """Batch norms use their running statistics: one sample with one position has no variance."""
     for m in model.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+        if isinstance(m, BatchNorm):
             m.eval()

@@ -21,10 +21,11 @@ from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.structure import Example
 from sartor.structure.example import batch_of
+from sartor.studies.frontier_rows import Durations, FrontierPoint, FrontierTable, OriginalRow, Samples
 from sartor.studies.score_recipes import plan_at, score_recipes
 from sartor.train import accuracy
 from sartor.train.batch import first_samples
-from sartor.types import Batches, Comparison, Data, Effort, Listener, Recipe, Scores, Target
+from sartor.types import Batches, Comparison, Data, Effort, Listener, Recipe, Scores, Target, to_plain
 
 EFFORT = Effort(sessions=3, precision=0.02, min_seconds=0.5, max_seconds=2.0)
 MET, MISSED = "met", "not reached"
@@ -66,8 +67,10 @@ def frontier(
         device: where to compute; None: where the model lies.
 
     Returns:
-        {"recipes", "shares", "target", "calibration": {"samples", "held_out"}, "metric", "original": {"macs",
-        "params", "val", "test"}, "points", "seconds": {"understand", "score", "total"}, "notes", "environment"}.
+        The object of a `FrontierTable`:
+        {"format", "sartor", "recipes", "shares", "target", "calibration": {"samples", "held_out"}, "metric",
+        "original": {"macs", "params", "val", "test"}, "points",
+        "seconds": {"understand", "score", "total"}, "notes", "environment"}.
         A point is {"recipe", "asked", "status": "met" | "not reached", "why", "macs" and "params" (shares of the
         original's), "val" and "test" (percent), "gap" (see `sartor.repair.gap.output_gap`), "latency": {"ratio",
         "interval", "original_ms", "fitted_ms", "noisy"}, "seconds"}; values that were not measured are None.
@@ -107,21 +110,21 @@ def frontier(
             listener.tell(f"{recipe.name} at {100 * share:g} % of the MACs", i / len(every))
             points.append(points_of.point(recipe, scores.get(recipe.name), share))
         listener.tell(f"{len(points)} points", 1.0)
-    return {
-        "recipes": [r.name for r in recipes],
-        "shares": shares,
-        "target": show_target(target) if target else None,
-        "calibration": {
-            "samples": sum(batch_of(x) for x in subject.inputs),
-            "held_out": sum(batch_of(x) for x in subject.held_out),
-        },
-        "metric": "accuracy",
-        "original": original,
-        "points": points,
-        "seconds": {"understand": understand_s, "score": score_s, "total": time.perf_counter() - start},
-        "notes": notes,
-        "environment": environment(),
-    }
+    table = FrontierTable(
+        recipes=[r.name for r in recipes],
+        shares=shares,
+        target=show_target(target) if target else None,
+        calibration=Samples(
+            samples=sum(batch_of(x) for x in subject.inputs), held_out=sum(batch_of(x) for x in subject.held_out)
+        ),
+        metric="accuracy",
+        original=OriginalRow.model_validate(original),
+        points=[FrontierPoint(**point) for point in points],
+        seconds=Durations(understand=understand_s, score=score_s, total=time.perf_counter() - start),
+        notes=notes,
+        environment=to_plain(environment()),
+    )
+    return table.to_plain()
 
 
 class _Noting(Listener):

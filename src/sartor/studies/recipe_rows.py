@@ -21,13 +21,13 @@ from sartor.seed import seeded
 from sartor.structure import trace
 from sartor.structure.example import batch_of
 from sartor.studies.score_recipes import plan_at, score_recipes
+from sartor.torch_internals import BatchNorm
 from sartor.train import accuracy
 from sartor.types import WARNINGS, Batches, FoldMeans, Recipe, RefreshNorms, Ridge, Scores
 
 Peer = Callable[[nn.Module, Any, Sequence[Any], float], Mapping[str, Callable[[], nn.Module]]]
 STATES = ("cut", "norm", "repaired")
 EVERY_REPAIR = (Ridge(), FoldMeans(), RefreshNorms())
-_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class RecipeRows:
     def _two_states(self, smaller: nn.Module) -> dict[str, float | None]:
         inputs, device = self.subject.inputs, device_of(self.subject.model)
         states: dict[str, float | None] = {"cut": accuracy(smaller, self.test, device), "norm": None}
-        if any(isinstance(m, _NORMS) for m in smaller.modules()):
+        if any(isinstance(m, BatchNorm) for m in smaller.modules()):
             refreshed = refresh_norm(smaller, inputs, samples=sum(map(batch_of, inputs)))
             states["norm"] = accuracy(refreshed, self.test, device)
         return states

@@ -1,4 +1,4 @@
-"""Surgery: a model and a plan in; a smaller model of the same class, and the proof that it does the same, out."""
+"""Cut a model by a plan: a smaller model of the same class, and the proof that it equals the zero-masked original."""
 
 from sartor.surgery.cut import cut, edits_for
 from sartor.surgery.edits import Edits, apply_edits

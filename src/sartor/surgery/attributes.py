@@ -1,8 +1,8 @@
-"""Which attributes of which modules state a size that a cut changes.
+"""Attributes of modules that hold a size which a cut changes.
 
-Operators say the sizes that torch.nn modules hold by name (`in_channels`, `num_features`, `groups`). Numbers that a
-user's forward passes on (view, split, slice, pad) are looked for by value in the module that made the call, then in
-its ancestors. Readings by value can be wrong: the lock-step check decides.
+Rules name the attributes of torch.nn modules (`in_channels`, `num_features`, `groups`). Numbers that a user's forward
+passes to view, split, slice or pad are looked for by value, in the module that made the call and then in its ancestors.
+A match by value can be wrong; the shape check (`shape_check.py`) decides.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def attributes_for(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor])
     known = {op.path for op in graph.ops}
     ops = graph.ops + tuple(op for op in graph.every_op[len(graph.ops) :] if op.path not in known)
     found: Attributes = {}
-    said: set[tuple[str, str]] = set()  # attributes an operator spoke for by name
+    named: set[tuple[str, str]] = set()  # attributes that a rule has named
     for op in ops:
         module = modules.get(op.path)
         if module is None:
@@ -42,34 +42,34 @@ def attributes_for(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor])
             new = tuple(new_size(a, kept) for a in listed)
             has = getattr(module, name, None)
             if has == (old if several else old[0]) or (several and has == list(old)):
-                said.add((op.path, name))
+                named.add((op.path, name))
                 if old != new:
                     found[op.path, name] = new if several else new[0]
     for op in ops:
         for c in constants(op, masks):
             if c.old != c.new:
-                _place(modules, op.path, c, found, said)
+                _place(modules, op.path, c, found, named)
     return found
 
 
 def _place(
-    modules: Mapping[str, nn.Module], path: str, c: Constant, found: Attributes, said: set[tuple[str, str]]
+    modules: Mapping[str, nn.Module], path: str, c: Constant, found: Attributes, named: set[tuple[str, str]]
 ) -> None:
-    """Enter a changed constant at the nearest module that holds its old value."""
+    """Set a changed constant at the nearest module that holds its old value."""
     while True:
         module = modules.get(path)
-        if module is not None and _place_in(module, path, c, found, said):
+        if module is not None and _place_in(module, path, c, found, named):
             return
         if not path:
             return
         path = path.rpartition(".")[0]
 
 
-def _place_in(module: nn.Module, path: str, c: Constant, found: Attributes, said: set[tuple[str, str]]) -> bool:
+def _place_in(module: nn.Module, path: str, c: Constant, found: Attributes, named: set[tuple[str, str]]) -> bool:
     hit = False
     for name, value in vars(module).items():
         key = (path, name)
-        if name.startswith("_") or key in said or _NOT_WIDTHS.search(name):
+        if name.startswith("_") or key in named or _NOT_WIDTHS.search(name):
             continue
         if isinstance(c.old, tuple):
             if isinstance(value, list | tuple) and tuple(value) == c.old:

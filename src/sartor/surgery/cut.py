@@ -1,4 +1,4 @@
-"""Cut a network physically, in its own class; where its forward states sizes, with that forward rewritten."""
+"""Cut a network in its own class. A forward that states sizes no attribute holds is rewritten."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from sartor.errors import NothingToDo, SartorError
+from sartor.errors import CannotCut, NothingToDo
 from sartor.structure.axes import Axis
 from sartor.structure.fibres import Rows
 from sartor.structure.graph import Graph, Resolved
@@ -19,12 +19,8 @@ from sartor.surgery.shape_check import Mismatch, check
 from sartor.types import Plan
 
 
-class CannotCut(SartorError, ValueError):
-    """The forward states a size that no attribute holds; names the operator and what to do."""
-
-
 def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
-    """Slices and attribute values that realise a plan, checked operator by operator on meta tensors.
+    """Slices, attribute values and rewritten forwards that realise a plan, checked on meta tensors.
 
     Raises:
         NothingToDo: the plan keeps every unit.
@@ -54,7 +50,7 @@ def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
 def realised(
     model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], attributes: Attributes
 ) -> tuple[Mismatch | None, dict[str, Program]]:
-    """What still does not run, and the forwards that had to be rewritten for the rest."""
+    """(the first operator that still does not run, or None; the forwards that had to be rewritten, by module path)."""
     programs: dict[str, Program] = {}
     tape: Tape | None = None
     while True:
@@ -62,7 +58,9 @@ def realised(
         if problem is None:
             return None, programs
         why = ""
-        for path in lineage(graph.every_op[problem.op].path):  # a check outside of any is blamed on the next one
+        for path in lineage(
+            graph.every_op[problem.op].path
+        ):  # an operator outside of any module belongs to the next one
             if any(p in programs for p in lineage(path)):
                 continue
             try:

@@ -1,6 +1,6 @@
-"""What a cut does to a module, as data: which slices of which tensors stay, which attributes change.
+"""A cut as data: the slices of tensors that stay, the attributes that change, the forwards that are rewritten.
 
-Edits replay on a fresh instance of the same class without tracing it again: that is how files load.
+Edits can be applied to a new instance of the same class without tracing it. That is how saved networks are loaded.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.errors import BadInput, CorruptFile
+from sartor.errors import BadInput
 from sartor.structure.fibres import Rows
 from sartor.structure.model_copy import clone, named_tensors
+from sartor.surgery.edits_file import EditsFile, KeptRows
 from sartor.surgery.program import Program, rewrite_
+from sartor.torch_internals import is_view
+from sartor.types.rows import FORMAT
+from sartor.version import version
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Edits:
     programs: Mapping[str, Program] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One tensor or attribute a line."""
+        """JSON with one tensor or attribute a line."""
         tensors = ",\n".join(
             f'    {json.dumps(name)}: {{"shape": {json.dumps(list(self.shapes[name]))}, "keep": '
             f"{json.dumps({str(d): asdict(k) if isinstance(k, Rows) else k for d, k in slices.items()})}}}"
@@ -38,47 +42,49 @@ class Edits:
         attributes = ",\n".join(f"    {json.dumps(row)}" for row in self.attributes)
         forwards = ",\n".join(f"    {json.dumps(path)}: {json.dumps(p.raw)}" for path, p in self.programs.items())
         rewritten = f',\n  "forwards": {{\n{forwards}\n  }}' if forwards else ""
-        return f'{{\n  "tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]{rewritten}\n}}\n'
+        head = f'"format": {FORMAT},\n  "sartor": {json.dumps(version())}'
+        parts = f'"tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]{rewritten}'
+        return f"{{\n  {head},\n  {parts}\n}}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Edits:
-        """The inverse of `to_json`."""
-        try:
-            raw = json.loads(text)
-            slices = {n: {int(d): _kept(i) for d, i in t["keep"].items()} for n, t in raw["tensors"].items()}
-            shapes = {n: tuple(t["shape"]) for n, t in raw["tensors"].items()}
-            attributes = tuple(
-                (str(p), str(a), tuple(v) if isinstance(v, list) else v) for p, a, v in raw["attributes"]
-            )
-            programs = {str(path): Program(p) for path, p in raw.get("forwards", {}).items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise CorruptFile(f"edits: expected JSON with tensors and attributes; {type(e).__name__}: {e}") from e
-        return cls(slices, attributes, shapes, programs)
+        """The inverse of `to_json`; reads formats 1 and 2.
+
+        Raises:
+            CorruptFile: not the JSON of edits; names the field.
+        """
+        file = EditsFile.read(text)
+        return cls(
+            {name: {d: _kept(indices) for d, indices in t.keep.items()} for name, t in file.tensors.items()},
+            tuple((path, name, tuple(v) if isinstance(v, list) else v) for path, name, v in file.attributes),
+            {name: tuple(t.shape) for name, t in file.tensors.items()},
+            {path: Program(program) for path, program in file.forwards.items()},
+        )
 
 
-def _kept(raw: Any) -> tuple[int, ...] | Rows:
-    if isinstance(raw, dict):
-        return Rows(int(raw["along"]), tuple(raw["which"]), tuple(map(tuple, raw["rows"])))
-    return tuple(raw)
+def _kept(indices: list[int] | KeptRows) -> tuple[int, ...] | Rows:
+    if isinstance(indices, KeptRows):
+        return Rows(indices.along, tuple(indices.which), tuple(map(tuple, indices.rows)))
+    return tuple(indices)
 
 
 def sliced(t: Tensor, keep: Mapping[int, tuple[int, ...] | Rows]) -> Tensor:
-    """The kept indices of each dimension, as a tensor of its own."""
+    """The kept indices of each dimension, as a new tensor."""
     out = t.detach()
-    for d, i in keep.items():  # rows go by indices of the whole tensor, so they come first
+    for d, i in keep.items():  # rows refer to indices of the whole tensor, so they come first
         if isinstance(i, Rows):
             out = i.pick(out, d)
     for d, i in keep.items():
         if not isinstance(i, Rows):
             out = out.index_select(d, torch.as_tensor(i, device=t.device))
-    return out.clone(memory_format=torch.contiguous_format) if out is t or out._base is not None else out
+    return out.clone(memory_format=torch.contiguous_format) if out is t or is_view(out) else out
 
 
 def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
-    """A cut copy of the model; nothing is shared, the model itself stays as it is.
+    """A cut copy of the model, which shares nothing with it; the model itself is not changed.
 
     Raises:
-        BadInput: the model is not of the class the edits were made for; says the first difference.
+        BadInput: the model is not of the class that the edits were made for; names the first difference.
     """
     tensors = {name: t for *_, name, t in named_tensors(model)}
     modules = dict(model.named_modules())
@@ -106,7 +112,7 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
 
 
 def set_attributes_(model: nn.Module, attributes: tuple[tuple[str, str, Any], ...]) -> None:
-    """Write attribute values in place, keeping the kind of sequence."""
+    """Set attribute values in place; a list stays a list, a tuple a tuple."""
     modules = dict(model.named_modules())
     for path, attribute, value in attributes:
         old = getattr(modules[path], attribute)

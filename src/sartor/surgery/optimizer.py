@@ -1,4 +1,4 @@
-"""Optimiser state survives the cut: momenta and second moments are sliced like the parameters they belong to."""
+"""Carry the state of an optimiser over a cut: momenta and second moments are sliced like their parameters."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def carry_optimizer(optimizer: AnyOptimizer, model: nn.Module, smaller: nn.Modul
     """An optimiser of the same class for the cut model, with its state carried over.
 
     Args:
-        optimizer: made for `model`; stays as it is.
+        optimizer: made for `model`; not changed.
         model: before the cut.
         smaller: after the cut.
         edits: what was cut.
 
     Returns:
-        The same options group by group. State tensors of a parameter's shape are sliced, others copied.
+        The options of each parameter group are kept. State tensors of a parameter's shape are sliced, others copied.
 
     Raises:
         BadInput: the optimiser holds a parameter that is not the model's.
@@ -39,7 +39,9 @@ def carry_optimizer(optimizer: AnyOptimizer, model: nn.Module, smaller: nn.Modul
             if id(p) not in names:
                 raise BadInput(f"the optimiser holds a parameter of shape {tuple(p.shape)} that is not the model's")
         groups.append({**group, "params": [new[names[id(p)]] for p in group["params"]]})
-    known = inspect.signature(type(optimizer)).parameters  # some keep defaults that they do not take
+    known = inspect.signature(
+        type(optimizer)
+    ).parameters  # some optimisers have defaults that their constructor does not take
     carried = type(optimizer)(groups, **{k: v for k, v in optimizer.defaults.items() if k in known})
     for group in optimizer.param_groups:
         for p in group["params"]:

@@ -1,8 +1,8 @@
-"""Which groups can be cut in this class, found by trying on meta tensors.
+"""Find out by trial cuts on meta tensors which groups can be cut in the model's own class.
 
-The axes say what may go; a forward that writes `x.view(-1, 400)` still cannot follow. Such groups are frozen, with the
-operator as the reason. Where a forward derives two sizes from one number, the groups may go on as long as they keep
-equal counts: they become a tie.
+The axes say which units may be removed, but a forward with `x.view(-1, 400)` cannot run with another size. Such groups
+are frozen, with the operator as the reason. If a forward derives two sizes from one number, the groups can be cut as
+long as they keep equal counts: they become a tie.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sartor.surgery.rewrite import CannotRewrite, Tape, lineage, program_for
 from sartor.surgery.shape_check import Mismatch, check
 from sartor.types import Frozen
 
-_SHARES = (  # two trial cuts: sizes that agree by chance in one do not in the other
+_SHARES = (  # two trial cuts: sizes that are equal by chance in one differ in the other
     (Fraction(1, 2), Fraction(3, 4), Fraction(5, 8)),
     (Fraction(2, 3), Fraction(1, 2), Fraction(4, 5), Fraction(3, 7)),
 )
@@ -31,7 +31,7 @@ _END = (len(_SHARES), 0)
 
 
 def probe(model: nn.Module, graph: Graph) -> Graph:
-    """The graph without the groups that surgery could not realise in this class; they are frozen, with the reason."""
+    """The graph without the groups that cannot be cut in this class; these are frozen, with the reason."""
     names = {find(leaf): name for name, leaf in graph.leaves.items()}
     rank = {find(leaf): i for i, leaf in enumerate(graph.leaves.values())}
     ties = [set(t) for t in graph.ties]
@@ -83,7 +83,7 @@ def probe(model: nn.Module, graph: Graph) -> Graph:
             if best is None or reach > best[0]:
                 best = (reach, name, after)
         assert best is not None
-        if best[0] <= problem.reach:  # none alone gets further: all of them go
+        if best[0] <= problem.reach:  # leaving out any single one does not help: all of them are frozen
             for name in suspects:
                 gone[name] = writer.reason(problem.what)
             problem = attempt(set(), ties)
@@ -96,8 +96,10 @@ def probe(model: nn.Module, graph: Graph) -> Graph:
 def _written(
     writer: _Rewriter, problem: _Problem, graph: Graph, attempt: Callable[[str], _Problem | None]
 ) -> _Problem | None:
-    """What comes after rewriting the module that fails, or one it lies in; the problem itself if that does not help."""
-    for path in lineage(graph.every_op[problem.what.op].path):  # a check outside of any is blamed on the next one
+    """The next problem after rewriting the failing module or one around it; the same problem if that does not help."""
+    for path in lineage(
+        graph.every_op[problem.what.op].path
+    ):  # an operator outside of any module belongs to the next one
         if not writer.may(path):
             continue
         try:
@@ -108,24 +110,24 @@ def _written(
         if problem.solved_by(after):
             writer.paths.append(path)
             return after
-        writer.refused[path] = "rewritten, it does not run either"
+        writer.refused[path] = "the rewritten forward does not run either"
     return problem
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """The first thing that does not run, and how far the trials came."""
+    """The first operator that does not run, and how far the trials came."""
 
     reach: tuple[int, int]  # (trial, operator)
     what: Mismatch
 
     def solved_by(self, after: _Problem | None) -> bool:
-        """Whether a change came further."""
+        """Whether the trials came further after a change."""
         return after is None or after.reach > self.reach
 
 
 class _Rewriter:
-    """Modules whose forward is to be rewritten, and those where that is not possible."""
+    """Modules whose forward is rewritten, and modules where that is not possible."""
 
     def __init__(self, model: nn.Module, graph: Graph):
         self.model, self.graph = model, graph
@@ -134,17 +136,17 @@ class _Rewriter:
         self._tape: Tape | None = None
 
     def may(self, path: str) -> bool:
-        """Whether it is worth a try."""
+        """Whether rewriting this module was not tried yet."""
         return path not in self.paths and path not in self.refused
 
     def reason(self, problem: Mismatch) -> str:
         """Why groups that meet at this operator cannot be cut."""
         why = self.refused.get(self.graph.every_op[problem.op].path)
-        said = f"the forward states its size where no attribute holds it: {problem.message}"
-        return f"{said}; and {why}" if why else said
+        text = f"the forward states its size where no attribute holds it: {problem.message}"
+        return f"{text}; and {why}" if why else text
 
     def programs(self, masks: dict[Axis, Tensor], also: str | None) -> dict[str, Program]:
-        """The rewritten forwards under these masks; of nested modules the outer one."""
+        """The rewritten forwards under these masks; of nested modules only the outer one."""
         paths = [*self.paths, *([] if also is None else [also])]
         outer = [p for p in paths if not any(q != p and (not q or p.startswith(f"{q}.")) for q in paths)]
         if outer and self._tape is None:
@@ -153,7 +155,7 @@ class _Rewriter:
 
 
 def without_groups(graph: Graph, reasons: dict[str, str], ties: list[set[str]] | None = None) -> Graph:
-    """The graph with some groups no longer cuttable; reasons by group name."""
+    """The graph with some groups frozen; `reasons` are sentences by group name."""
     kept = {n: g for n, g in graph.groups.items() if n not in reasons}
     frozen = list(graph.frozen)
     for name, reason in reasons.items():
@@ -169,7 +171,7 @@ def without_groups(graph: Graph, reasons: dict[str, str], ties: list[set[str]] |
 
 
 def _joined(ties: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Ties that share a group are one tie."""
+    """Ties that share a group, joined to one tie."""
     out: list[tuple[str, ...]] = []
     for t in ties:
         for other in [o for o in out if set(o) & set(t)]:
@@ -188,7 +190,7 @@ def _mask(size: int, share: Fraction) -> Tensor:
 
 
 def _suspects(graph: Graph, problem: Mismatch, names: dict[Axis, str], gone: dict[str, str]) -> list[str]:
-    """Groups whose sizes meet at the operator that fails, those in its output first; else at the nearest one before."""
+    """Groups carried by the operator that fails, or by the nearest operator that carries any."""
     ops = graph.every_op
     for i in [*range(min(problem.op, len(ops) - 1), -1, -1), *range(problem.op + 1, len(ops))]:
         found = [n for n in _groups_at(ops[i], names) if n not in gone]

@@ -1,8 +1,8 @@
-"""A forward as data: the operators one module calls, to be run again with other sizes.
+"""A forward as data: the operators that one module calls, to be run again with other sizes.
 
-Where a forward states a size that no attribute holds (`x.view(-1, 400)`, `reshape(B, N, C)` with C from `x.shape`),
-changing attributes cannot change it. Then the operators recorded inside that module take the place of its forward, with
-every size said anew. Parameters, submodules and names stay; the class does too: the rewritten one is a subclass of it.
+If a forward states a size that no attribute holds (`x.view(-1, 400)`, `reshape(B, N, C)` with C from `x.shape`),
+changing attributes is not enough. Then the operators recorded inside that module replace its forward, with all sizes
+adapted. Parameters, submodules and names are kept; the new class is a subclass of the module's own class.
 """
 
 from __future__ import annotations
@@ -13,40 +13,42 @@ from functools import partial
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
+from torch._ops import OpOverload
 
 from sartor.errors import BadInput, CorruptFile
 from sartor.structure.example import tensors
 from sartor.structure.op_json import operator
+from sartor.surgery.edits_file import ProgramFile
+from sartor.torch_internals import children_table
+from sartor.types.checked import refusal
 
 FORMAT = 1
 SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
 
 
 class Program:
-    """Steps that can be written as JSON.
+    """The steps of a rewritten forward, which can be written as JSON.
 
-    A step is [operator, args, kwargs, slots of its results, slots that nobody reads afterwards]. Arguments are plain
+    A step is [operator, args, kwargs, slots of its results, slots that no later step reads]. Arguments are plain
     numbers, text, None and lists, or one of {"slot": i}, {"tensor": name} (a parameter or buffer of the module),
     {"batch": k} (k times the batch size), {"modes": [in evaluation, in training]}, {"dtype" | "layout" |
     "memory_format": name}, {"device": true} (that of the first input), {"float": text} (for infinities).
     """
 
-    def __init__(self, raw: Mapping[str, Any]):
+    def __init__(self, raw: Mapping[str, Any] | ProgramFile):
         try:
-            if raw["format"] != FORMAT:
-                raise ValueError(f"format {raw['format']!r}")
-            self.raw = dict(raw)
-            self.inputs: list[list[Any]] = raw["inputs"]  # shape of each tensor given; {"batch": k} where it may vary
-            self.same: list[int] = raw["same"]  # of each input, the first that is the same tensor
-            self.plain: list[Any] = raw["plain"]  # what is given besides tensors
-            self.output: Any = raw["output"]
-            self.steps = [
-                (operator(name), args, kwargs, tuple(outs), tuple(drop))
-                for name, args, kwargs, outs, drop in raw["steps"]
-            ]
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise CorruptFile(f"rewritten forward: {type(e).__name__}: {e}") from e
+            file = raw if isinstance(raw, ProgramFile) else ProgramFile.model_validate(raw)
+        except ValidationError as e:
+            raise CorruptFile(str(refusal(e, "rewritten forward"))) from e
+        self.raw = file.model_dump(mode="json")
+        self.inputs: list[list[Any]] = self.raw["inputs"]  # shape of each tensor; {"batch": k} where it may vary
+        self.same, self.plain, self.output = file.same, file.plain, file.output
+        self.steps = [
+            (_operator(i, name), args, kwargs, tuple(outs), tuple(drop))
+            for i, (name, args, kwargs, outs, drop) in enumerate(file.steps)
+        ]
         self.batch = next(
             ((i, d, x["batch"]) for i, shape in enumerate(self.inputs) for d, x in enumerate(shape) if _is(x, "batch")),
             None,
@@ -66,7 +68,7 @@ class Program:
         """The forward of `module`.
 
         Raises:
-            BadInput: called otherwise than it was recorded.
+            BadInput: the arguments differ from those of the recorded call.
         """
         given = list(tensors((args, kwargs)))
         self._check(given, plain_of((args, kwargs)))
@@ -84,7 +86,7 @@ class Program:
                 env[outs[0]] = out
             else:
                 env.update(zip(outs, out))
-            del out  # else it lives on through the next step
+            del out  # otherwise it would live through the next step
             for slot in drop:
                 env.pop(slot, None)
         return _built(self.output, env)
@@ -92,33 +94,44 @@ class Program:
     def _check(self, given: list[Tensor], plain: list[Any]) -> None:
         if plain != self.plain or len(given) != len(self.inputs):
             raise BadInput(
-                f"rewritten forward: expected {len(self.inputs)} tensors beside {self.plain}; got {len(given)} beside "
-                f"{plain}. It repeats the call it was recorded with"
+                f"rewritten forward: expected {len(self.inputs)} tensors and the other arguments {self.plain}; got "
+                f"{len(given)} tensors and {plain}. It only repeats the call it was recorded from"
             )
         for i, first in enumerate(self.same):
             if given[i] is not given[first]:
-                raise BadInput(f"rewritten forward: expected inputs {first} and {i} to be one tensor, as when recorded")
+                raise BadInput(
+                    f"rewritten forward: expected inputs {first} and {i} to be the same tensor, as in the recorded call"
+                )
         for i, (t, shape) in enumerate(zip(given, self.inputs)):
             if len(t.shape) != len(shape) or any(not _is(s, "batch") and s != n for n, s in zip(t.shape, shape)):
-                said = [f"{s['batch']} * n" if _is(s, "batch") else s for s in shape]
-                raise BadInput(f"rewritten forward, input {i}: expected shape {said}; got {list(t.shape)}")
+                expected = [f"{s['batch']} * n" if _is(s, "batch") else s for s in shape]
+                raise BadInput(f"rewritten forward, input {i}: expected shape {expected}; got {list(t.shape)}")
+
+
+def _operator(step: int, name: str) -> OpOverload:
+    try:
+        return operator(name)
+    except (AttributeError, TypeError, ValueError) as e:
+        raise CorruptFile(
+            f"rewritten forward, step {step}: expected an operator such as 'aten::add.Tensor'; got {name!r}"
+        ) from e
 
 
 class Rewritten(nn.Module):
-    """A module that runs a program in place of its class's forward; see `rewrite_`."""
+    """A module that runs a program instead of the forward of its class; see `rewrite_`."""
 
     program: Program
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the original forward computed, with the sizes of now."""
+        """The original forward with the present sizes."""
         return self.program.run(self, args, kwargs)
 
 
 def rewrite_(model: nn.Module, path: str, program: Program) -> nn.Module:
-    """Put the program in the place of the forward of the module at `path`; returns the model, new if it is the root.
+    """Replace the forward of the module at `path` by the program; returns the model, a new one if path is "".
 
     Raises:
-        BadInput: the module lacks what the program reads.
+        BadInput: the module has no tensor of a name that the program reads.
     """
     module = model.get_submodule(path)
     own = {
@@ -132,19 +145,19 @@ def rewrite_(model: nn.Module, path: str, program: Program) -> nn.Module:
     new.__dict__.update(module.__dict__)
     new.__dict__["program"] = program
     if isinstance(module, nn.MultiheadAttention):
-        new.__dict__["_qkv_same_embed_dim"] = False  # keeps the encoder layer around it from its own fused forward
+        new.__dict__["_qkv_same_embed_dim"] = False  # the encoder layer around it must not use its fused forward
     if not path:
         return new
     parent, _, name = path.rpartition(".")
-    model.get_submodule(parent)._modules[name] = new
+    children_table(model.get_submodule(parent))[name] = new
     return model
 
 
 def plain_of(value: Any) -> list[Any]:
-    """Everything in a call but its tensors, as JSON would say it; tensors are "*".
+    """The arguments of a call as JSON, with "*" for tensors.
 
     Raises:
-        TypeError: something JSON cannot say.
+        TypeError: an argument that JSON cannot hold.
 
     >>> plain_of(((torch.ones(2), None), {"mask": False}))
     [['*', None], {'mask': False}]
@@ -168,7 +181,7 @@ def _plain(x: Any) -> Any:
 
 
 def _real(env: Mapping[int, Any], module: nn.Module, n: int, where: torch.device, x: Any) -> Any:
-    """What an argument stands for; no closure, whose cycle would keep activations alive."""
+    """The value of an argument. Not a closure: its reference cycle would keep activations alive."""
     if isinstance(x, list):
         return [_real(env, module, n, where, v) for v in x]
     if not isinstance(x, dict):

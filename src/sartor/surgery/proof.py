@@ -22,6 +22,7 @@ from sartor.structure.model_copy import clone, named_tensors
 from sartor.structure.unfibre import reordered, straight
 from sartor.surgery.cut import cut
 from sartor.surgery.survivors import reference_output, reproducible
+from sartor.torch_internals import own_parameters
 from sartor.types import Plan, Verdict
 
 _PICKS = {"topk", "sort", "argsort", "nms", "nonzero", "argmax", "max", "unique", "_unique2"}
@@ -42,7 +43,7 @@ def silence(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> nn.Module:
     new = clone(model, lambda t: t.detach().clone())
     with torch.no_grad():
         for owner, key, name, t in named_tensors(new):
-            if key not in owner._parameters or name in directions:  # 0 / |0| has no value; its magnitude is zeroed
+            if key not in own_parameters(owner) or name in directions:  # 0 / |0| has no value; its magnitude is zeroed
                 continue
             for d, a in enumerate(graph.tensors[name].axes):
                 mask = keep_mask(a, resolved.masks)
@@ -149,8 +150,8 @@ def _double(t: Tensor) -> Tensor:
 
 def _compared(reference: nn.Module, resolved: Resolved, smaller: nn.Module, example: Example) -> float:
     with borrowed(reference), torch.no_grad():
-        want = reference_output(reference, resolved.graph, resolved.masks, example)
-    return _gap(want, _output(smaller, example))
+        expected = reference_output(reference, resolved.graph, resolved.masks, example)
+    return _gap(expected, _output(smaller, example))
 
 
 def _output(model: nn.Module, example: Example) -> Any:
@@ -158,10 +159,10 @@ def _output(model: nn.Module, example: Example) -> Any:
         return call(model, example)
 
 
-def _gap(want: Any, got: Any) -> float:
+def _gap(expected: Any, actual: Any) -> float:
     """Largest difference over all outputs, relative to the largest output."""
     worst = 0.0
-    for a, b in zip(tensors(want), tensors(got)):
+    for a, b in zip(tensors(expected), tensors(actual)):
         if not a.dtype.is_floating_point:
             continue
         if a.shape != b.shape:

@@ -1,4 +1,4 @@
-"""From recorded calls to a program: the operators of one module with the sizes a cut leaves."""
+"""From recorded calls to a program: the operators of one module with the sizes after a cut."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch._ops import OpOverload
 
 from sartor.errors import SartorError
 from sartor.structure.axes import Axis, keep_mask, new_size
@@ -22,13 +21,14 @@ from sartor.structure.operator_watch import watching
 from sartor.structure.recording import Recording
 from sartor.structure.value_reads import QUESTIONS, repeated
 from sartor.surgery.program import FORMAT, SPLITS, Program, plain_of
+from sartor.torch_internals import OpOverload, schema
 
-_NOT_SIZES = {"repeat", "tile", "repeat_interleave", "as_strided"}  # their lists are counts of copies, or strides
+_NOT_SIZES = {"repeat", "tile", "repeat_interleave", "as_strided"}  # their lists hold numbers of copies, or strides
 _FLAGS = {"batch_norm": "training", "dropout": "train", "instance_norm": "use_input_stats"}
 
 
 class CannotRewrite(SartorError, ValueError):
-    """A module's forward cannot be repeated from its operators; says why."""
+    """The forward of a module cannot be repeated from its operators; the message says why."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Call:
     inputs: list[Value] = field(default_factory=list)
     plain: Any = None
     output: Any = None
-    odd: str = ""  # the type of an output that JSON cannot say
+    unsupported: str = ""  # the type of an output that JSON cannot hold
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Tape:
 
     @classmethod
     def of(cls, model: nn.Module, graph: Graph) -> Tape:
-        """Record; on meta only.
+        """Record the forward on meta tensors, at one and at two times the batch size.
 
         Raises:
-            CannotRewrite: the forward looks at values, or takes another path for another batch size.
+            CannotRewrite: the control flow depends on values, or on the batch size.
         """
         example = graph.example
         if any(t.device.type != "meta" for t in tensors(example)):
-            raise CannotRewrite("its forward looks at values")
+            raise CannotRewrite("its control flow depends on tensor values")
         n = batch_of(example)
         try:
             once, calls = _recorded(model, graph, example)
@@ -70,16 +70,16 @@ class Tape:
         except Exception as e:
             raise CannotRewrite(f"its forward cannot be recorded for another batch size: {e}") from e
         if [op.func for op in once.ops] != [op.func for op in graph.ops]:
-            raise CannotRewrite("its forward takes another path each time")
+            raise CannotRewrite("its forward calls other operators each time")
         return cls(once, twice, calls, again, n)
 
 
 def _recorded(model: nn.Module, graph: Graph, example: Any) -> tuple[Recording, dict[str, list[Call]]]:
-    shadow = clone(model, empty_like_on_meta).eval()
-    rec = Recording.opened(shadow, example)
+    meta_model = clone(model, empty_like_on_meta).eval()
+    rec = Recording.opened(meta_model, example)
     found: dict[str, list[Call]] = {}
     handles = []
-    alive: list[Any] = []  # identities must not be given to new tensors
+    alive: list[Any] = []  # keeps the ids of these tensors from being reused
 
     def enter(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -96,12 +96,12 @@ def _recorded(model: nn.Module, graph: Graph, example: Any) -> tuple[Recording, 
     def leave(name: str) -> Any:
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             call = next(c for c in reversed(found[name]) if c.stop < 0)
-            call.stop, call.output, call.odd = len(rec.ops), map_tensors(rec.value, out), _odd(out)
+            call.stop, call.output, call.unsupported = len(rec.ops), map_tensors(rec.value, out), _unsupported(out)
             alive.append(out)
 
         return hook
 
-    for name, module in shadow.named_modules():
+    for name, module in meta_model.named_modules():
         handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
         handles.append(module.register_forward_hook(leave(name), with_kwargs=True))
     questions = iter([op for op in graph.ops if op.name in QUESTIONS])
@@ -109,12 +109,14 @@ def _recorded(model: nn.Module, graph: Graph, example: Any) -> tuple[Recording, 
     def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
         if short_name(func) not in QUESTIONS:
             return NotImplemented
-        return repeated(next(questions, graph.ops[0]), func)  # another batch may come to it at another place
+        return repeated(
+            next(questions, graph.ops[0]), func
+        )  # with another batch size the operator may have another index
 
     args, kwargs = as_args(example)
     try:
-        with watching(shadow, rec.see, meta=True, instead=instead, same=rec.same):
-            shadow(*args, **kwargs)
+        with watching(meta_model, rec.see, meta=True, instead=instead, same=rec.same):
+            meta_model(*args, **kwargs)
     finally:
         for h in handles:
             h.remove()
@@ -122,16 +124,20 @@ def _recorded(model: nn.Module, graph: Graph, example: Any) -> tuple[Recording, 
     return rec, found
 
 
-def _odd(x: Any) -> str:
+def _unsupported(x: Any) -> str:
     """The first container that is no plain tuple, list or dict."""
     if isinstance(x, Mapping | list | tuple):
         inside = x.values() if isinstance(x, Mapping) else x
-        return type(x).__name__ if type(x) not in (tuple, list, dict) else next(filter(None, map(_odd, inside)), "")
+        return (
+            type(x).__name__
+            if type(x) not in (tuple, list, dict)
+            else next(filter(None, map(_unsupported, inside)), "")
+        )
     return "" if x is None or isinstance(x, Tensor | bool | int | float | str) else type(x).__name__
 
 
 def lineage(path: str) -> list[str]:
-    """A module and those it lies in, the model itself last.
+    """The path of a module and those of the modules around it; the model itself comes last.
 
     >>> lineage("a.b")
     ['a.b', 'a', '']
@@ -144,17 +150,17 @@ def lineage(path: str) -> list[str]:
 
 
 def program_for(graph: Graph, tape: Tape, path: str, masks: Mapping[Axis, Tensor]) -> Program:
-    """The forward of the module at `path` once the masks are applied.
+    """The forward of the module at `path` after a cut by `masks`.
 
     Raises:
-        CannotRewrite: its calls differ, it reads what is not its own, or says sizes that cannot be read.
+        CannotRewrite: its calls differ, it reads tensors of other modules, or a size cannot be derived.
     """
     calls, again = tape.calls.get(path, []), tape.again.get(path, [])
     if not calls or len(calls) != len(again):
         raise CannotRewrite(f"module {path!r} is called {len(calls)} times, {len(again)} times for a larger batch")
     first, *others = [_Writer(graph, tape, path, masks, *pair).program() for pair in zip(calls, again)]
     if any(o != first for o in others):
-        raise CannotRewrite(f"module {path!r} is called {len(calls)} times, not always alike")
+        raise CannotRewrite(f"module {path!r} is called {len(calls)} times, and the calls differ")
     return first
 
 
@@ -163,13 +169,13 @@ class _Writer:
         self.graph, self.tape, self.path, self.masks = graph, tape, path, masks
         self.kept = {a: int(m.sum()) for a, m in masks.items()}
         self.call, self.other = call, other
-        if self.call.odd:
-            raise CannotRewrite(f"module {path!r} gives back {self.call.odd}")
+        if self.call.unsupported:
+            raise CannotRewrite(f"module {path!r} returns {self.call.unsupported}")
         funcs = [[op.func for op in ops] for ops in (self._ops(call, tape.once), self._ops(other, tape.twice))]
         if funcs[0] != funcs[1]:
-            raise CannotRewrite(f"module {path!r} takes another path for another batch size")
+            raise CannotRewrite(f"module {path!r} calls other operators for another batch size")
         if self.call.plain is None or self.call.plain != self.other.plain:
-            raise CannotRewrite(f"module {path!r} is given something that cannot be written down")
+            raise CannotRewrite(f"module {path!r} has an argument that JSON cannot hold")
         self.slots: dict[int, int] = {}  # id of a recorded Value -> slot
 
     @staticmethod
@@ -177,7 +183,7 @@ class _Writer:
         return recording.ops[call.start : call.stop]
 
     def program(self) -> Program:
-        """All of it."""
+        """The whole program."""
         for i, v in enumerate(self.call.inputs):
             self.slots.setdefault(id(v), i)
         same = [self.slots[id(v)] for v in self.call.inputs]
@@ -186,9 +192,9 @@ class _Writer:
         steps: list[list[Any]] = []
         for a, b in zip(self._ops(self.call, self.tape.once), self._ops(self.other, self.tape.twice)):
             if a.name == "as_strided" and a.mutates and tuple(a.args[1]) == a.args[0].shape:
-                self.slots[id(a.out)] = self.slots[id(a.args[0])]  # another memory format, the same values
+                self.slots[id(a.out)] = self.slots[id(a.args[0])]  # only changes the memory format
                 continue
-            name, args, kwargs = self._said(self.graph.ops[a.index], a, b)
+            name, args, kwargs = self._call(self.graph.ops[a.index], a, b)
             outs = []
             for v in values(a.out):
                 if id(v) not in self.slots:
@@ -200,11 +206,11 @@ class _Writer:
         given = {"inputs": shapes, "same": same, "plain": self.call.plain}
         return Program({"format": FORMAT, **given, "steps": steps, "output": output})
 
-    def _said(self, solved: Op, a: Op, b: Op) -> tuple[str, list[Any], dict[str, Any]]:
-        """Operator, args, kwargs of a step: what changes with the cut, then with the batch, then as recorded."""
+    def _call(self, solved: Op, a: Op, b: Op) -> tuple[str, list[Any], dict[str, Any]]:
+        """Operator, args and kwargs of a step, with the sizes after the cut."""
         if isinstance(a.func, FunctionOp):
             raise CannotRewrite(
-                f"module {self.path!r} calls {a.func!r}, which no file can name; make it a torch.library op"
+                f"module {self.path!r} calls {a.func!r}, which a file cannot name; make it a torch.library operator"
             )
         name = operator_name(a.func)
         args, kwargs = list(a.args), dict(a.kwargs)
@@ -223,17 +229,17 @@ class _Writer:
                 ):  # fmt: skip
                     store[place] = new  # type: ignore[index,call-overload]
         flag = _FLAGS.get(a.name)
-        said_args = [self._encode(x, y) for x, y in zip(args, twice_args, strict=True)]
-        said_kwargs = {k: self._encode(x, twice_kwargs[k]) for k, x in kwargs.items()}
-        for i, spec in enumerate(a.func._schema.arguments):
-            if flag == spec.name and i < len(said_args):
-                said_args[i] = {"modes": [said_args[i], True]}
-        if a.name == "scaled_dot_product_attention" and said_kwargs.get("scale") is None:
-            said_kwargs["scale"] = a.args[0].shape[-1] ** -0.5
-        return name, said_args, said_kwargs
+        encoded_args = [self._encode(x, y) for x, y in zip(args, twice_args, strict=True)]
+        encoded_kwargs = {k: self._encode(x, twice_kwargs[k]) for k, x in kwargs.items()}
+        for i, spec in enumerate(schema(a.func).arguments):
+            if flag == spec.name and i < len(encoded_args):
+                encoded_args[i] = {"modes": [encoded_args[i], True]}
+        if a.name == "scaled_dot_product_attention" and encoded_kwargs.get("scale") is None:
+            encoded_kwargs["scale"] = a.args[0].shape[-1] ** -0.5
+        return name, encoded_args, encoded_kwargs
 
     def _changes(self, op: Op, once: Op, twice: Op) -> list[tuple[int | str, Any, Any]]:
-        """(place of an argument, its value, its value at twice the batch) where the cut changes what is said."""
+        """(place of an argument, its value, its value at twice the batch size) for arguments that the cut changes."""
         found: list[tuple[int | str, Any, Any]] = []
         for name, axes in op.sizes.items():
             place = self._place(op, name)
@@ -267,7 +273,7 @@ class _Writer:
     def _sizes(
         self, op: Op, outs: tuple[Value, Value], once: list[int], twice: list[int]
     ) -> tuple[list[int], list[int]] | None:
-        """A list of sizes as the cut leaves it, at both batch sizes; None: it is something else."""
+        """A list of sizes after the cut, at both batch sizes; None if the list does not hold sizes."""
         (a, b), axes, first = outs, op.out.axes, 0
         if len(once) != len(axes):
             if op.name != "unflatten":
@@ -282,20 +288,20 @@ class _Writer:
         )
 
     def _place(self, op: Op, name: str) -> int | str | None:
-        """Where an argument stands that was given."""
-        for i, spec in enumerate(op.func._schema.arguments):
+        """Position or keyword of an argument that the call passes; None if it passes none."""
+        for i, spec in enumerate(schema(op.func).arguments):
             if spec.name == name:
                 return i if i < len(op.args) else name if name in op.kwargs else None
         return None
 
     def _encode(self, x: Any, y: Any) -> Any:
-        """One argument from the two recordings: equal, or growing with the batch."""
+        """One argument from the two recordings: the same in both, or a multiple of the batch size."""
         if isinstance(x, list | tuple) and isinstance(y, list | tuple) and len(x) == len(y):
             return [self._encode(p, q) for p, q in zip(x, y)]
         if type(x) is int and type(y) is int and x != y:
             if y == 2 * x and x % self.tape.batch == 0:
                 return {"batch": x // self.tape.batch}
-            raise CannotRewrite(f"module {self.path!r}: a size goes from {x} to {y} as the batch doubles")
+            raise CannotRewrite(f"module {self.path!r}: a size changes from {x} to {y} as the batch size doubles")
         return encoded(x, value=self._value)
 
     def _value(self, x: Any) -> Any:
@@ -305,21 +311,21 @@ class _Writer:
             front = f"{self.path}." if self.path else ""
             if x.name is not None and x.name.startswith(front):
                 return {"tensor": x.name.removeprefix(front)}
-            raise CannotRewrite(f"module {self.path!r} reads {x.name or x.origin}, which is not its own")
+            raise CannotRewrite(f"module {self.path!r} reads {x.name or x.origin}, which belongs to another module")
         raise CannotRewrite(f"module {self.path!r}: {type(x).__name__} among the arguments of an operator")
 
     def _shape(self, a: Value, b: Value) -> list[Any]:
         solved = self._solved(a)
-        said: list[Any] = []
+        shape: list[Any] = []
         for d, (x, y) in enumerate(zip(a.shape, b.shape, strict=True)):
             if x != y:
-                said.append(self._encode(x, y))
+                shape.append(self._encode(x, y))
             else:
-                said.append(x if solved is None or not solved.axes else new_size(solved.axes[d], self.kept))
-        return said
+                shape.append(x if solved is None or not solved.axes else new_size(solved.axes[d], self.kept))
+        return shape
 
     def _solved(self, v: Value) -> Value | None:
-        """The Value of the solved graph that a recorded one is."""
+        """The Value of the solved graph that corresponds to a recorded one."""
         if v.name is not None:
             return self.graph.tensors[v.name]
         for mine, theirs in zip(self.tape.once.inputs, self.graph.inputs):
@@ -333,10 +339,10 @@ class _Writer:
 
     def _structure(self, x: Any) -> Any:
         if isinstance(x, Value):
-            said = self._value(x)
-            if "slot" not in said:
-                raise CannotRewrite(f"module {self.path!r} gives back one of its own tensors")
-            return said
+            place = self._value(x)
+            if "slot" not in place:
+                raise CannotRewrite(f"module {self.path!r} returns one of its own tensors")
+            return place
         if type(x) is tuple:
             return {"tuple": [self._structure(v) for v in x]}
         if type(x) is list:
@@ -345,17 +351,17 @@ class _Writer:
             return {"dict": {str(k): self._structure(v) for k, v in x.items()}}
         if x is None or isinstance(x, bool | int | float | str):
             return x
-        raise CannotRewrite(f"module {self.path!r} gives back {type(x).__name__}")
+        raise CannotRewrite(f"module {self.path!r} returns {type(x).__name__}")
 
     def _drop(self, steps: list[list[Any]], output: Any) -> None:
-        """Let go of results after their last reader."""
+        """Free results after the last step that reads them."""
         last: dict[int, int] = {}
         for i, (_, args, kwargs, outs, _) in enumerate(steps):
             for slot in [*outs, *_slots((args, kwargs))]:
                 last[slot] = i
-        wanted = set(_slots(output))
+        output_slots = set(_slots(output))
         for slot, i in last.items():
-            if slot not in wanted:
+            if slot not in output_slots:
                 steps[i][4].append(slot)
 
 

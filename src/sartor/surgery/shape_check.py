@@ -1,4 +1,4 @@
-"""Would this cut run? Decided on meta tensors, operator by operator, before a weight is touched."""
+"""Check on meta tensors, operator by operator, whether a cut network would run with the predicted shapes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch._ops import OpOverload
 
 from sartor.activations.follow import Interventions, Match, Numerics, OffPath, Walk, follow
 from sartor.structure.axes import Axis, find, new_size
@@ -19,13 +18,14 @@ from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
 from sartor.surgery.program import SPLITS, Program, rewrite_
+from sartor.torch_internals import OpOverload
 
 _BY_VALUE = {"nonzero", "nms", "unique", "_unique2", "masked_select", "item", "_local_scalar_dense", "where", "index"}
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """The first operator that would not do what was predicted."""
+    """The first operator whose result differs from the prediction."""
 
     op: int  # index in graph.every_op
     message: str
@@ -36,7 +36,7 @@ class _Stop(Exception):
 
 
 def _same(traced: OpOverload, called: OpOverload) -> bool:
-    """Equal, or two ways to split: a rewritten forward says the sizes."""
+    """Equal, or two operators that split: a rewritten forward always uses `split_with_sizes`."""
     return traced is called or {short_name(traced), short_name(called)} <= SPLITS
 
 
@@ -47,10 +47,10 @@ def check(
     attributes: Attributes,
     programs: Mapping[str, Program] | None = None,
 ) -> Mismatch | None:
-    """Run the forward with tensors of the new shapes; the first operator whose output is not as predicted.
+    """Run the forward with tensors of the new shapes; returns the first operator whose output is not as predicted.
 
-    `programs` take the place of the forwards of some modules, by path. They know evaluation only: with any of them the
-    forward in training mode is not looked at.
+    `programs` replace the forwards of some modules, by path. They hold the operators of evaluation mode; if there are
+    any, the forward in training mode is not checked.
     """
     problem = _check(model, graph, masks, attributes, programs or {}, training=False)
     if problem is not None or graph.training is None or programs:
@@ -76,7 +76,9 @@ def _check(
     def resized(t: Tensor) -> Tensor:
         if on_meta:
             return empty_like_on_meta(t, by_id[id(t)])
-        new = t.detach()[tuple(slice(n) for n in by_id[id(t)])]  # what it computes is alike, if not the same
+        new = t.detach()[
+            tuple(slice(n) for n in by_id[id(t)])
+        ]  # not the kept slice, but of its shape and with similar values
         return new.clone()
 
     shadow = clone(model, resized).train(training)

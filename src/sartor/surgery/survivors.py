@@ -1,4 +1,4 @@
-"""The reference for norms that mix units: statistics over the units that survive."""
+"""The reference for norms that mix units: their statistics are taken over the remaining units only."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _NORMS = {"layer_norm", "rms_norm", "group_norm"}
 
 
 def reproducible(graph: Graph, name: str) -> bool:
-    """Whether everything that mixes a group is a layer, rms or group norm: then a reference exists."""
+    """Whether only layer, rms and group norms mix the units of a group, so that a reference exists."""
     return all(r.kind == "statistics" and r.op in _NORMS for r in find(graph.leaves[name]).mix)
 
 
 def reference_output(silenced: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], example: Example) -> Any:
-    """Forward of the silenced model in which layer, rms and group norms see only the units that survive.
+    """Forward of the zero-masked model in which layer, rms and group norms use only the remaining units.
 
     The removed units stay zero behind such a norm. Where the forward on real tensors leaves the recorded path, norms
     behind that place are computed over all units.

@@ -1,1 +1,1 @@
-"""What others need to test their own methods: a zoo of small networks, oracles, contract tests."""
+"""Tools for testing your own methods: a zoo of small networks, plans, reference results and contract tests."""

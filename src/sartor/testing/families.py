@@ -1,6 +1,6 @@
-"""Networks people bring, one small variant a family: for the sweep over everything that is understood.
+"""One small network of every model family of common libraries, for the discovery study.
 
-Built from code or configuration with random weights; nothing is downloaded.
+The networks are built from code or configuration with random weights; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from torch import nn
 
 from sartor.errors import MissingExtra
 from sartor.structure.example import Example
+from sartor.torch_internals import BatchNorm
 
 Build = Callable[[], tuple[nn.Module, Example]]
 
-TIMM = (  # of every module of timm that has models, a variant of few parameters
+TIMM = (  # a small variant of every module of timm that has models
     "beit_base_patch16_224", "halonet_h1", "mobileone_s1", "cait_xxs24_224", "coat_tiny", "convit_tiny",
     "convmixer_768_32", "convnext_atto_rms", "cpubone_nano", "crossvit_tiny_240", "csatv2", "cs3darknet_focus_s",
     "cspnext_tiny", "davit_tiny", "deepseek_vit_412m", "deit_tiny_patch16_224", "densenet121", "dla34", "dpn48b",
@@ -55,7 +56,7 @@ GRAPHS: dict[str, dict[str, Any]] = {"GCN": {}, "GraphSAGE": {}, "GAT": {"heads"
 
 
 def family_sets() -> dict[str, Callable[[], Mapping[str, Build]]]:
-    """Name of a set -> its networks by name; a set's library is needed only when it is asked for."""
+    """Name of a set -> its networks by name; the library of a set is imported only if the set is used."""
     return {"small": small, "timm": timm, "torchvision": torchvision, "transformers": transformers, "graph": graph}
 
 
@@ -86,7 +87,7 @@ def _timm(name: str) -> tuple[nn.Module, Example]:
     model = timm.create_model(name)
     config: Any = getattr(model, "default_cfg", None) or {}
     channels, *size = config.get("input_size", (3, 224, 224))
-    if name.startswith("deepseek"):  # 256 is no multiple of its patches
+    if name.startswith("deepseek"):  # 256 is not a multiple of its patch size
         size = [224, 224]
     elif size[-1] > 384 and not config.get("fixed_input_size"):
         size = [256, 256]
@@ -131,7 +132,9 @@ def _detection(name: str) -> tuple[nn.Module, Example]:
     import torchvision.models as models
 
     options: dict[str, Any] = {} if "ssd" in name or "320" in name else {"min_size": 256, "max_size": 256}
-    options["box_score_thresh" if "rcnn" in name else "score_thresh"] = 0.0  # untrained, nothing would be found
+    options["box_score_thresh" if "rcnn" in name else "score_thresh"] = (
+        0.0  # an untrained network would find nothing above the default
+    )
     if "rcnn" in name:
         options |= {"box_detections_per_img": 8, "rpn_post_nms_top_n_test": 100}
     model = getattr(models.detection, name)(weights=None, weights_backbone=None, **options)
@@ -139,7 +142,7 @@ def _detection(name: str) -> tuple[nn.Module, Example]:
 
 
 def _objects() -> dict[str, torch.Tensor]:
-    """What a detector is trained on; in evaluation it looks away."""
+    """Training targets of a detector; in evaluation mode they are ignored."""
     corners = torch.tensor([[20.0, 30.0, 120.0, 160.0], [90.0, 60.0, 200.0, 220.0]])
     masks = torch.zeros(2, 256, 256, dtype=torch.uint8)
     masks[0, 30:160, 20:120], masks[1, 60:220, 90:200] = 1, 1
@@ -197,14 +200,14 @@ def settled_(model: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
+            if isinstance(module, BatchNorm) and module.running_var is not None:
                 module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
                 assert module.running_mean is not None
                 module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=generator))
             elif isinstance(module, nn.Conv2d) and module.groups > 1:
-                spread, wanted = float(module.weight.std()), module.weight[0].numel() ** -0.5
-                if 0 < spread < wanted / 2:
-                    module.weight.mul_(wanted / spread)
+                spread, target_spread = float(module.weight.std()), module.weight[0].numel() ** -0.5
+                if 0 < spread < target_spread / 2:
+                    module.weight.mul_(target_spread / spread)
         for p in model.parameters():
             if p.dim() <= 1:
                 p.add_(0.1 * torch.randn(p.shape, generator=generator))

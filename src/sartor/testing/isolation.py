@@ -1,4 +1,4 @@
-"""A function in a process of its own, with a time and a memory limit: what it breaks ends with it."""
+"""Run a function in a process of its own, with a time limit and a memory limit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 def isolated(
     function: Callable[[], Any], *, seconds: float, memory: int | None = None, fresh: bool = False
 ) -> tuple[Any, str]:
-    """(what it returned, "") or (None, why there is nothing).
+    """(the result, "") or (None, why there is none).
 
     Args:
-        function: what it returns can be pickled. Where processes can fork it needs no pickling itself.
-        seconds: of the clock, at most.
-        memory: bytes of address space at most, where the system can limit it.
-        fresh: a new interpreter that shares nothing with this one, no thread and no memory; `function` is pickled.
+        function: its result must be picklable. The function itself needs pickling only if processes cannot fork.
+        seconds: time limit, wall clock.
+        memory: limit of the address space in bytes, if the system supports one.
+        fresh: start a new interpreter that shares no memory and no threads with this one; `function` is pickled.
     """
     kinds = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("fork" if "fork" in kinds and not fresh else "spawn")

@@ -1,4 +1,4 @@
-"""A core shared with a neighbour, on a clock of its own: what a stopwatch measures there can be told from the truth."""
+"""A simulated CPU core that is shared with another process, so that measured times can be compared with true ones."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import random
 from sartor.measure import Runnable
 from sartor.types import Target
 
-SLICE = 0.004  # seconds the scheduler leaves the core to one of the two while both want it
+SLICE = 0.004  # seconds that the scheduler gives each process while both need the core
 
 
 class Neighbour:
-    """Wants the core for `busy` seconds, then leaves it for `calm`; both are means of exponential times.
+    """Another process that needs the core for `busy` seconds, then sleeps for `calm`; both are means of exponentials.
 
-    While both want the core they have it in turns, `SLICE` each. Nothing here looks at real time.
+    While both processes need the core, they take turns of `SLICE` seconds. Time is simulated.
 
     Args:
-        busy: mean length of a busy spell in seconds; 0: there is no neighbour, infinite: it never leaves.
-        calm: mean time between two of them.
-        jitter: of the work itself, one standard deviation as a share.
-        drift: by how much the work grows in a second, as a share.
+        busy: mean length of a busy period in seconds; 0: there is no other process, infinite: it never sleeps.
+        calm: mean time between two busy periods in seconds.
+        jitter: relative standard deviation of the work itself.
+        drift: relative growth of the work per second.
     """
 
     def __init__(self, busy: float, calm: float, *, seed: int, jitter: float = 0.01, drift: float = 0.0):
@@ -32,7 +32,7 @@ class Neighbour:
         self.left = SLICE * self.random.random()
 
     def clock(self) -> float:
-        """Seconds on the wall."""
+        """Wall-clock seconds."""
         return self.now
 
     def running(self) -> float:
@@ -40,7 +40,7 @@ class Neighbour:
         return self.ran
 
     def runnable(self, seconds: float, *, own: bool) -> Runnable:
-        """An inference that takes so long where nobody disturbs it; `own`: `running` counts what it needs."""
+        """An inference that takes `seconds` on an idle core; `own`: its CPU time is counted by `running`."""
         return Runnable(Target("eager", threads=1), lambda: self._work(seconds), own=own, facts=dict)
 
     def _work(self, seconds: float) -> None:

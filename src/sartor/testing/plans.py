@@ -1,4 +1,4 @@
-"""Plans to test with: drawn by hypothesis, or halves by seed."""
+"""Plans for tests: random ones by hypothesis, or a share of every group by seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sartor.types import Plan
 
 
 def tie_of(graph: Graph, name: str) -> tuple[str, ...]:
-    """The groups that must keep as many units as this one, itself included."""
+    """The groups that must keep as many units as this one, including itself."""
     return next((t for t in graph.ties if name in t), (name,))
 
 
@@ -27,7 +27,7 @@ def halves(graph: Graph, share: float = 0.5, seed: int = 0) -> Plan:
 
 
 def rowed(graph: Graph, plan: Plan, seed: int = 0) -> Plan:
-    """The plan with units drawn anew for every row of every group that may be fibred and is cut."""
+    """The plan with random fibres: other units for each row of every cut group that may have fibres."""
     generator = torch.Generator().manual_seed(seed)
     fibres = {
         n: tuple(

@@ -1,4 +1,4 @@
-"""One small network of every architecture of transformers that the sweep looks at, from configuration alone."""
+"""One small network of each architecture of transformers in the discovery study, built from configuration."""
 
 from __future__ import annotations
 
@@ -158,9 +158,9 @@ _KEPT = ("logits", "logits_per_image", "pred_boxes")
 
 
 class Answer(nn.Module):
-    """A network of transformers whose output is the answer alone: caches and hidden states on the way are not kept.
+    """A network of transformers that returns its main outputs only, without caches and hidden states.
 
-    Whatever a forward gives back is an output whose width must stay; a caller who only wants logits says so.
+    Every tensor that a forward returns is an output, and the width of an output cannot be cut.
     """
 
     def __init__(self, network: nn.Module):
@@ -168,7 +168,7 @@ class Answer(nn.Module):
         self.network = network
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """The first of what `_KEPT` names, and the boxes of a detector."""
+        """The outputs that `_KEPT` names."""
         out = self.network(**inputs)
         return tuple(out[k] for k in _KEPT if k in out)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, Field, ValidationError
@@ -59,22 +60,61 @@ def refusal(error: ValidationError, what: str) -> BadInput:
         error: from pydantic.
         what: what the value is called in the message.
     """
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    problem = problems[0]
     cause = problem.get("ctx", {}).get("error")
     if isinstance(cause, BadInput):  # raised by a check of our own
         return cause
-    path = ".".join(str(p) for p in problem["loc"])
-    got = f"got {problem['input']!r}"
+    members = _members(problems)
+    path = ".".join(str(p) for p in problem["loc"][: -1 if members else None] if not _CONTAINER.match(str(p)))
+    got = f"got {_short(problem['input'])}"
+    if members:
+        names = list(dict.fromkeys(map(_expected, members)))
+        if "a function" in names:
+            names[names.index("text")] = "a name"
+        return BadInput(f"{what} field {path!r}: expected {' or '.join(names)}; {got}")
     match problem["type"]:
-        case "callable_type" | "string_type" if "." in path:  # a union of text and function: both report
-            return BadInput(f"{what} field {path.rpartition('.')[0]!r}: expected a name or a function; {got}")
+        case "missing":
+            return BadInput(f"{what} field {path!r} is missing")
         case "unexpected_keyword_argument" | "extra_forbidden":
             return BadInput(f"{what} field {path!r} does not exist")
+        case "json_invalid":
+            return BadInput(f"{what}: expected JSON; {problem['ctx']['error']}")
         case "union_tag_invalid":
             expected = f"one of the kinds {problem['ctx']['expected_tags']}"
             return BadInput(f"{what} field {path!r}: expected {expected}; got {problem['ctx']['tag']!r}")
-    expected = problem["msg"].removeprefix("Input should be ")
-    return BadInput(f"{what} field {path!r}: expected {expected}; {got}")
+    newer = ". A newer Sartor may have written it" if path == "format" else ""
+    place = f"{what} field {path!r}" if path else what
+    return BadInput(f"{place}: expected {_expected(problem)}; {got}{newer}")
+
+
+_CONTAINER = re.compile(r"(dict|list|tuple|nullable|function-\w+)\[|\[key\]$")  # names a type, not a field
+_MEMBER = re.compile(r"(str|int|float|bool|none|callable|constrained-\w+)$|(dict|list|tuple)\[|[A-Z]\w*$")  # of a union
+_EXPECTED = {
+    "string_type": "text", "int_type": "a whole number", "float_type": "a number", "bool_type": "true or false",
+    "dict_type": "a table", "model_type": "a table", "model_attributes_type": "a table", "list_type": "a list",
+    "tuple_type": "a list", "callable_type": "a function", "dataclass_type": "a table", "none_required": "null",
+}  # fmt: skip
+_MOST_SHOWN = 200  # characters of a wrong value
+
+
+def _members(problems: Sequence[Any]) -> list[Any]:
+    """The problems with all members of a union, if the first problem is that a value is of none of its kinds."""
+    first = problems[0]
+    *place, last = first["loc"] or [""]
+    if not isinstance(last, str) or not _MEMBER.match(last):
+        return []
+    beside = [p for p in problems if [*p["loc"]][:-1] == place and p["input"] is first["input"]]
+    return beside if len(beside) > 1 and all(_MEMBER.match(str(p["loc"][-1])) for p in beside) else []
+
+
+def _expected(problem: Any) -> str:
+    return _EXPECTED.get(problem["type"]) or str(problem["msg"]).removeprefix("Input should be ")
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}..."
 
 
 def _words(name: str) -> str:

@@ -37,7 +37,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budget:
-    """What is asked for: limits on cost, and how much quality may be lost at most (in points of the metric)."""
+    """Limits on cost, and the largest loss of quality that is accepted (in points of the metric)."""
 
     limits: tuple[Limit, ...]
     max_drop: float | None = None

@@ -1,4 +1,4 @@
-"""Who is told while something runs."""
+"""The receiver of progress and notes while something runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Listener:
         self._progress, self._note = progress, note
 
     def begin(self, step: str, text: str = "") -> None:
-        """A step begins; what is told from now on belongs to it."""
+        """A step begins; progress that follows belongs to it."""
         self.step = step
         self.tell(text, 0.0)
 

@@ -106,7 +106,10 @@ class Plan:
         try:
             return _adapter().validate_python(raw)  # type: ignore[no-any-return]
         except ValidationError as e:
-            raise CorruptFile(str(refusal(e, "plan"))) from e
+            problem = refusal(e, "plan")
+            if e.errors(include_url=False)[0]["type"] == "value_error":  # a check of the plan itself
+                raise problem from None
+            raise CorruptFile(str(problem)) from e
 
     @staticmethod
     def schema() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from sartor.structure.graph import Graph
 from sartor.structure.graph_cache import per_graph
 from sartor.structure.op_json import encoded, operator_name
 from sartor.structure.rules import lookup
+from sartor.torch_internals import schema
 from sartor.types import Counts
 
 _FROM_OUTPUT = {"view", "expand", "factory"}
@@ -172,11 +173,11 @@ class _Writer:
 
     def _atomic(self) -> set[Axis]:
         """Axes of several leaves whose leaves occur nowhere else in this segment: one letter stands for the whole."""
-        found = {find(a) for op in self.ops for v in (*op.inputs, *op.outputs) for a in v.axes}
-        found |= {find(a) for op in self.ops for x in op.sizes.values() for a in (x if isinstance(x, list) else [x])}
-        found = {a for a in found if not a.frozen}
-        inside = {a: set(leaves(a)) for a in found}
-        whole = {a for a in found if a.kind is not None and not any(inside[a] & inside[b] for b in found if b is not a)}
+        axes = {find(a) for op in self.ops for v in (*op.inputs, *op.outputs) for a in v.axes}
+        axes |= {find(a) for op in self.ops for x in op.sizes.values() for a in (x if isinstance(x, list) else [x])}
+        axes = {a for a in axes if not a.frozen}
+        inside = {a: set(leaves(a)) for a in axes}
+        whole = {a for a in axes if a.kind is not None and not any(inside[a] & inside[b] for b in axes if b is not a)}
         return whole
 
     def _size(self, a: Axis) -> Any:
@@ -194,7 +195,7 @@ class _Writer:
         kwargs = {k: encoded(x, value=self._value) for k, x in op.kwargs.items()}
 
         def put(name: str, size: Any) -> None:
-            for i, spec in enumerate(op.func._schema.arguments):
+            for i, spec in enumerate(schema(op.func).arguments):
                 if spec.name == name:
                     if i < len(args):
                         args[i] = size

@@ -55,11 +55,11 @@ class Staircase:
 
     def points(self) -> list[Point]:
         """Every point of every grid."""
-        found: dict[Point, None] = {}
+        points: dict[Point, None] = {}
         for curves in itertools.product(*(sorted(a, reverse=True) for a in self.axes)):
             for p in itertools.product(*(a[c] for a, c in zip(self.axes, curves))):
-                found[p] = None
-        return list(found)
+                points[p] = None
+        return list(points)
 
     def nearest(self, point: Point) -> Point:
         """The grid point on the same curves that lies closest."""

@@ -109,10 +109,10 @@ class Store:
             link.execute("pragma synchronous=normal")
             link.executescript(_SCHEMA)
             link.execute("insert or ignore into about values ('format', ?)", (str(FORMAT),))
-            found = link.execute("select value from about where name = 'format'").fetchone()[0]
-            if found != str(FORMAT):
+            stored = link.execute("select value from about where name = 'format'").fetchone()[0]
+            if stored != str(FORMAT):
                 raise CorruptFile(
-                    f"{self.path}: expected tables of format {FORMAT}; got format {found}, whose times mean something "
+                    f"{self.path}: expected tables of format {FORMAT}; got format {stored}, whose times mean something "
                     "else; delete the file, or name another one (SARTOR_CACHE)"
                 )
             link.execute("begin immediate")
@@ -234,11 +234,11 @@ class Store:
         if not self.path.is_file():
             return
         with self._open() as link:
-            found = link.execute(
+            rows = link.execute(
                 "select t.machine, t.runtime, t.target, t.kind, k.label, t.point, t.seconds, t.layout, t.date "
                 "from times t join kinds k on k.kind = t.kind order by 1, 2, 3, 4, 6"
             ).fetchall()
-        for machine, runtime, target, kind, label, point, seconds, layout, date in found:
+        for machine, runtime, target, kind, label, point, seconds, layout, date in rows:
             yield {
                 "machine": machine, "runtime": runtime, "target": target, "kind": kind, "label": label,
                 "point": json.loads(point), "seconds": seconds, "layout": json.loads(layout), "date": date,

@@ -1,4 +1,4 @@
-"""Operator rules, one file per family; importing this package enters them all."""
+"""Operator rules, one file per family; importing this package registers them all."""
 
 from sartor.structure.rules import (
     attention,

@@ -1,4 +1,4 @@
-"""Attention and recurrent layers, each seen whole."""
+"""Attention and recurrent layers, each recorded as one operator."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ def _sdpa_macs(op: Op) -> Terms:
 
 
 def _sdpa_meta(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None = None,
-    dropout: float = 0.0,
-    causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *flags: Any, **options: Any
 ) -> Any:
+    """`flags` are dropout and is_causal, `options` scale and enable_gqa, each left out where it has its default."""
+    causal = len(flags) > 1 and flags[1]
     q, k, v = query.shape, key.shape, value.shape
-    if enable_gqa or len(q) != 4 or q[:2] != k[:2] or k[:3] != v[:3] or q[3] != k[3] or not alike(query, key, value):
+    if (
+        options.get("enable_gqa")
+        or len(q) != 4
+        or q[:2] != k[:2]
+        or k[:3] != v[:3]
+        or q[3] != k[3]
+        or not alike(query, key, value)
+    ):
         return NotImplemented
     if mask is not None:
         full = (*q[:3], k[2])
@@ -71,7 +72,7 @@ def sdpa(op: Op) -> Axes:
 
 @rule("rnn", "lstm gru rnn_tanh rnn_relu", macs=lambda op: _rnn_macs(op))
 def recurrent(op: Op) -> Any:
-    """Weights hold 4, 3 or 1 gates times the hidden units; a state stacked over layers makes all layers share them."""
+    """Weights hold 4, 3 or 1 gates times the hidden units; all layers share them, since their states are stacked."""
     spec = _recurrent_spec(op)
     if spec is None:
         return freeze_all(op, op.reason("form", "projections and packed sequences"))
@@ -102,7 +103,7 @@ def recurrent(op: Op) -> Any:
 
 
 def _recurrent_spec(op: Op) -> tuple[Value, list[Value], list[list[list[Value]]], int] | None:
-    """(input, initial states, weights [layer][direction][tensor], gates); None for forms not described."""
+    """(input, initial states, weights [layer][direction][tensor], gates); None for forms not covered."""
     if not isinstance(op.args[2], list | tuple) or len(op.args) < 9:
         return None
     gates = {"lstm": 4, "gru": 3}.get(op.name, 1)

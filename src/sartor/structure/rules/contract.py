@@ -1,4 +1,4 @@
-"""Linear maps and matrix products: what is summed over unifies, the rest passes on."""
+"""Linear maps and matrix products: axes that are summed over unify, the other axes go to the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sartor.types import Reason
 
 
 def add_bias(bias: Value | None, axes: Axes, why: str) -> Axes:
-    """The bias lies along the last dimensions of the output."""
+    """Unify a bias with the last dimensions of the output."""
     if bias is not None:
         for k in range(1, bias.ndim + 1):
             if bias.shape[-k] != 1:
@@ -113,12 +113,12 @@ def matmul(op: Op) -> Axes:
     lead = op.out.ndim - len(tail)
     out: Axes = []
     for d in range(lead):
-        got = None
+        axis = None
         for axes in (a.axes[:-2], b.axes[:-2]):
             k = d - lead + len(axes)
             if k >= 0 and axes[k].size != 1:
-                got = axes[k] if got is None else unify(got, axes[k], op.where)
-        out.append(find(got) if got is not None else fixed(op.out.shape[d], Reason("broadcast", op.where)))
+                axis = axes[k] if axis is None else unify(axis, axes[k], op.where)
+        out.append(find(axis) if axis is not None else fixed(op.out.shape[d], Reason("broadcast", op.where)))
     return out + tail
 
 

@@ -13,7 +13,7 @@ from sartor.structure.rules.shapes import alike, swept
 
 
 def groups_of(op: Op) -> int:
-    """How many groups the call says."""
+    """Number of groups of the call."""
     return int(op.arg("groups", 1))
 
 
@@ -28,15 +28,16 @@ def macs(op: Op) -> Terms:
     return [[*(x if is_transposed(op) else op.out).axes, *w.axes[1:]]]
 
 
-def _meta(
-    x: Tensor, w: Tensor, b: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
-) -> Any:
+def _meta(x: Tensor, w: Tensor, b: Tensor | None = None, *window: Any) -> Any:
+    """`window` is stride, padding, dilation and groups; those at the end may be left out where they have defaults."""
+    defaults: tuple[Any, ...] = (1, 0, 1, 1)
+    stride, padding, dilation, groups = window + defaults[len(window) :]
     out = w.shape[0]
     if x.ndim != w.ndim or groups < 1 or x.shape[1] != w.shape[1] * groups or out % groups:
         return NotImplemented
-    if not (alike(x, w, b) and x.is_contiguous()) or (b is not None and b.shape != (out,)):
+    if not (alike(x, w, b) and x.is_contiguous() and w.is_contiguous()) or (b is not None and b.shape != (out,)):
         return NotImplemented
-    return swept(x, out, w.shape[2:], stride, padding, dilation, 2)
+    return swept(x, out, w.shape[2:], stride, padding, dilation)
 
 
 @rule("conv", "conv1d conv2d conv3d", macs=macs, meta=_meta)
@@ -89,7 +90,7 @@ def conv(op: Op) -> Axes:
 
 @rule("conv", "torchvision::deform_conv2d")
 def deform(op: Op) -> Any:
-    """Deformable convolution; offsets and masks stay whole."""
+    """Deformable convolution; offsets and masks are frozen."""
     x, w, offset, mask, bias = op.args[:5]
     freeze_values((offset, mask), op.reason("offsets"))
     if x.shape[1] != w.shape[1]:

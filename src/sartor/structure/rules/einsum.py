@@ -1,4 +1,4 @@
-"""Einstein sums, seen whole: one letter, one axis."""
+"""Einstein sums, recorded as one operator: one axis for each letter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def labels_of(op: Op) -> tuple[list[list[str]], list[str]]:
 
 
 def _macs(op: Op) -> Terms:
-    """Operands are taken in from the left; a step that sums over a shared label multiplies all it sees."""
+    """Operands are contracted from the left; a step with a summed label multiplies all its labels."""
     inputs, out = labels_of(op)
     axis = {
         label: v.axes[d] for labels, v in zip(inputs, op.args[1]) for d, label in enumerate(labels) if v.shape[d] != 1
@@ -50,7 +50,7 @@ def _macs(op: Op) -> Terms:
 
 @rule("matmul", "einsum", macs=_macs)
 def einsum(op: Op) -> Axes:
-    """Equal letters unify; those not in the output are summed over. A letter twice in one operand stays whole."""
+    """Equal letters unify; letters not in the output are summed over. A letter that an operand has twice is frozen."""
     inputs, out = labels_of(op)
     axis: dict[str, Axis] = {}
     for labels, v in zip(inputs, op.args[1]):

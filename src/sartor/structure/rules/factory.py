@@ -1,4 +1,4 @@
-"""Tensors made from nothing: uniform ones take any axes, ordered ones stay whole."""
+"""New tensors: the axes of constant and random ones are free, those of ordered ones are frozen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sartor.structure.rules.registry import freeze_all, rule, same_nesting
     new_empty_strided randint""",
 )
 def uniform(op: Op) -> Any:
-    """Fresh leaves without a parameter: they acquire meaning by unification."""
+    """Fresh leaves; unification ties them to the axes they are used with."""
     return same_nesting(op, lambda shape: [fresh(n) for n in shape])
 
 
@@ -25,5 +25,5 @@ def uniform(op: Op) -> Any:
     hann_window one_hot histc bucketize searchsorted is_pinned equal""",
 )
 def ordered(op: Op) -> Axes:
-    """Positions have meaning: frozen, and what goes in too."""
+    """Each position has a meaning of its own: outputs and inputs are frozen."""
     return freeze_all(op, op.reason("positions"))

@@ -1,4 +1,4 @@
-"""Looking up by index: the indexed dimension stays whole, the others pass."""
+"""Indexing: the indexed dimension is frozen, the others are passed on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MASK = (torch.bool, torch.uint8)
 
 @rule("embedding", "embedding")
 def embedding(op: Op) -> Axes:
-    """Rows by index: the vocabulary stays whole, the width passes."""
+    """Rows by index: the vocabulary is frozen, the width is passed on."""
     w, i = op.args[0], op.args[1]
     freeze(w.axes[0], op.reason("table"))
     w.roles.setdefault(1, "out")
@@ -47,7 +47,7 @@ def index_select(op: Op) -> Axes:
 
 
 def _index_meta(x: Tensor, given: Any) -> Any:
-    """One tensor of whole numbers, for the first dimension."""
+    """Indexing by one tensor of integers, in the first dimension."""
     i = given[0]
     if len(given) != 1 or i is None or i.dtype not in (torch.int64, torch.int32) or not x.ndim or not alike(x):
         return NotImplemented
@@ -56,7 +56,7 @@ def _index_meta(x: Tensor, given: Any) -> Any:
 
 @rule("index", "index _unsafe_index", meta=_index_meta)
 def index(op: Op) -> Any:
-    """x[i, :, j]: indexed dimensions freeze; index tensors broadcast to where the first of them stood."""
+    """x[i, :, j]: indexed dimensions are frozen; the broadcast index tensors take the place of the first of them."""
     x, given = op.args[0], list(op.args[1])
     slots: list[tuple[int, Value | None]] = []
     d = 0
@@ -90,7 +90,7 @@ def index(op: Op) -> Any:
 
 @rule("index", "index_put _index_put_impl _unsafe_index_put")
 def index_put(op: Op) -> Any:
-    """x[i] = v: everything indexed stays whole, trailing dimensions unify with those of v."""
+    """x[i] = v: indexed dimensions are frozen, trailing dimensions unify with those of v."""
     x, given, v = op.args[0], list(op.args[1]), op.args[2]
     d = 0
     for i in given:
@@ -111,14 +111,14 @@ def index_put(op: Op) -> Any:
 
 @rule("index", "gather take_along_dim")
 def gather(op: Op) -> Axes:
-    """Looks up along one dimension; the others of source and index are one."""
+    """Looks up along one dimension; the other dimensions of source and index unify."""
     x, i = op.args[0], op.args[2]
     return _along(op, [x, i], i)
 
 
 @rule("index", "scatter scatter_add scatter_reduce")
 def scatter(op: Op) -> Axes:
-    """Writes along one dimension; the others of target, index and source are one."""
+    """Writes along one dimension; the other dimensions of target, index and source unify."""
     x, i = op.args[0], op.args[2]
     source = op.args[3] if len(op.args) > 3 and isinstance(op.args[3], Value) else None
     return _along(op, [x, i] + ([source] if source is not None else []), x)

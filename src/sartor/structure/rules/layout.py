@@ -1,4 +1,4 @@
-"""Moving elements about: views, permutations, splits, concatenations, padding, repeats, shuffles."""
+"""Operators that move elements: views, permutations, splits, concatenations, padding, repeats, shuffles."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from sartor.types import Reason
 
 
 def replaced(axes: Axes, d: int, a: Axis) -> Axes:
-    """A copy with one axis exchanged."""
+    """A copy of the list with one axis replaced."""
     return [*axes[:d], a, *axes[d + 1 :]]
 
 
 def _reshape_meta(x: Tensor, shape: Any) -> Any:
-    """What is copied: views PyTorch makes itself, and quickly."""
+    """Reshapes that copy; PyTorch makes views itself, and fast."""
     if not alike(x) or x.is_contiguous() or not x.numel() or shape.count(-1) > 1:
         return NotImplemented
     try:
@@ -53,7 +53,7 @@ def _reshape_meta(x: Tensor, shape: Any) -> Any:
     """view _unsafe_view _reshape_alias view_copy flatten unflatten reshape_as view_as _reshape_copy ravel""",
 )
 def view(op: Op) -> Axes:
-    """Row-major: axes become products, products come apart."""
+    """Row-major reshape: axes are joined to products, products are split."""
     x = op.args[0]
     if len(op.args) > 1 and isinstance(op.args[1], torch.dtype):
         freeze(x.axes[-1], op.reason("bytes"))
@@ -105,7 +105,7 @@ def movedim(op: Op) -> Axes:
 
 @rule("move", "unsqueeze")
 def unsqueeze(op: Op) -> Axes:
-    """A dimension of size 1 appears."""
+    """A dimension of size 1 is inserted."""
     axes = list(op.args[0].axes)
     axes.insert(dim(op.args[1], len(axes) + 1), UNIT)
     return axes
@@ -113,7 +113,7 @@ def unsqueeze(op: Op) -> Axes:
 
 @rule("move", "squeeze")
 def squeeze(op: Op) -> Axes:
-    """Dimensions of size 1 go."""
+    """Dimensions of size 1 are removed."""
     x = op.args[0]
     over = dims(op.args[1] if len(op.args) > 1 else None, x.ndim)
     return [a for i, a in enumerate(x.axes) if not (i in over and x.shape[i] == 1)]
@@ -150,7 +150,7 @@ def repeat_interleave(op: Op) -> Any:
 
 
 def part(a: Axis, start: int, end: int, where: str) -> Axis:
-    """The piece [start, end) of an axis; what cannot be cut there is frozen."""
+    """The piece [start, end) of an axis; an axis that cannot be divided there is frozen."""
     try:
         _, rest = split_sum(a, start)
         piece, _ = split_sum(rest, end - start)
@@ -163,7 +163,7 @@ def part(a: Axis, start: int, end: int, where: str) -> Axis:
 
 @rule("slice", "slice slice_copy")
 def slice_(op: Op) -> Axes:
-    """A run of units is a summand; every s-th unit is the outer factor of (n/s * s)."""
+    """Contiguous units are a summand; every s-th unit is the outer factor of (n/s * s)."""
     x = op.args[0]
     d = dim(op.arg("dim", 0), x.ndim)
     n = x.shape[d]
@@ -184,7 +184,7 @@ def slice_(op: Op) -> Axes:
 
 @rule("slice", "narrow")
 def narrow(op: Op) -> Axes:
-    """A run of units."""
+    """Contiguous units."""
     x, start = op.args[0], op.args[2]
     d = dim(op.args[1], x.ndim)
     if isinstance(start, Value):
@@ -195,7 +195,7 @@ def narrow(op: Op) -> Axes:
 
 @rule("select", "select select_copy")
 def select(op: Op) -> Axes:
-    """One position is picked: the dimension stays whole."""
+    """One position is selected: the dimension is frozen."""
     x = op.args[0]
     d = dim(op.args[1], x.ndim)
     freeze(x.axes[d], op.reason("select"))
@@ -204,7 +204,7 @@ def select(op: Op) -> Axes:
 
 @rule("select", "unbind")
 def unbind(op: Op) -> list[Axes]:
-    """Every position becomes a tensor: the dimension stays whole."""
+    """Every position becomes a tensor: the dimension is frozen."""
     x = op.args[0]
     d = dim(op.arg("dim", 0), x.ndim)
     freeze(x.axes[d], op.reason("unbind"))
@@ -272,7 +272,7 @@ def stack(op: Op) -> Axes:
 
 @rule("pad", "constant_pad_nd pad")
 def pad(op: Op) -> Any:
-    """Zeros before and behind: summands that may line up with another branch and be cut with it (ResNet option A)."""
+    """Zeros on both sides are summands: they may align with another branch and be cut with it (ResNet option A)."""
     x, amounts = op.args[0], op.args[1]
     axes = list(x.axes)
     constant = op.name == "constant_pad_nd" or op.arg("mode", "constant") == "constant"
@@ -344,7 +344,7 @@ def col2im(op: Op) -> Axes:
 
 @rule("shuffle", "unfold")
 def unfold(op: Op) -> Axes:
-    """Sliding windows along a dimension: it stays whole."""
+    """Sliding windows along a dimension: it is frozen."""
     x = op.args[0]
     d = dim(op.args[1], x.ndim)
     freeze(x.axes[d], op.reason("window"))

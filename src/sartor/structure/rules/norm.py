@@ -1,4 +1,4 @@
-"""Normalisations: parameters unify with the channels; a statistic taken over units mixes them."""
+"""Normalisations: parameters unify with the channels; a statistic over units mixes them."""
 
 from __future__ import annotations
 
@@ -21,18 +21,10 @@ def _thop_macs(op: Op) -> Terms:
     return [list(op.outputs[0].axes)] * 2
 
 
-def _batch_norm_meta(
-    x: Tensor,
-    w: Tensor | None,
-    b: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn: bool,
-) -> Any:
-    given = (w, b, mean, var)
+def _batch_norm_meta(x: Tensor, *rest: Any) -> Any:
+    """`rest` is weight, bias, running mean, running variance, training, momentum, eps and cudnn_enabled."""
+    *given, training, _momentum, _eps, _cudnn = rest
+    mean, var = given[2:]
     if training or mean is None or var is None or x.ndim < 2 or not alike(x, *given) or not x.is_contiguous():
         return NotImplemented
     fits = all(t is None or t.shape == x.shape[1:2] for t in given)
@@ -47,7 +39,7 @@ def _batch_norm_meta(
     extra=_thop_macs,
 )
 def batch_norm(op: Op) -> Any:
-    """Channels in dimension 1; batch statistics mix what they are taken over."""
+    """Channels in dimension 1; statistics of the batch mix the dimensions they are taken over."""
     x = op.args[0]
     axes: Axes = list(x.axes)
     for v in _channel_tensors(op, "weight", "bias", "running_mean", "running_var"):

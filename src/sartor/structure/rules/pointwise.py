@@ -1,4 +1,4 @@
-"""Operators that treat every element alone: their operands share axes, broadcast dimensions aside."""
+"""Elementwise operators: their operands share axes, except for broadcast dimensions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sartor.types import Reason
 
 
 def broadcast(operands: Sequence[Value], shape: Sequence[int], where: str) -> Axes:
-    """Axes of operands broadcast to `shape`: equal dimensions unify, dimensions of size 1 have no say."""
+    """Axes of operands broadcast to `shape`: equal dimensions unify, dimensions of size 1 are ignored."""
     out: Axes = []
     for d in range(len(shape)):
-        got: Axis | None = None
+        axis: Axis | None = None
         for v in operands:
             k = d - len(shape) + v.ndim
             if k < 0 or v.shape[k] == 1:
@@ -27,8 +27,8 @@ def broadcast(operands: Sequence[Value], shape: Sequence[int], where: str) -> Ax
             if v.shape[k] != shape[d]:
                 freeze(v.axes[k], Reason("broadcast", where))
                 continue
-            got = v.axes[k] if got is None else unify(got, v.axes[k], where)
-        out.append(find(got) if got is not None else (UNIT if shape[d] == 1 else fresh(shape[d])))
+            axis = v.axes[k] if axis is None else unify(axis, v.axes[k], where)
+        out.append(find(axis) if axis is not None else (UNIT if shape[d] == 1 else fresh(shape[d])))
     return out
 
 
@@ -46,7 +46,7 @@ def broadcast(operands: Sequence[Value], shape: Sequence[int], where: str) -> Ax
     absolute""",
 )
 def pointwise(op: Op) -> Any:
-    """Everything the operands share is one."""
+    """The axes of all operands unify."""
     out = op.outputs[0]
     return each_output(op, broadcast(op.inputs, out.shape, op.where))
 
@@ -76,7 +76,7 @@ def _alias(x: Tensor) -> Any:
     _fused_dropout""",
 )
 def identity(op: Op) -> Any:
-    """The same axes come out."""
+    """The result has the axes of the first input."""
     x = op.inputs[0]
     if x.shape != op.out.shape:
         return broadcast([x], op.out.shape, op.where)
@@ -85,13 +85,13 @@ def identity(op: Op) -> Any:
 
 @rule("identity", "_assert_tensor_metadata _assert_async _local_scalar_dense is_nonzero is_same_size sym_size item")
 def nothing(op: Op) -> None:
-    """No tensor comes out, so nothing is said about axes."""
+    """The operator returns no tensor, so there are no axes."""
     return None
 
 
 @rule("prelu", "prelu")
 def prelu(op: Op) -> Axes:
-    """One slope for all, or one a channel (dimension 1)."""
+    """One slope for all units, or one for each channel (dimension 1)."""
     x, w = op.args[0], op.args[1]
     out = list(x.axes)
     if w.shape and w.shape[0] != 1:
@@ -104,7 +104,7 @@ def prelu(op: Op) -> Axes:
 
 @rule("glu", "glu")
 def glu(op: Op) -> Axes:
-    """The halves of a dimension multiply: they are cut together."""
+    """The two halves of a dimension are multiplied, so they are cut together."""
     x = op.args[0]
     d = op.arg("dim", -1) % x.ndim
     left, right = split_sum(x.axes[d], op.out.shape[d])

@@ -1,4 +1,4 @@
-"""Reductions and softmax: the reduced dimension goes; what was computed over units mixes them."""
+"""Reductions and softmax: reduced dimensions disappear; a statistic over units mixes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from sartor.structure.rules.registry import each_output, freeze_all, rule, same_
 from sartor.structure.rules.shapes import alike, new
 from sartor.types import Reason
 
-_EXACT = {"sum", "linalg_vector_norm", "norm", "nansum", "count_nonzero"}  # zeros do not change them
+_EXACT = {
+    "sum",
+    "linalg_vector_norm",
+    "norm",
+    "nansum",
+    "count_nonzero",
+}  # removed units are zero, and zeros do not change these
 
 
 def _reduced(x: Tensor, over: Any = None, keep: bool = False, *, dtype: Any = None) -> Any:
@@ -76,7 +82,7 @@ def _rolled(x: Tensor, shifts: Any, over: Any = ()) -> Any:
 @rule("normalize", "roll", meta=_rolled)
 @rule("normalize", "cumsum cumprod cummax cummin logcumsumexp topk sort argsort kthvalue flip diff")
 def along(op: Op) -> Any:
-    """Order along the dimension matters: it stays whole; the others pass."""
+    """The order along the dimension matters: it is frozen; the others are passed on."""
     x = op.args[0]
     d = op.arg("dim")
     over = dims(op.arg("dims") if d is None else d, x.ndim)
@@ -85,14 +91,14 @@ def along(op: Op) -> Any:
 
 @rule("normalize", "triu tril")
 def triangle(op: Op) -> Any:
-    """The last two dimensions stay whole."""
+    """The last two dimensions are frozen."""
     n = op.args[0].ndim
     return freeze_dims(op, [n - 2, n - 1], op.reason("positions"))
 
 
 @rule("fourier", "_fft_r2c _fft_c2r _fft_c2c")
 def fourier(op: Op) -> Any:
-    """Every output of a transform depends on every input along it."""
+    """Every output depends on every input along the transformed dimensions: they are frozen."""
     return freeze_dims(op, dims(op.args[1], op.args[0].ndim), op.reason("fourier"))
 
 

@@ -1,7 +1,7 @@
-"""What is known of operators: how their axes relate, what they cost.
+"""The registry of operator rules: how the axes of an operator relate, and what it costs.
 
-A rule is a function from a recorded call to the axes of its output (a list of axes for one tensor, a list of such lists
-for several). It may unify and freeze axes of the inputs on the way. A `Conflict` it lets through freezes the call.
+A rule is a function from a recorded call to the axes of its output: a list of axes for one tensor, a list of such lists
+for several. It may also unify and freeze axes of the inputs. If it raises `Conflict`, all axes of the call are frozen.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
 
 from sartor.errors import BadInput
 from sartor.structure.axes import Axes, freeze
 from sartor.structure.calls import Op, frozen_axes
 from sartor.structure.functions import FUNCTIONS, FunctionOp
+from sartor.torch_internals import OpOverload, schema
 from sartor.types import Reason
 
 AxesRule = Callable[[Op], Any]  # -> Axes | list[Axes | None]
@@ -28,25 +28,25 @@ MetaRule = Callable[..., Any]  # the operator's own arguments -> its output on m
 
 @dataclass(frozen=True)
 class Rule:
-    """Everything known of one operator."""
+    """The rule of one operator."""
 
     kind: str
     axes: AxesRule
     macs: CostRule | None = None  # conv, linear, matmul: what every convention counts
     extra: CostRule | None = None  # what thop counts besides
-    scratch: CostRule | None = None  # bytes it allocates for the time it runs, beside its output
-    meta: MetaRule | None = None  # quicker than PyTorch's meta kernel; see `shapes`
+    scratch: CostRule | None = None  # bytes that the operator allocates while it runs, besides its output
+    meta: MetaRule | None = None  # faster than PyTorch's meta kernel; see `shapes`
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is looked up once an overload: its rule, and what its schema says."""
+    """What is looked up once for each overload: its rule, and facts from its schema."""
 
     func: OpOverload
     name: str
     rule: Rule | None
-    meta: MetaRule | None  # that of the rule, where it takes all arguments of this overload
-    in_place: bool  # gives its first argument back
+    meta: MetaRule | None  # of the rule, if it takes all arguments of this overload
+    in_place: bool  # returns its first argument
     takes_device: bool
 
 
@@ -63,9 +63,10 @@ def rule(
     scratch: CostRule | None = None,
     meta: MetaRule | None = None,
 ) -> Callable[[AxesRule], AxesRule]:
-    """Enter a rule for operators, named as in their schema ("aten::conv2d"; without a namespace: aten).
+    """Register a rule for operators, named as in their schema ("aten::conv2d"; without a namespace: aten).
 
-    The in-place form ("aten::relu_") follows the plain one. An `autograd.Function` may stand in place of the names.
+    The in-place form ("aten::relu_") uses the rule of the plain form. An `autograd.Function` may be given instead of
+    names.
     """
 
     def enter(f: AxesRule) -> AxesRule:
@@ -83,33 +84,33 @@ def _full(names: str | type[torch.autograd.Function]) -> list[str]:
     if isinstance(names, str):
         return [name if "::" in name else f"aten::{name}" for name in names.split()]
     op = FUNCTIONS.setdefault(names, FunctionOp(names))
-    return [op._schema.name]
+    return [schema(op).name]
 
 
 def lookup(func: OpOverload) -> Rule | None:
-    """The rule of an operator: by name, its plain form, or as PyTorch tags it pointwise; None: nobody described it."""
+    """The rule of an operator, by its name, its plain form or PyTorch's tag "pointwise"; None: it has no rule."""
     return facts(func).rule
 
 
 def facts(func: OpOverload) -> Facts:
-    """What is known of one overload."""
+    """The facts of one overload."""
     found = _FACTS.get(id(func))
     if found is None:
-        schema, rule = func._schema, _lookup(func)
+        spec, rule = schema(func), _lookup(func)
         found = _FACTS[id(func)] = Facts(
             func,
-            schema.name,
+            spec.name,
             rule,
             rule.meta if rule is not None and rule.meta is not None and _takes(rule.meta, func) else None,
-            schema.is_mutable,
-            any(a.name == "device" and a.kwarg_only for a in schema.arguments),
+            spec.is_mutable,
+            any(a.name == "device" and a.kwarg_only for a in spec.arguments),
         )
     return found
 
 
 def _takes(meta: MetaRule, func: OpOverload) -> bool:
-    """Whether a meta rule takes every argument of this overload, and only its first is written to."""
-    spec = func._schema.arguments
+    """Whether a meta rule takes every argument of this overload, and the overload writes to its first one at most."""
+    spec = schema(func).arguments
     if any(a.alias_info is not None and a.alias_info.is_write for a in spec[1:]):
         return False
     try:
@@ -122,7 +123,7 @@ def _takes(meta: MetaRule, func: OpOverload) -> bool:
 
 
 def _lookup(func: OpOverload) -> Rule | None:
-    name = func._schema.name
+    name = schema(func).name
     plain = name[:-1] if name.endswith("_") and not name.endswith("__") else name
     for n in (name, plain):
         if n in RULES:
@@ -137,12 +138,12 @@ def _lookup(func: OpOverload) -> Rule | None:
 
 
 def opaque(op: Op) -> Any:
-    """Nobody described this operator: everything it touches stays whole."""
-    return freeze_all(op, Reason("no rule", op.func._schema.name, op.path))
+    """The rule for operators without a rule: all axes of inputs and outputs are frozen."""
+    return freeze_all(op, Reason("no rule", schema(op.func).name, op.path))
 
 
 def freeze_all(op: Op, why: Reason | str) -> Any:
-    """Freeze every axis that goes in, and give frozen axes out."""
+    """Freeze every axis of the inputs; the axes of the output are frozen too."""
     for v in op.inputs:
         for a in v.axes:
             freeze(a, why)
@@ -150,7 +151,7 @@ def freeze_all(op: Op, why: Reason | str) -> Any:
 
 
 def same_nesting(op: Op, f: Callable[[tuple[int, ...]], Axes]) -> Any:
-    """Axes for the output, or for every output, from shapes."""
+    """The axes f(shape) for the output, or for each of several outputs."""
     if isinstance(op.out, list | tuple):
         return [f(o.shape) if hasattr(o, "shape") else None for o in op.out]
     return f(op.out.shape) if op.out is not None else None

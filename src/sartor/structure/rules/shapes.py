@@ -1,9 +1,9 @@
-"""Outputs on meta tensors, computed here for hot operators.
+"""Outputs of frequent operators on meta tensors.
 
-PyTorch's meta kernels are mostly Python: up to milliseconds a call. A meta rule stands beside the rule of its operator,
-takes the operator's own arguments, and gives what PyTorch's meta kernel would give: shape, dtype, and the strides of
-dimensions longer than 1. Where it is not sure it gives NotImplemented; then PyTorch's kernel runs, and says itself what
-is wrong with a call.
+PyTorch's meta kernels are mostly Python and take up to milliseconds a call. A meta rule is registered with the rule of
+its operator. It takes the operator's own arguments and returns what PyTorch's meta kernel would return: shape, dtype,
+and the strides of dimensions longer than 1. For a call it does not cover it returns NotImplemented; PyTorch's kernel
+then runs, and reports errors in the call itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def new(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def alike(*given: Tensor | None) -> bool:
-    """Whether these are dense tensors of one floating dtype, those that are None aside."""
+    """Whether all of these that are not None are dense tensors of one floating dtype."""
     kind = None
     for t in given:
         if t is not None:
@@ -36,7 +36,7 @@ def alike(*given: Tensor | None) -> bool:
 
 
 def packed(x: Tensor) -> bool:
-    """Contiguous, in the strides of dimensions of size 1 as well: no other memory format is meant."""
+    """Whether x is contiguous, including the strides of dimensions of size 1, so that no other memory format fits."""
     step = 1
     for n, stride in zip(reversed(x.shape), reversed(x.stride())):
         if stride != step:
@@ -46,7 +46,7 @@ def packed(x: Tensor) -> bool:
 
 
 def _dense(x: Tensor) -> bool:
-    """Every element at a place of its own, without gaps."""
+    """Whether every element has an address of its own and there are no gaps."""
     step = 1
     for stride, n in sorted((s, n) for s, n in zip(x.stride(), x.shape) if n != 1):
         if stride != step:
@@ -61,7 +61,7 @@ def _spreads(small: Sequence[int], large: Sequence[int]) -> bool:
 
 
 def elementwise(x: Any, *others: Any, alpha: Any = 1, approximate: Any = None) -> Any:
-    """Operands of one dtype, laid out as the one that has the full shape; numbers have no say."""
+    """An elementwise result, with the layout of the operand that has the full shape; Python numbers are ignored."""
     if not isinstance(x, Tensor) or not alike(x):
         return NotImplemented
     lead, shape = x, x.shape
@@ -86,25 +86,25 @@ def elementwise(x: Any, *others: Any, alpha: Any = 1, approximate: Any = None) -
 
 
 def windows(n: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
-    """How many windows fit along n elements."""
+    """Number of windows along n elements."""
     return (n + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def spread(numbers: Any, n: int) -> list[int] | None:
-    """A size argument for n spatial dimensions; None: it is something else."""
+    """A size argument for n spatial dimensions; None if it has another form."""
     if isinstance(numbers, list | tuple):
         return list(numbers) if len(numbers) == n else list(numbers) * n if len(numbers) == 1 else None
     return [numbers] * n if type(numbers) is int else None
 
 
-def swept(x: Tensor, channels: int, kernel: Iterable[int], stride: Any, padding: Any, dilation: Any, lead: int) -> Any:
-    """[..., channels, space...] after a window of `kernel` ran over the space of x, behind `lead` dimensions."""
+def swept(x: Tensor, channels: int, kernel: Iterable[int], stride: Any, padding: Any, dilation: Any) -> Any:
+    """[batch, channels, space...] after a window of `kernel` ran over the space of x [batch, any, space...]."""
     kernel = list(kernel)
     n = len(kernel)
     stride, padding, dilation = spread(stride, n), spread(padding, n), spread(dilation, n)
     if stride is None or padding is None or dilation is None or min(stride) < 1 or min(dilation) < 1 or 0 in x.shape:
         return NotImplemented
-    space = list(map(windows, x.shape[lead:], kernel, stride, padding, dilation))
+    space = list(map(windows, x.shape[2:], kernel, stride, padding, dilation))
     if min(space) < 1 or min(padding) < 0 or min(kernel) < 1:
         return NotImplemented
-    return new(x, [*x.shape[: lead - 1], channels, *space])
+    return new(x, [x.shape[0], channels, *space])

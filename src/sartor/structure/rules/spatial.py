@@ -1,4 +1,4 @@
-"""Pooling, resizing and borders: space stays whole, channels pass."""
+"""Pooling, resizing and borders: spatial dimensions are frozen, channels are passed on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def space(op: Op) -> int:
 
 
 def _scratch(op: Op) -> Terms:
-    """Max pooling finds the 8-byte position of every output, also when nobody asks for it."""
+    """Max pooling computes the 8-byte index of every output, even if the caller does not need it."""
     return (
         [[*op.outputs[0].axes, fixed(8, op.reason("factor"))]]
         if op.name in ("max_pool1d", "max_pool2d", "max_pool3d")
@@ -54,7 +54,7 @@ def _pooled(x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation
         return NotImplemented
     if any(2 * p > k for p, k in zip(pad, kernel)):
         return NotImplemented
-    return swept(x, x.shape[1], kernel, stride or kernel, pad, dilation, 2)
+    return swept(x, x.shape[1], kernel, stride or kernel, pad, dilation)
 
 
 def _adapted(x: Tensor, size: Any) -> Any:
@@ -66,7 +66,7 @@ def _adapted(x: Tensor, size: Any) -> Any:
 @rule("spatial", "adaptive_avg_pool2d", extra=_thop_macs, meta=_adapted)
 @rule("spatial", _NAMES, extra=_thop_macs, scratch=_scratch)
 def spatial(op: Op) -> Any:
-    """[batch, channels, space...]: the space is frozen, channels keep their axis."""
+    """[batch, channels, space...]: spatial dimensions are frozen, channels keep their axis."""
     x = op.args[0]
     lead = x.ndim - space(op)
     for a in x.axes[lead:]:

@@ -1,9 +1,9 @@
-"""A zoo of small networks: every operator family that CNNs and MLPs need, each in milliseconds.
+"""A zoo of small networks that cover every operator family; each runs in milliseconds.
 
     for case in cases():
         model, example = case.build(), case.example()
 
-A bug arrives here as the smallest network that shows it.
+For each bug that was found, the smallest network that shows it is added here.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def cases(*, without: tuple[str, ...] = (), exact: bool | None = None) -> list[C
     """The networks of the zoo by name.
 
     Args:
-        without: leave out the cases that bear any of these marks (keys of `MARKS`).
-        exact: only those where every cut equals silencing (True), only the others (False), or all (None).
+        without: leave out the cases that have any of these marks (keys of `MARKS`).
+        exact: True: only cases where every cut equals the zero-masked original; False: only the others; None: all.
 
     >>> [c.name for c in cases(without=("later", "hard")) if "shuffle" in c.name][:2]
     ['channel-shuffle-module', 'pixel-shuffle']

@@ -74,7 +74,7 @@ class Experts(nn.Module):
 
 @case("selective-scan", rows(5, 8), exact=False, source="Gu and Dao 2023, arXiv:2312.00752")
 class SelectiveScan(nn.Module):
-    """A state of several numbers a channel, which decays and is read as the input says, step by step."""
+    """A state of several numbers for each channel; the input decides step by step how it decays and is read."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""One small network of the zoo, how it is entered, and how its numbers are drawn."""
+"""One small network of the zoo: how it is registered, and how its weights are drawn."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sartor.seed import seeded
 from sartor.structure.example import Example
 
 MARKS = {
-    "later": "its structure is traced, full support is not promised yet (recurrent nets, attention)",
-    "closure": "a size is held where no attribute of a module can be set (a lambda, a local, a literal)",
-    "freezes": "contains an operator that no rule knows: what it touches has to stay whole",
-    "hard": "writes through a view, or uses a width as a value: refusing is right, a wrong answer is not",
+    "later": "it is traced, but full support is not promised yet (recurrent networks, attention)",
+    "closure": "a size is held outside of the attributes of modules (in a lambda, a local variable, a literal)",
+    "freezes": "contains an operator without a rule: all axes it touches are frozen",
+    "hard": "writes through a view, or uses a width as a value: an error is allowed, a wrong result is not",
 }
 
 
@@ -28,8 +28,8 @@ class Case:
     """A network that runs forward in milliseconds, and inputs for it.
 
     `build` returns the same weights at every call, in eval mode; `example` the same inputs, of batch 2.
-    `exact` says that no operator mixes units across an axis that can be cut (a mean or a norm over channels would):
-    every cut must then equal silencing. Where it is false, the mixed groups may be cut unequally or kept whole.
+    `exact`: no operator mixes the units of an axis that can be cut (as a mean or a norm over channels does), so every
+    cut must equal the zero-masked original. Where it is false, mixed groups may be cut or kept whole.
     `marks` are keys of `MARKS`.
     """
 
@@ -59,7 +59,7 @@ def case(
     marks: tuple[str, ...] = (),
     source: str = "common idiom",
 ) -> Callable[[Callable[[], nn.Module]], Any]:
-    """Enter a class or function that makes a module; its weights are drawn from a seed that follows from the name."""
+    """Register a class or function that builds a module; its weights are drawn with a seed derived from the name."""
 
     def enter(factory: Any) -> Any:
         def build() -> nn.Module:
@@ -78,7 +78,7 @@ def case(
 
 
 def randomise_(model: nn.Module) -> None:
-    """Draw every floating parameter and running statistic afresh, so that none is a neutral 0 or 1.
+    """Draw every floating parameter and running statistic at random, so that none is a neutral 0 or 1.
 
     Weights of two and more dimensions ~ N(0, 2 / fan_in); biases and running means ~ N(0, 0.3^2); running variances
     ~ U(0.5, 2); every other vector (norm and layer scales, slopes of PReLU) ~ U(0.5, 1.5). Buffers that are not

@@ -186,7 +186,7 @@ class NegativeSlices(nn.Module):
 
 @case("strided-slices", images())
 class StridedSlices(nn.Module):
-    """Every second channel goes one way, the others another, and they are put side by side."""
+    """Even and odd channels pass through different layers and are concatenated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class StridedSlices(nn.Module):
 
 @case("select-channel", images())
 class SelectChannel(nn.Module):
-    """One channel is picked by its number as a map that weighs all the others."""
+    """One channel, selected by its index, is a map that weights all other channels."""
 
     def __init__(self) -> None:
         super().__init__()

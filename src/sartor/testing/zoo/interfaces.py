@@ -1,4 +1,4 @@
-"""Inputs, outputs, sharing, and what no rule knows."""
+"""Inputs, outputs, shared layers, and operators without a rule."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class SharedModule(nn.Module):
 
 @case("shared-between-streams", images())
 class SharedBetweenStreams(nn.Module):
-    """One convolution applied to two different streams, which thereby become one."""
+    """One convolution applied to two different streams, whose channels it ties."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class TiedModules(nn.Module):
 
 @case("unused-parameter", images())
 class UnusedParameter(nn.Module):
-    """A layer and a parameter that the forward never touches, and a map computed only for its shape."""
+    """A layer and a parameter that the forward never uses, and a map of which only the shape is used."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class BagOfWords(nn.Module):
 
 @functools.cache
 def _wobble() -> Any:
-    """An operator that no rule can know: it couples neighbouring channels by their number."""
+    """A custom operator without a rule: it couples neighbouring channels by their index."""
 
     @torch.library.custom_op("sartor_zoo::wobble", mutates_args=())
     def wobble(x: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def _wobble() -> Any:
 
 @case("unknown-op", images(), marks=("freezes",))
 class UnknownOp(nn.Module):
-    """A custom operator in the middle: what it touches stays whole, the layers before and behind can be cut."""
+    """A custom operator in the middle: its axes are frozen, the layers before and after it can be cut."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ class SliceAssignment(nn.Module):
 
 @case("buffer-canvas", images(), marks=("hard",))
 class Canvas(nn.Module):
-    """An empty canvas is made, and each branch writes its channels into it."""
+    """An empty tensor is made, and each branch writes its channels into it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ class Canvas(nn.Module):
 
 @case("shape-as-value", images(), exact=False, marks=("hard",), source="Teed and Deng 2020, arXiv:2003.12039")
 class ShapeAsValue(nn.Module):
-    """The number of channels itself enters the arithmetic, so that every shape is right and the values are not."""
+    """The number of channels is used as a value: after a cut all shapes fit, but the values are wrong."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -62,7 +62,7 @@ class LayerNormMLP(nn.Module):
 
 @case("rms-norm-mlp", rows(12), exact=False, source="Zhang and Sennrich 2019, arXiv:1910.07467")
 class RMSNormMLP(nn.Module):
-    """Root mean square norm, once as a module and once spelled out, around a gated MLP."""
+    """Root mean square norm, once as a module and once with elementary operators, around a gated MLP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class ConvNeXt(nn.Module):
 
 @case("channels-first-norm", images(), exact=False)
 class ChannelsFirstNorm(nn.Module):
-    """Layer norm over channels spelled out on [n, c, h, w]."""
+    """Layer norm over channels, written with elementary operators on [n, c, h, w]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class ChannelsFirstNorm(nn.Module):
 
 @case("unit-length", images(), exact=False)
 class UnitLength(nn.Module):
-    """Features scaled to length one before the classifier."""
+    """Features normalised to length one before the classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class UnitLength(nn.Module):
 
 @case("response-norm", images(), exact=False, source="Krizhevsky et al. 2012")
 def response_norm() -> nn.Module:
-    """Local response norm: neighbouring channels see each other by their number."""
+    """Local response norm: neighbouring channels, by their index, influence each other."""
     return nn.Sequential(conv_bn(3, 8), nn.LocalResponseNorm(3, alpha=0.5), conv_bn(8, 9), Head(9))
 
 

@@ -54,7 +54,7 @@ class Vectors(nn.Module):
 
 @case("windows", rows(3, 12))
 class Windows(nn.Module):
-    """A signal moved about: movedim, narrow, unfold along time, and a triangle of scores."""
+    """Operators that move a signal: movedim, narrow, unfold along time, and triangular scores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Windows(nn.Module):
 
 @case("fold", images())
 class Fold(nn.Module):
-    """Patches taken apart and put back together."""
+    """A picture split into patches and put together again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Fold(nn.Module):
 
 @case("fourier", rows(6, 16), source="Li et al. 2020, arXiv:2010.08895")
 class Fourier(nn.Module):
-    """Channels filtered by frequency: a transform along time, complex numbers seen as pairs."""
+    """Channels filtered by frequency: a transform along time, complex numbers viewed as pairs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Fourier(nn.Module):
 
 @case("as-strided", rows(6))
 class AsStrided(nn.Module):
-    """Memory addressed directly: what it touches stays whole."""
+    """Memory is addressed directly: all axes of the operator are frozen."""
 
     def __init__(self) -> None:
         super().__init__()

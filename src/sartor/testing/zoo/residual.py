@@ -67,7 +67,7 @@ def resnext() -> nn.Module:
 
 
 class PadShortcut(nn.Module):
-    """Option A: every second position, zero channels before and behind; both counts are attributes."""
+    """Option A: every second position, zero channels before and after; both counts are attributes."""
 
     def __init__(self, before: int, behind: int):
         super().__init__()
@@ -78,7 +78,7 @@ class PadShortcut(nn.Module):
 
 
 class Closure(nn.Module):
-    """Any function as a module: what it captured is out of reach."""
+    """Any function as a module: the variables that it captured cannot be changed."""
 
     def __init__(self, f: Callable[[Tensor], Tensor]):
         super().__init__()
@@ -174,7 +174,7 @@ class StackSum(nn.Module):
 
 @case("selective-kernel", images(), source="Li et al. 2019, arXiv:1903.06586")
 class SelectiveKernel(nn.Module):
-    """Softmax over branches decides, channel by channel, which kernel size counts."""
+    """Softmax over branches weights the kernel sizes separately for each channel."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Networks that change the resolution upwards: U-Net, pyramids, transposed convolution, pixel shuffles."""
+"""Networks that increase the resolution: U-Net, pyramids, transposed convolution, pixel shuffles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrent nets and attention: traced from the start, supported in full later."""
+"""Recurrent networks and attention."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class FusedQKV(nn.Module):
 
 @case("plain-attention", rows(6, 12), marks=("later",), source=ATTENTION)
 class PlainAttention(nn.Module):
-    """Attention spelled out with matrix products, a fixed scale and a causal mask; no norm anywhere."""
+    """Attention written with matrix products, a fixed scale and a causal mask, without any norm."""
 
     mask: Tensor
 

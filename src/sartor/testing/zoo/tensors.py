@@ -227,7 +227,7 @@ class BufferScale(nn.Module):
 
 @case("index-channels", images())
 class IndexChannels(nn.Module):
-    """Channels reordered by an index buffer, and mirrored by flip: both name units by their number."""
+    """Channels reordered by an index buffer, and mirrored by flip: both address units by index."""
 
     order: Tensor
 
@@ -243,7 +243,7 @@ class IndexChannels(nn.Module):
 
 @case("softmax-channels", images(), exact=False)
 class SoftmaxChannels(nn.Module):
-    """Softmax over channels in the middle: a silenced channel still takes its share."""
+    """Softmax over channels in the middle: a channel of zeros still has a share."""
 
     def __init__(self) -> None:
         super().__init__()
