@@ -33,7 +33,7 @@ def test_a_table_is_built_once_listed_and_shown(say, net, tmp_path) -> None:
     first, second = built(say, net), built(say, net)
     assert first["timings"] > 0 == second["timings"]
     assert set(first) == {
-        "model", "target", "file", "operators", "timings", "seconds", "sources", "correction",
+        "format", "sartor", "model", "target", "file", "operators", "timings", "seconds", "sources", "correction",
     }  # fmt: skip
     listed = say("tables", "list", "--json").json
     assert [r["timings"] for r in listed["tables"]] == [first["timings"]]
