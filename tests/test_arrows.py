@@ -22,8 +22,8 @@ ROWS = (
     ("activations",),
     ("structure",),
     (
-        "types", "budget", "errors", "registry", "units", "seed", "borrow", "version", "torch_internals", "toml_file",
-        "example_input",
+        "types", "budget", "errors", "registry", "units", "seed", "borrow", "version", "lazy_names", "torch_internals",
+        "toml_file", "example_input",
     ),
 )  # fmt: skip
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}

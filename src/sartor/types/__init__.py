@@ -4,8 +4,9 @@ Names are imported when they are first used: `sartor --help` needs no torch.
 """
 
 from dataclasses import asdict
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sartor.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from sartor.types.calibration import Calibration, Loss, Precision, check_precision
@@ -117,12 +118,4 @@ __all__ = [
     "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Target", "Uniform", "Verdict",
     "WARNINGS", "asdict", "check_precision", "median_interval", "to_plain", "wide_interval",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            value = getattr(import_module(f"sartor.types.{home}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'sartor.types' has no attribute {name!r}")
+__getattr__ = lazy_names("sartor.types", _HOMES)  # `sartor --help` needs no torch
