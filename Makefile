@@ -29,7 +29,7 @@ test-oldest:  ## the fast suite with the lowest versions that pyproject.toml all
 	.ci/oldest
 
 bench:  ## the table of the README, measured anew; SARTOR_DATA names the data folder
-	$(PYTHON) bench/measured.py --write README.md
+	$(PYTHON) -m sartor bench measured --write README.md
 
 docs:  ## the pages under site/; a broken link is an error
 	$(PYTHON) -m zensical build --clean --strict

@@ -1,10 +1,10 @@
 """Bearing faults from vibration: a convolutional network over time, and windows of the CWRU recordings.
 
 Data: Case Western Reserve University Bearing Data Center, drive end, 0 HP, ten classes of one recording each; see
-bench/README.md. The normal recording is sampled at 48 kHz and is brought to the 12 kHz of the others first: else the
-class can be told from the sampling rate alone. Every recording is split by time, with a gap, so that no window overlaps
-one of another part. The network has a wide first filter, after Zhang et al. 2017, "A New Deep Learning Model for Fault
-Diagnosis", Sensors 17(2):425.
+bench/README.md. The normal recording has a sampling rate of 48 kHz and is resampled to the 12 kHz of the others, since
+the sampling rate alone would otherwise identify the class. Every recording is split by time, with a gap, so that
+windows of different parts do not overlap. The network has a wide first filter, as in Zhang et al. 2017, "A New Deep
+Learning Model for Fault Diagnosis", Sensors 17(2):425.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cifar_resnet import data_folder
 
 LENGTH, STEP = 1024, 256
 PARTS = {"train": (0.0, 0.55), "val": (0.6, 0.7), "test": (0.75, 1.0)}  # of each recording's time
-NOISE = 1.0  # of the windows, relative to their spread: clean recordings are told apart by anything
+NOISE = 1.0  # relative to the standard deviation of the windows: without noise, every network separates the classes
 
 
 def bearing_cnn(classes: int = 10) -> nn.Sequential:
@@ -38,7 +38,7 @@ def bearing_cnn(classes: int = 10) -> nn.Sequential:
 def windows(batch: int = 64, seed: int = 0) -> dict[str, DataLoader[tuple[Tensor, ...]]]:
     """Loaders by part: standardised windows [n, 1, 1024] with seeded noise on them, and classes."""
     generator = np.random.default_rng(seed)
-    found = {}
+    loaders = {}
     for part, (low, high) in PARTS.items():
         xs, ys = zip(*_cut(low, high))
         x = np.stack(xs)
@@ -46,8 +46,8 @@ def windows(batch: int = 64, seed: int = 0) -> dict[str, DataLoader[tuple[Tensor
         x = x + NOISE * generator.standard_normal(x.shape)
         pairs = TensorDataset(torch.tensor(x, dtype=torch.float32)[:, None], torch.tensor(ys))
         shuffled = torch.Generator().manual_seed(seed)
-        found[part] = DataLoader(pairs, batch, shuffle=part == "train", generator=shuffled)
-    return found
+        loaders[part] = DataLoader(pairs, batch, shuffle=part == "train", generator=shuffled)
+    return loaders
 
 
 def _cut(low: float, high: float) -> Iterator[tuple[np.ndarray, int]]:

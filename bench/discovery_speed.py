@@ -1,10 +1,10 @@
-"""How long it takes to find every group: here, and by Torch-Pruning, in CPU milliseconds of one thread.
+"""CPU time to find every group, of Sartor and of Torch-Pruning, on one thread.
 
 python bench/discovery_speed.py [--write docs/discovery.md] [--only TEXT] [--repeats 7]
 
-Needs timm, transformers and torch-pruning==1.6.1 (G. Fang et al. 2023, "DepGraph", arXiv:2301.12900). Both sides take
-turns in one process on the same network and are reported by their median; Torch-Pruning is asked as its README does,
-`build_dependency` and then all groups of `Conv2d` and `Linear`. The language model is traced once in a new process.
+Needs timm, transformers and torch-pruning==1.6.1 (G. Fang et al. 2023, "DepGraph", arXiv:2301.12900). Both
+run in turns in one process on the same network; times are medians. Torch-Pruning is called as in its README:
+`build_dependency`, then all groups of `Conv2d` and `Linear`. The language model is traced once in a new process.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ MODELS = (
     "convnext_tiny", "resnet18", "mobilenetv3_large_100", "regnetx_004", "hrnet_w18_small", "inception_v3", "vgg16_bn",
     "ghostnet_100", "mixer_s32_224", "deit_tiny_patch16_224", "dla34", "cspdarknet53", "maxvit_rmlp_pico_rw_256",
 )  # fmt: skip
-HEADS = ("network", "operators", "groups", "Sartor, ms", "Torch-Pruning: graph, ms", "groups, ms", "ratio")
+HEADS = (
+    "network", "operators", "groups", "Sartor, ms", "Torch-Pruning, dependency graph, ms", "Torch-Pruning, groups, ms",
+    "Torch-Pruning / Sartor",
+)  # fmt: skip
 TOKENS = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One network: what was found, and CPU milliseconds."""
+    """One network: operators and groups of Sartor's graph, and CPU milliseconds."""
 
     name: str
     operators: int
@@ -45,7 +48,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times as long Torch-Pruning takes.
+        """Time of Torch-Pruning over that of Sartor.
 
         >>> Row("a", 1, 1, 10.0, 50.0, 30.0).ratio
         8.0
@@ -54,7 +57,7 @@ class Row:
 
 
 def cpu_ms(act: Callable[[], Any]) -> tuple[float, Any]:
-    """(CPU milliseconds, result); garbage of before is not charged."""
+    """(CPU milliseconds, result) of a function; garbage is collected first."""
     gc.collect()
     start = time.process_time()
     result = act()
@@ -62,7 +65,7 @@ def cpu_ms(act: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def measured(name: str, repeats: int) -> Row:
-    """Both sides in turns, one round beforehand to warm up."""
+    """Both in turns, with one round of warm-up."""
     import timm
     import torch
     import torch_pruning as tp
@@ -79,8 +82,8 @@ def measured(name: str, repeats: int) -> Row:
     times: list[tuple[float, float, float]] = []
     for _ in range(repeats + 1):
         ours, graph = cpu_ms(lambda: trace(model, x))
-        build, theirs = cpu_ms(lambda: tp.DependencyGraph().build_dependency(model, x))
-        times.append((ours, build, cpu_ms(lambda: walk(theirs))[0]))  # noqa: B023
+        build, dependencies = cpu_ms(lambda: tp.DependencyGraph().build_dependency(model, x))
+        times.append((ours, build, cpu_ms(lambda: walk(dependencies))[0]))  # noqa: B023
     return Row(name, len(graph.ops), len(graph.groups), *(median(t) for t in zip(*times[1:])))
 
 
@@ -94,46 +97,48 @@ def language_model() -> dict[str, Any]:
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(use_cache=False)).eval()
     inputs = {"input_ids": torch.zeros(1, TOKENS, dtype=torch.int64)}
-    took, graph = cpu_ms(lambda: trace(model, inputs))
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())  # ru_maxrss holds the parent's too
+    ms, graph = cpu_ms(lambda: trace(model, inputs))
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())  # ru_maxrss includes the parent's
     assert peak is not None
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "operators": len(graph.ops),
         "groups": len(graph.groups),
-        "seconds": took / 1e3,
+        "seconds": ms / 1e3,
         "mib": int(peak[1]) / 1024,
     }
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown, one line a network, and the median of the ratios."""
-    lines: list[Sequence[str]] = [HEADS, ["---", *["---:"] * (len(HEADS) - 1)]]
+    """Markdown: one line a network, and the median of the ratios."""
+    from sartor.studies import Grid, markdown
+
+    lines: list[Sequence[str]] = []
     for r in rows:
         numbers = (f"{r.ours:.1f}", f"{r.build:.1f}", f"{r.walk:.1f}", f"{r.ratio:.1f}")
         lines.append([r.name, str(r.operators), str(r.groups), *numbers])
     lines.append(["**median**", "", "", "", "", "", f"**{median(r.ratio for r in rows):.1f}**"])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown([Grid(HEADS, lines, left=1)])
 
 
-def sentence(found: Mapping[str, Any]) -> str:
-    """The language model, in words."""
+def sentence(facts: Mapping[str, Any]) -> str:
+    """The row of the language model as a sentence."""
     return (
-        f"A Llama with {found['parameters'] / 1e9:.1f} billion parameters on the meta device: {found['operators']:,} "
-        f"operators, {found['groups']:,} groups in {found['seconds']:.2f} CPU seconds, first trace of a new process; "
-        f"the whole process, its libraries included, never holds more than {found['mib']:.0f} MiB."
+        f"A Llama with {facts['parameters'] / 1e9:.1f} billion parameters on the meta device: {facts['operators']:,} "
+        f"operators, {facts['groups']:,} groups in {facts['seconds']:.2f} CPU seconds, first trace of a new process; "
+        f"the whole process, its libraries included, never holds more than {facts['mib']:.0f} MiB."
     )
 
 
 def caption(environment: Mapping[str, Any]) -> str:
-    """Where the figures are true."""
-    known = [f"{p} {environment['versions'][p]}" for p in ("torch", "timm") if environment["versions"].get(p)]
-    where = ", ".join([environment["cpu"], *known])
+    """The machine and the versions."""
+    versions = [f"{p} {environment['versions'][p]}" for p in ("torch", "timm") if environment["versions"].get(p)]
+    where = ", ".join([environment["cpu"], *versions])
     return f"CPU milliseconds of one thread, medians, batch of one, torch-pruning 1.6.1. Machine: {where}."
 
 
 def main() -> None:
-    """Measure, print, and put the table where it was asked for."""
+    """Measure, print the table, and write it to the page of `--write`."""
     import torch
 
     from sartor.cli.markdown_block import MarkdownBlock
@@ -144,19 +149,19 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--repeats", type=int, default=7, help="turns of both sides on each network")
     parser.add_argument("--language-model", action="store_true", help="this alone, as JSON")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    if asked.language_model:
+    if options.language_model:
         print(json.dumps(language_model()))
         return
-    names = [name for name in MODELS if asked.only in name]
-    if not names or asked.repeats < 1:
-        parser.error(f"no network contains {asked.only!r}" if not names else "--repeats: expected at least 1")
-    page = None if asked.write is None else MarkdownBlock(asked.write, "discovery-speed")
+    names = [name for name in MODELS if options.only in name]
+    if not names or options.repeats < 1:
+        parser.error(f"no network contains {options.only!r}" if not names else "--repeats: expected at least 1")
+    page = None if options.write is None else MarkdownBlock(options.write, "discovery-speed")
     rows: list[Row] = []
     for name in names:
-        rows.append(measured(name, asked.repeats))
+        rows.append(measured(name, options.repeats))
         print(f"{name}: {rows[-1].ours:.1f} ms, {rows[-1].ratio:.1f} times", file=sys.stderr, flush=True)
     alone = subprocess.run([sys.executable, __file__, "--language-model"], capture_output=True, text=True, check=True)
     body = f"{caption(environment())}\n\n{table(rows)}\n\n{sentence(json.loads(alone.stdout.splitlines()[-1]))}"

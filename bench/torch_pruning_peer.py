@@ -1,10 +1,10 @@
-"""Torch-Pruning on the same weights: its criteria, inner channels only.
+"""Torch-Pruning on the same weights: its criteria, on inner channels only.
 
     pip install torch-pruning==1.6.1
 
 Inner channels only, because its graph does not follow the shortcut of these networks (a strided slice padded with
-zero channels). It takes a ratio of channels; the ratio whose MACs come nearest below the share is found by bisection.
-Its Hessian criterion, one backward pass a sample, is left out.
+zero channels). Torch-Pruning takes a ratio of channels; bisection finds the ratio whose MACs are closest below the
+share. Its Hessian criterion, which needs one backward pass a sample, is left out.
 G. Fang et al. 2023, "DepGraph", arXiv:2301.12900.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ _ROUNDS = 7
 def torch_pruning(
     model: nn.Module, example: Any, batches: Sequence[Any], share: float
 ) -> Mapping[str, Callable[[], nn.Module]]:
-    """Name -> a function that gives a copy cut to at most this share of the MACs."""
+    """Name -> a function that returns a copy with at most this share of the MACs."""
     try:
         import torch_pruning as tp
     except ImportError as e:
@@ -43,47 +44,61 @@ def torch_pruning(
         "LAMP": lambda: tp.importance.LAMPImportance(),
         "Taylor": lambda: tp.importance.GroupTaylorImportance(),
     }
-    both = [(name, "global") for name in made] + [(name, "uniform") for name in ("L2", "FPGM")]
+    variants = [(name, "global") for name in made] + [(name, "uniform") for name in ("L2", "FPGM")]
+    peer = _Peer(tp, model, example, batches, share)
     return {
-        f"Torch-Pruning {name}, {where}": partial(
-            _cut, tp, model, example, batches, share, made[name], where == "global"
-        )
-        for name, where in both
+        f"Torch-Pruning {name}, {where}": partial(peer.cut, made[name], whole_network=where == "global")
+        for name, where in variants
     }
 
 
-def _cut(
-    tp: Any, model: nn.Module, example: Any, batches: Sequence[Any], share: float, make: Callable[[], Any], whole: bool
-) -> nn.Module:
-    limit = share * count(trace(model, example)).macs
-    low, high, best = 0.0, 1.0, None
-    for _ in range(_ROUNDS):
-        ratio = (low + high) / 2
-        copied = copy.deepcopy(model)
-        importance = make()
+@dataclass(frozen=True)
+class _Peer:
+    """Torch-Pruning at one share of the MACs."""
+
+    tp: Any  # the package torch_pruning
+    model: nn.Module
+    example: Any
+    batches: Sequence[Any]
+    share: float
+
+    def cut(self, criterion: Callable[[], Any], *, whole_network: bool) -> nn.Module:
+        """The largest of the networks that bisection tries whose MACs are within the share.
+
+        Raises:
+            ValueError: none is.
+        """
+        limit = self.share * count(trace(self.model, self.example)).macs
+        low, high, best = 0.0, 1.0, None
+        for _ in range(_ROUNDS):
+            ratio = (low + high) / 2
+            smaller = self._at_ratio(ratio, criterion(), whole_network)
+            if count(trace(smaller, self.example)).macs <= limit:
+                best, high = smaller, ratio
+            else:
+                low = ratio
+        if best is None:
+            raise ValueError(f"no ratio of channels leaves {self.share:.0%} of the MACs")
+        return best
+
+    def _at_ratio(self, ratio: float, importance: Any, whole_network: bool) -> nn.Module:
+        smaller = copy.deepcopy(self.model)
         left_out = [
-            m for n, m in copied.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and not n.endswith(".conv1")
+            m for n, m in smaller.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and not n.endswith(".conv1")
         ]
-        pruner = tp.pruner.BasePruner(
-            copied, example, importance=importance, global_pruning=whole, pruning_ratio=ratio, ignored_layers=left_out,
-            max_pruning_ratio=0.9,
+        pruner = self.tp.pruner.BasePruner(
+            smaller, self.example, importance=importance, global_pruning=whole_network, pruning_ratio=ratio,
+            ignored_layers=left_out, max_pruning_ratio=0.9,
         )  # fmt: skip
-        _gradients(tp, copied, importance, batches)
+        self._gradients(smaller, importance)
         pruner.step()
-        for p in copied.parameters():
+        for p in smaller.parameters():
             p.grad = None
-        if count(trace(copied, example)).macs <= limit:
-            best, high = copied, ratio
-        else:
-            low = ratio
-    if best is None:
-        raise ValueError(f"no ratio of channels leaves {share:.0%} of the MACs")
-    return best
+        return smaller
 
-
-def _gradients(tp: Any, model: nn.Module, importance: Any, batches: Sequence[Any]) -> None:
-    """The mean gradient, for the criteria that read it."""
-    if isinstance(importance, tp.importance.GroupTaylorImportance):
-        model.zero_grad()
-        for x, y in batches:
-            (nn.functional.cross_entropy(model(x), y) / len(batches)).backward()
+    def _gradients(self, model: nn.Module, importance: Any) -> None:
+        """The mean gradient, for criteria that read it."""
+        if isinstance(importance, self.tp.importance.GroupTaylorImportance):
+            model.zero_grad()
+            for x, y in self.batches:
+                (nn.functional.cross_entropy(model(x), y) / len(self.batches)).backward()

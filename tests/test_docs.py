@@ -34,8 +34,8 @@ def name(page: Path) -> str:
 
 
 def compiled(page: Path, line: int, code: str) -> Any:
-    """Code whose errors point into the page."""
-    return compile("\n" * (line - 1) + code, str(page), "exec")
+    """Code whose errors point into the page; `from __future__` of this file does not apply to it."""
+    return compile("\n" * (line - 1) + code, str(page), "exec", dont_inherit=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -44,6 +44,18 @@ def test_python_blocks_are_python(page: Path) -> None:
         compiled(page, line, code)
 
 
+@pytest.fixture
+def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a page registers is forgotten after the test."""
+    from sartor.importance import CRITERIA
+    from sartor.recipes import RECIPES
+    from sartor.studies import STUDIES
+
+    for registry in (CRITERIA, RECIPES, STUDIES):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+
+@pytest.mark.usefixtures("own_registries")
 @pytest.mark.parametrize("page", [p for p in PAGES if any(run for _, run, _ in blocks(p.read_text()))], ids=name)
 def test_marked_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

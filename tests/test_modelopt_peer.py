@@ -45,7 +45,7 @@ def test_a_line_for_each_tool_and_its_sum(peer: ModuleType) -> None:
 def test_what_failed_is_in_the_table_and_in_words(peer: ModuleType) -> None:
     rows = [{**ROW, "tool": "ModelOpt", "why": "AssertionError: no runtime"}]
     text = peer.body(rows, MADE, "0.47.0")
-    assert "| nothing |" in text and text.endswith(f"- ModelOpt, {ROW['target']}, 60 %: AssertionError: no runtime")
+    assert "| not reached |" in text and text.endswith(f"- ModelOpt, {ROW['target']}, 60 %: AssertionError: no runtime")
 
 
 def test_what_is_kept_is_not_made_again(peer: ModuleType, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_without_the_other_tool_it_says_so(peer: ModuleType, monkeypatch: pytest
 
 
 def test_the_network_is_one_of_the_bench_file(peer: ModuleType) -> None:
-    from sartor.cli.latency_study import read_cases
+    from sartor.studies.latency_study import read_cases
 
     assert [n.name for n in read_cases(peer.FILE)[2]].count(peer.NETWORK) == 1
 

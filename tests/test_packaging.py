@@ -23,7 +23,7 @@ MODULE_NAMES = {
     "scikit-learn": "sklearn",
 }  # import name of a distribution, where it differs
 TOOLS = {
-    "jsonschema": "checks in the tests that --json follows the printed schemas",
+    "jsonschema": "tests compare printed JSON with its schema",
     "mypy": "checks types",
     "pytest": "runs the tests",
     "pytest-xdist": "runs the tests on every core",

@@ -8,6 +8,8 @@ import json
 import math
 import random
 import statistics
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -388,3 +390,8 @@ def test_the_package_exports_every_error_that_it_raises() -> None:
     assert raised <= set(sartor.__all__)
     assert {n for names in sartor._HOMES.values() for n in names} == set(sartor.__all__)
     assert all(getattr(sartor, n) is not None for n in sartor.__all__)
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    code = "import sys, sartor.cli.app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sartor.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from sartor.api import Fitted, fit
@@ -64,13 +65,4 @@ __all__ = [
     "Recipe", "SartorError", "Target", "TargetLost", "TrainingDiverged", "UnknownName", "Verdict", "count", "cut",
     "explain", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    """Names are imported when they are first used: `sartor --help` needs no torch."""
-    for home, names in _HOMES.items():
-        if name in names:
-            value = getattr(import_module(f"sartor.{home}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'sartor' has no attribute {name!r}")
+__getattr__ = lazy_names("sartor", _HOMES)  # `sartor --help` needs no torch

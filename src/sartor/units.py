@@ -43,6 +43,33 @@ def parse_quantity(text: str, kind: str) -> tuple[float, bool]:
     raise BadInput(f"expected a number such as {_example(kind)} or a share such as 50%; got {text.strip()!r}")
 
 
+def parse_shares(text: str, flag: str = "--shares") -> list[float]:
+    """Percentages between 0 and 100, separated by commas, as shares.
+
+    Args:
+        text: such as "70, 50%,30".
+        flag: the option that they were given with, for messages.
+
+    Raises:
+        BadInput: no number, not a number, or one that is not strictly between 0 and 100.
+
+    >>> parse_shares("70, 50%,30")
+    [0.7, 0.5, 0.3]
+    """
+    shares = []
+    for word in filter(None, re.split(r"[,\s]+", text)):
+        try:
+            percent = float(word.removesuffix("%"))
+        except ValueError:
+            raise BadInput(f"{flag}: expected percentages such as 70,50,30; got {word!r}") from None
+        if not 0 < percent < 100:
+            raise BadInput(f"{flag}: expected percentages strictly between 0 and 100; got {word!r}")
+        shares.append(percent / 100)
+    if not shares:
+        raise BadInput(f"{flag}: expected percentages such as 70,50,30; got none")
+    return shares
+
+
 def _example(kind: str) -> str:
     return {"count": "200k, 1.5M", "bytes": "800kB, 1.5MB", "seconds": "4ms, 0.2s"}[kind]
 

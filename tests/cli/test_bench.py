@@ -61,12 +61,11 @@ def test_every_recipe_share_and_state(say, bench: Path, tmp_path: Path) -> None:
 
 
 def test_rows_that_are_kept_are_not_made_again(say, bench: Path, tmp_path: Path) -> None:
-    keep, page = tmp_path / "rows.json", tmp_path / "page.md"
+    keep, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
     first = say("bench", "oneshot", bench, "--recipes", "l1", "--no-peers", "--keep", keep, "--json").json
-    stored = json.loads(keep.read_text())
-    (key,) = stored
-    stored[key][0]["cut"] = 12.34  # nothing measures this: it can only come from the file
-    keep.write_text(json.dumps(stored))
+    stored = [json.loads(line) for line in keep.read_text().splitlines()]
+    stored[0]["cut"] = 12.34  # nothing measures this: it can only come from the file
+    keep.write_text("".join(json.dumps(row) + "\n" for row in stored))
     again = say(
         "bench", "oneshot", bench, "--recipes", "l1", "--no-peers", "--keep", keep, "--write", page, "--json"
     ).json

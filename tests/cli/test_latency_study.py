@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sartor.cli import latency_study
-from sartor.report.latency_study import latency_markdown, limit_summary
+from sartor.studies import latency_study
+from sartor.studies.latency_study import LatencyStudy, limit_summary
 
 NET = """
 import torch
@@ -19,6 +19,7 @@ def net():
         nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 4, 1)
     )
 """
+latency_markdown = LatencyStudy().page
 PAGE = "# Latency\n\n<!-- promise -->\nold words\n<!-- /promise -->\n"
 
 

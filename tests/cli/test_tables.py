@@ -46,7 +46,7 @@ def test_a_table_is_built_once_listed_and_shown(say, net, tmp_path) -> None:
     assert picture.read_text().startswith("<svg") and len(re.findall("<circle", picture.read_text())) == len(
         shown["timed"]
     )
-    assert "latency (microseconds)" in say("tables", "show", name, "--target", TARGET).out
+    assert "microseconds" in say("tables", "show", name, "--target", TARGET).out
 
 
 def test_tables_are_exported_and_merged(say, net, tmp_path) -> None:

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sartor.cli.fit import _with_changes, make_room
-from sartor.cli.inputs import DTYPES, example_for, parse_input, parse_pairs
+from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.recipe import choose_recipe
 from sartor.cli.request import Request, read_request, read_run_file, write_request
 from sartor.errors import BadInput, CorruptFile, SartorError, UnknownName
+from sartor.example_input import DTYPES, parse_input
 from sartor.types import FineTune, Recipe
 
 

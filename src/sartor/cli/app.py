@@ -14,18 +14,17 @@ from typing import Annotated, Any
 import typer
 
 from sartor.cli import tables as tables_
-from sartor.cli.bench import oneshot
+from sartor.cli.bench import StudyCommands
 from sartor.cli.command_result import CommandResult, print_json, print_result
 from sartor.cli.demo import demo
-from sartor.cli.discovery import discovery
 from sartor.cli.export import export
 from sartor.cli.failures import DONE, FAILURE, INTERRUPTED, WRONG_USAGE, Interrupted, exit_code, message
 from sartor.cli.fit import fit
-from sartor.cli.frontier import frontier
+from sartor.cli.frontier import FrontierOptions, frontier
 from sartor.cli.inspect import inspect
-from sartor.cli.latency_study import latency
 from sartor.cli.list import list_
 from sartor.cli.measure import measure
+from sartor.cli.option_fields import command_of
 from sartor.cli.report import report
 from sartor.cli.resume import resume
 from sartor.cli.schema import schema
@@ -72,15 +71,14 @@ def _command(name: str, function: Callable[..., CommandResult], home: typer.Type
 
 
 for _name, _function in (
-    ("demo", demo), ("inspect", inspect), ("measure", measure), ("fit", fit), ("frontier", frontier),
-    ("resume", resume), ("report", report), ("export", export), ("list", list_),
-    ("schema", schema),
+    ("demo", demo), ("inspect", inspect), ("measure", measure), ("fit", fit),
+    ("frontier", command_of(frontier, FrontierOptions)), ("resume", resume), ("report", report), ("export", export),
+    ("list", list_), ("schema", schema),
 ):  # fmt: skip
     _command(_name, _function)
-bench = typer.Typer(help="Compare methods on the same networks; makes the tables of the docs.", no_args_is_help=True)
-_command("oneshot", oneshot, bench)
-_command("discovery", discovery, bench)
-_command("latency", latency, bench)
+bench = typer.Typer(
+    cls=StudyCommands, help="Compare methods on the same networks; makes the tables of the docs.", no_args_is_help=True
+)
 app.add_typer(bench, name="bench")
 tables = typer.Typer(help="Latency tables: operators timed by width on this machine's targets.", no_args_is_help=True)
 _command("list", tables_.list_, tables)

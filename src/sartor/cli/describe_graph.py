@@ -22,7 +22,7 @@ def describe(graph: Graph) -> dict[str, Any]:
     """
     from sartor.cost import macs
     from sartor.run.record_rows import group_rows, plain_rows
-    from sartor.studies.discovery import coverage
+    from sartor.studies.examination import coverage
 
     rows = [{k: v for k, v in row.items() if k != "kept"} for row in plain_rows(group_rows(graph))]
     for row in rows:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, field, fields
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sartor.errors import BadInput, CorruptFile, UnknownName
+from sartor.toml_file import known_fields, read_toml
 from sartor.types.checked import Flag, Positive, checked, refusal
 from sartor.types.rows import stamped, unstamped
 
@@ -60,36 +60,6 @@ def request_from(values: Mapping[str, Any], where: str) -> Request:
     except ValidationError as e:
         raise refusal(e, "run") from None
     return request
-
-
-def known_fields(values: Mapping[str, Any], kind: Any, where: str) -> None:
-    """Check that every name is a field of the dataclass `kind`.
-
-    Raises:
-        UnknownName: a name is not; the message names the nearest field.
-    """
-    known = [f.name for f in fields(kind)]
-    for name in values:
-        if name not in known:
-            raise UnknownName(f"field of {where}", str(name), known)
-
-
-def read_toml(path: Path, missing: str) -> dict[str, Any]:
-    """The values of a TOML file.
-
-    Args:
-        path: the file.
-        missing: the message if there is no such file.
-
-    Raises:
-        BadInput: no such file, or not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(missing) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise BadInput(f"{path}: expected TOML; {e}") from e
 
 
 def read_run_file(path: Path) -> dict[str, Any]:

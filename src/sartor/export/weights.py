@@ -15,7 +15,7 @@ from sartor.export.files import atomic_path
 from sartor.structure.model_copy import named_tensors
 from sartor.version import version
 
-FORMAT = "pt"  # as other libraries that read safetensors expect it of PyTorch tensors
+FORMAT = 2  # of the metadata, one entry so that equal weights give equal bytes; format 1 had "tied" alone
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
@@ -30,7 +30,9 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
             first[id(t)] = name
             tensors[name] = t.detach().cpu().contiguous().clone()
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"tied": json.dumps(tied), "format": FORMAT, "sartor": version()})
+        save_file(
+            tensors, temporary, metadata={"sartor": json.dumps({"format": FORMAT, "version": version(), "tied": tied})}
+        )
 
 
 def load_weights_(model: nn.Module, path: str | Path) -> None:
@@ -42,7 +44,9 @@ def load_weights_(model: nn.Module, path: str | Path) -> None:
     """
     try:
         with safe_open(str(path), "pt") as f:
-            tied = json.loads((f.metadata() or {}).get("tied", "{}"))
+            metadata = f.metadata() or {}
+            about = json.loads(metadata.get("sartor", "{}"))
+            tied = about["tied"] if "tied" in about else json.loads(metadata.get("tied", "{}"))
             loaded = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
     except FileNotFoundError as e:
         raise BadInput(f"{path}: no such file") from e

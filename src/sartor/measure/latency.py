@@ -9,7 +9,7 @@ Single-threaded work stays on one core, denormal numbers are flushed to zero and
 (`sartor.measure.pinning`).
 
 Why the median of pairwise ratios: bursts of other work lengthen either side of a pair, so this median stays unbiased
-where the ratio of medians, of quartiles or of minima does not, on simulated neighbours (`python bench/noise.py`).
+where the ratio of medians, of quartiles or of minima does not, on simulated neighbours (`sartor bench noise`).
 Scheduler slices about as long as an inference synchronise with it and shift every one of these statistics by up to
 10 %; CPU time is not affected.
 """

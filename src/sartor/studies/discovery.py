@@ -1,174 +1,190 @@
-"""How well one network is understood: found, cut in half everywhere, run, proved, trained, exported."""
+"""`sartor bench discovery`: which axes of every network family are understood, each network in a process of its own."""
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
-from torch import nn
 
-from sartor.borrow import borrowed, device_of
-from sartor.cost import count
-from sartor.errors import SartorError
-from sartor.run import stages
-from sartor.run.subject import Subject
-from sartor.seed import seeded
-from sartor.structure import Graph, trace
-from sartor.structure.example import Example, call, tensors
-from sartor.surgery import cut, probe
-from sartor.torch_internals import BatchNorm
-from sartor.types import Plan
+from sartor.errors import BadInput, UnknownName
+from sartor.export import export_pt2
+from sartor.measure import environment
+from sartor.studies.examination import examine, exported
+from sartor.studies.grid import Grid, Part, bullets
+from sartor.studies.registry import Option, Row, Study, study
+from sartor.studies.study_run import StudyRun
+from sartor.testing import families
+from sartor.testing.isolation import isolated
 
-LEAST = 8  # units of a group that is cut here
+SETS = ("small", "timm", "torchvision", "transformers", "graph")
+PACKAGES = {"timm": "timm", "torchvision": "torchvision", "transformers": "transformers", "graph": "torch_geometric"}
+HEADS = (
+    "network", "parameters", "axes found (8 or more units)", "axes that can be cut",
+    "share of parameters on a found axis", "cut network runs", "equals the zero-masked original",
+    "trains one step", "exports", "discovery, CPU seconds",
+)  # fmt: skip
+Build = Callable[[], Any]
 
 
-def examine(
-    model: nn.Module,
-    example: Example,
-    *,
-    exporter: Callable[[nn.Module, Example], Any] | None = None,
-    seed: int = 0,
-    tolerance: float = 1e-4,
-) -> dict[str, Any]:
-    """Every claim about one network, checked; what failed is told in "why", and the rest still stands.
+@study("discovery", marker="discovery", key=("set", "name"), source="sartor")
+@dataclass(frozen=True, kw_only=True)
+class Discovery(Study):
+    """Find every axis of one small variant of each family, cut half of all, run, prove, train one step, export."""
 
-    Args:
-        model: with weights that are not degenerate; borrowed.
-        example: real inputs.
-        exporter: of the cut network; raises where its file does not compute the same.
-        seed: draws which units stay.
-        tolerance: of the proof.
+    sets: Annotated[list[str] | None, Option(f"Of {', '.join(SETS)}; repeatable (small).", name="--set")] = None
+    export: Annotated[bool, Option("Also export every cut network to .pt2 and check it.", name="--export")] = False
+    seconds: Annotated[float, Option("For one network, at most.", minimum=1.0)] = 300.0
+    memory: Annotated[float, Option("GiB for one network, at most.", minimum=0.5)] = 16.0
+
+    def rows(self, run: StudyRun) -> Iterator[Row]:
+        """One row a network. A kept row is completed if an export is asked for and it has none."""
+        networks = list(self._networks(run))
+        if not networks:
+            raise BadInput(f"--only: no network of these sets has {run.only!r} in its name")
+        for i, (group, name, build) in enumerate(networks):
+            row = run.store.get({"set": group, "name": name})
+            if row is None or self._lacks_export(row):
+                run.listener.tell(f"{group} {name}", i / len(networks))
+                row = run.store.add({"set": group, "name": name, **self._fields(build, row, run.seed)})
+            yield row
+        run.listener.tell(f"{len(networks)} networks", 1.0)
+
+    def _networks(self, run: StudyRun) -> Iterator[tuple[str, str, Build]]:
+        known = families.family_sets()
+        for name in self.sets or ["small"]:
+            if name not in known:
+                raise UnknownName("set of networks", name, known)
+            yield from ((name, n, build) for n, build in known[name]().items() if run.selects(n))
+
+    def _lacks_export(self, row: Mapping[str, Any]) -> bool:
+        return self.export and bool(row.get("realised")) and row.get("exports") is None
+
+    def _fields(self, build: Build, old: Mapping[str, Any] | None, seed: int) -> Mapping[str, Any]:
+        """The fields of a row, made in another process; of an old row only its export is made."""
+        make = partial(_examined, build, self.export, seed) if old is None else partial(_exported_alone, build, seed)
+        fields, reason = isolated(make, seconds=self.seconds, memory=int(self.memory * 2**30))
+        if old is None:
+            return fields or {"discovered": False, "why": {"process": reason}}
+        new = fields or {"exports": False, "why": {"export": reason}}
+        return {**old, **new, "why": {**old.get("why", {}), **new["why"]}}
+
+    def answer(self, rows: Sequence[Row], run: StudyRun) -> dict[str, Any]:
+        """Rows, and the versions of the packages that the networks come from."""
+        sets = {r["set"] for r in rows}
+        libraries = {package: metadata.version(package) for s, package in PACKAGES.items() if s in sets}
+        return {"rows": list(rows), "libraries": libraries, "environment": environment()}
+
+    def parts(self, answer: Mapping[str, Any]) -> Sequence[Part]:
+        """A summary by set, a table of every network, and the message of every failure."""
+        rows: Sequence[Row] = answer["rows"]
+        facts = answer.get("environment") or {}
+        torch_version = (facts.get("versions") or {}).get("torch")
+        versions = [f"{p} {v}" for p, v in {"torch": torch_version, **(answer.get("libraries") or {})}.items() if v]
+        parts: list[Part] = [
+            f"Measured with {', '.join(versions)} on {facts.get('cpu', 'a CPU')}, one thread." if versions else "",
+            _summary(rows),
+        ]
+        for name, of_set in by_set(rows).items():
+            parts += [f"## {name}", Grid(HEADS, [cells(r) for r in of_set])]
+            failed = [f"`{r['name']}`, {stage}: {why}" for r in of_set for stage, why in r.get("why", {}).items()]
+            parts += ["What failed or was not cut, and why:", bullets(failed)] if failed else []
+        return parts
+
+
+def totals(rows: Sequence[Row]) -> dict[str, Any]:
+    """Counts over the networks of a set.
 
     Returns:
-        {"params", "discovered", "operators", "groups" (of LEAST units or more), "realised" (those that can be cut in
-        this class), "coverage" (share of the parameters on an axis that was found), "seconds" (of the processor, for
-        discovery), "runs", "shapes", "exact" (None: no exact group), "error", "mixing" (groups outside the proof),
-        "trains", "exports" (None: not asked), "why": {stage: sentence}}.
+        {"models", "discovered", "groups", "realised", "cut" (models with an axis that can be cut), "run", "proved"
+        (models with a group that can be compared exactly), "exact", "trained", "exports" (models whose export was
+        tried), "exported", "covered" (models with more than 99 % of their parameters on a found axis)}.
     """
-    row: dict[str, Any] = {
-        "params": sum(p.numel() for p in model.parameters()), "discovered": False, "operators": 0, "groups": 0,
-        "realised": 0, "coverage": 0.0, "seconds": None, "runs": False, "shapes": False, "exact": None, "error": None,
-        "mixing": 0, "trains": False, "exports": None, "why": {},
-    }  # fmt: skip
-
-    def attempt(stage: str, act: Callable[[], Any]) -> Any:
-        try:
-            return act()
-        except Exception as e:
-            row["why"][stage] = _said(e)
-            return None
-
-    model = copy.deepcopy(model).eval()
-    found: Graph | None = attempt("discover", lambda: trace(model, example))
-    if found is None:
-        return row
-    start = time.process_time()
-    trace(model, example)  # once more: the first one imports and compiles
-    row |= {"seconds": time.process_time() - start, "discovered": True, "operators": len(found.ops)}
-    row["coverage"] = coverage(found)
-    wide = {n for n, g in found.groups.items() if g.units >= LEAST}
-    row["groups"] = len(wide)
-    graph: Graph | None = attempt("probe", lambda: probe(model, found))
-    if graph is None:
-        return row
-    left = [n for n in graph.groups if graph.groups[n].units >= LEAST]
-    row["realised"] = len(left)
-    lost = [f for f in graph.frozen if f.reason not in {g.reason for g in found.frozen}]
-    if lost:
-        row["why"]["realise"] = "; ".join(dict.fromkeys(f.reason for f in lost))[:300]
-    if not left:
-        return row
-    plan = halved(graph, seed)
-    smaller = attempt("cut", lambda: cut(model, graph, plan))
-    if smaller is None:
-        return row
-    with torch.no_grad(), borrowed(model), borrowed(smaller):
-        out = attempt("run", lambda: call(smaller, example))
-        want = attempt("run the original", lambda: call(model, example))
-    if out is None:
-        return row
-    row["runs"] = True
-    by_value = 1 if any(op.name in ("nonzero", "nms") for op in graph.ops) else 0  # as many rows as the values say
-    row["shapes"] = [(t.dim(), t.shape[by_value:]) for t in tensors(out)] == [
-        (t.dim(), t.shape[by_value:]) for t in tensors(want)
-    ]
-    row |= _proved(Subject(model, example, graph, count(graph)), plan, smaller, tolerance, row["why"])
-    row["trains"] = bool(attempt("train", lambda: _one_step(smaller, example, seed)))
-    if exporter is not None:
-        row["exports"] = attempt("export", lambda: (exporter(smaller.eval(), example), True)[1]) or False
-    return row
+    cut = [r for r in rows if r.get("realised")]
+    return {
+        "models": len(rows),
+        "discovered": sum(bool(r.get("discovered")) for r in rows),
+        "groups": sum(r.get("groups") or 0 for r in rows),
+        "realised": sum(r.get("realised") or 0 for r in rows),
+        "cut": len(cut),
+        "run": sum(bool(r.get("runs") and r.get("shapes")) for r in cut),
+        "proved": sum(r.get("exact") is not None for r in cut),
+        "exact": sum(r.get("exact") is True for r in cut),
+        "trained": sum(bool(r.get("trains")) for r in cut),
+        "exports": sum(r.get("exports") is not None for r in cut),
+        "exported": sum(r.get("exports") is True for r in cut),
+        "covered": sum((r.get("coverage") or 0) > 0.99 for r in rows),
+    }
 
 
-def exported(
-    model: nn.Module, example: Example, exporter: Callable[[nn.Module, Example], Any], *, seed: int = 0
-) -> dict[str, Any]:
-    """Only whether the network that `examine` cuts exports: its "exports" and, where that failed, "why"."""
-    try:
-        graph = probe(model, trace(model, example))
-        exporter(cut(model, graph, halved(graph, seed)).eval(), example)
-    except Exception as e:
-        return {"exports": False, "why": {"export": _said(e)}}
-    return {"exports": True, "why": {}}
+def by_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of every set, in order."""
+    sets: dict[str, list[Row]] = {}
+    for r in rows:
+        sets.setdefault(r["set"], []).append(r)
+    return sets
 
 
-def _said(e: Exception) -> str:
-    return f"{type(e).__name__}: {e}".split("\n")[0][:300]
+def cells(row: Row) -> list[str]:
+    """The cells of one network, as many as HEADS."""
+    if not row.get("discovered"):
+        return [row["name"], *[""] * (len(HEADS) - 1)]
+    cut = bool(row.get("realised"))
+    return [
+        row["name"], f"{row['params']:,}", str(row["groups"]), str(row["realised"]), f"{100 * row['coverage']:.1f} %",
+        _yes_no(row["runs"] and row["shapes"]) if cut else "", _yes_no(row["exact"]) if cut else "",
+        _yes_no(row["trains"]) if cut else "", _yes_no(row["exports"]) if cut else "", f"{row['seconds']:.2f}",
+    ]  # fmt: skip
 
 
-def halved(graph: Graph, seed: int = 0) -> Plan:
-    """Half of every group of at least LEAST units, at random; tied groups keep equal counts."""
-    generator = torch.Generator().manual_seed(seed)
-    keep = {}
-    for name, group in graph.groups.items():
-        if group.units >= LEAST:
-            chosen = torch.randperm(group.units, generator=generator)[: group.units // 2]
-            keep[name] = tuple(sorted(chosen.tolist()))
-    return Plan(keep, "halved", graph.fingerprint)
+def _summary(rows: Sequence[Row]) -> Grid:
+    with_exports = any(r.get("exports") is not None for r in rows)
+    lines = []
+    for name, of_set in by_set(rows).items():
+        t = totals(of_set)
+        lines.append([
+            name, str(t["models"]), str(t["discovered"]), str(t["groups"]), str(t["realised"]),
+            f"{t['run']} of {t['cut']}", f"{t['exact']} of {t['proved']}", f"{t['trained']} of {t['cut']}",
+            *([f"{t['exported']} of {t['exports']}"] if with_exports else []), f"{t['covered']} of {t['models']}",
+        ])  # fmt: skip
+    heads = [
+        "set", "models", "models traced", "axes found (8 or more units)", "axes that can be cut", "cut models that run",
+        "cut models equal to the zero-masked original", "cut models that train",
+        *(["cut models that export"] if with_exports else []),
+        "models with over 99 % of their parameters on a found axis",
+    ]  # fmt: skip
+    return Grid(heads, lines)
 
 
-def coverage(graph: Graph) -> float:
-    """Share of the parameters that lie on an axis of some group; tied tensors count once."""
-    one = {id(v): v for v in graph.tensors.values() if v.origin == "parameter"}
-    on = {id(graph.tensors[m.tensor]) for g in graph.groups.values() for m in g.members}
-    whole = sum(v.numel({}) for v in one.values())
-    return sum(v.numel({}) for k, v in one.items() if k in on) / (whole or 1)
+def _yes_no(value: bool | None) -> str:
+    return "–" if value is None else "yes" if value else "NO"
 
 
-def _proved(
-    subject: Subject, plan: Plan, smaller: nn.Module, tolerance: float, why: dict[str, str]
-) -> Mapping[str, Any]:
-    try:
-        proof = stages.verify(subject, plan, smaller, inputs=subject.example, tolerance=tolerance)
-    except SartorError as e:
-        why["prove"] = str(e)[:300]
-        return {"exact": False}
-    except Exception as e:
-        why["prove"] = _said(e)
-        return {"exact": False}
-    exact = None if not proof.groups else True
-    return {"exact": exact, "error": proof.max_relative_error, "mixing": proof.mixing_groups}
+def _examined(build: Build, export: bool, seed: int) -> dict[str, Any]:
+    """Runs in another process."""
+    return examine(*_built(build, seed), exporter=_checked_export if export else None, seed=seed)
 
 
-def _one_step(smaller: nn.Module, example: Example, seed: int) -> bool:
-    """One step of SGD in training mode: the loss is finite and weights move."""
-    with seeded(seed), torch.random.fork_rng(devices=[]):
-        smaller.train()
-        _norms_of_one_value(smaller)
-        out = [t for t in tensors(call(smaller, example)) if t.requires_grad]
-        loss = sum((t.float().square().mean() for t in out), start=torch.zeros((), device=device_of(smaller)))
-        loss.backward()
-    moved = [p for p in smaller.parameters() if p.grad is not None]
-    finite = all(bool(torch.isfinite(p.grad).all()) for p in moved if p.grad is not None)
-    if not (moved and finite and bool(torch.isfinite(loss))):
-        raise ArithmeticError(f"{len(moved)} gradients, finite: {finite}, loss {float(loss):.3g}")
-    return True
+def _exported_alone(build: Build, seed: int) -> dict[str, Any]:
+    """Runs in another process."""
+    return exported(*_built(build, seed), _checked_export, seed=seed)
 
 
-def _norms_of_one_value(model: nn.Module) -> None:
-    """Batch norms keep their statistics: of one sample and one position there are none."""
-    for m in model.modules():
-        if isinstance(m, BatchNorm):
-            m.eval()
+def _built(build: Build, seed: int) -> tuple[Any, Any]:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    model, example = build()
+    return families.settled_(model.eval(), seed), example
+
+
+def _checked_export(model: Any, example: Any) -> None:
+    """Export to .pt2 and compare with the module at two batch sizes."""
+    with tempfile.TemporaryDirectory() as folder:
+        export_pt2(model, example, Path(folder) / "cut.pt2", check=(1, 3))

@@ -1,4 +1,4 @@
-"""Quality against cost from calibration alone: each recipe at each share of the MACs, repaired and judged."""
+"""Quality against cost without training: each recipe at each share of the MACs, repaired and judged."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ MET, MISSED = "met", "not reached"
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a frontier covers and how its points are made."""
+    """The points of a frontier and how they are judged."""
 
-    recipes: Sequence[str | Recipe]  # names, criteria or recipes; each gets `calibration` samples, the same ones
+    recipes: Sequence[str | Recipe]  # names, criteria or recipes; all use the same calibration samples
     shares: Sequence[float]  # of the MACs that may stay, strictly between 0 and 1
     judge: int | None = None  # samples of each labelled part at most; None: all
-    target: str | Target | None = None  # where every network is timed in turns with the original; None: nowhere
+    target: str | Target | None = None  # every network is timed there in turns with the original; None: not timed
     calibration: int = 1000  # samples for scores and repairs; a quarter as many more judge the distance of the outputs
     effort: Effort = field(default_factory=lambda: EFFORT)  # of a comparison on the target
 
@@ -52,16 +52,16 @@ def frontier(
     context: Context = DEFAULTS,
     device: torch.device | str | None = None,
 ) -> dict[str, Any]:
-    """Cut, repair and judge a network at every share of its MACs by every recipe. Nothing is trained.
+    """Cut, repair and judge a network at every share of its MACs by every recipe, without training.
 
-    The network is understood once and scored once, however many shares there are; gates and searched allocations, which
-    depend on the share, are found anew for each. Every cut is proved before it is repaired.
+    The network is traced once and scored once for all shares; gates and searched allocations depend on the share and
+    are computed for each. Every cut is proved before it is repaired.
 
     Args:
         model: borrowed.
-        data: its calibration part (else the training part) is read for scores and repairs, targets only by criteria
-            that need labels; val and test, where there are, judge.
-        sweep: recipes, shares, and how hard to look.
+        data: the calibration part, or else the training part, is used for scores and repairs; labels are read only by
+            criteria that need them. Accuracy is computed on the val and test parts that exist.
+        sweep: recipes, shares, and how networks are judged.
         example: inputs the network can be called with; one sample of it is counted and timed.
         context: the loss of criteria that need one, the seed, and the listener.
         device: where to compute; None: where the model lies.
@@ -73,7 +73,7 @@ def frontier(
         "seconds": {"understand", "score", "total"}, "notes", "environment"}.
         A point is {"recipe", "asked", "status": "met" | "not reached", "why", "macs" and "params" (shares of the
         original's), "val" and "test" (percent), "gap" (see `sartor.repair.gap.output_gap`), "latency": {"ratio",
-        "interval", "original_ms", "fitted_ms", "noisy"}, "seconds"}; what was not judged is None.
+        "interval", "original_ms", "fitted_ms", "noisy"}, "seconds"}; values that were not measured are None.
 
     Raises:
         BadInput, UnknownName: an argument.
@@ -95,14 +95,14 @@ def frontier(
         listener.begin("understand")
         subject = stages.understand(model, example, device)
         subject = stages.with_held_out(subject, data.for_scores or (), sweep.calibration)
-        understood = time.perf_counter() - start
+        understand_s = time.perf_counter() - start
         points_of = _Points(subject, data, sweep, target, noted)
         listener.begin("judge the original")
         original = {
             "macs": subject.original.macs, "params": subject.original.params, **points_of.quality(subject.model)
         }  # fmt: skip
         listener.begin("score")
-        scores, spent = score_recipes(subject, recipes, noted)
+        scores, score_s = score_recipes(subject, recipes, noted)
         points = []
         every = [(r, s) for r in recipes for s in shares]
         listener.begin("frontier")
@@ -120,7 +120,7 @@ def frontier(
         metric="accuracy",
         original=OriginalRow.model_validate(original),
         points=[FrontierPoint(**point) for point in points],
-        seconds=Durations(understand=understood, score=spent, total=time.perf_counter() - start),
+        seconds=Durations(understand=understand_s, score=score_s, total=time.perf_counter() - start),
         notes=notes,
         environment=to_plain(environment()),
     )
@@ -141,7 +141,7 @@ class _Noting(Listener):
 
 @dataclass(frozen=True)
 class _Points:
-    """One point after the other."""
+    """Makes the points of one network."""
 
     subject: Subject
     data: Data
@@ -150,7 +150,7 @@ class _Points:
     context: Context
 
     def quality(self, model: nn.Module) -> dict[str, float | None]:
-        """Accuracy in percent on the labelled parts there are."""
+        """Accuracy in percent on the labelled parts that exist."""
         parts = {"val": self.data.val, "test": self.data.test}
         return {name: None if part is None else self._accuracy(model, part) for name, part in parts.items()}
 
@@ -195,14 +195,16 @@ def _latency(measured: Comparison) -> dict[str, Any]:
     }
 
 
-def _recipes(asked: Sequence[str | Recipe], calibration: int) -> list[Recipe]:
-    if not asked or isinstance(asked, str):
-        raise BadInput(f"recipes: expected a list of at least one; got {asked!r}")
-    return list({r.name: r for r in (find_recipe(a, calibration=calibration) for a in asked)}.values())
+def _recipes(recipes: Sequence[str | Recipe], calibration: int) -> list[Recipe]:
+    """Recipes by name; of several with one name, the last."""
+    if not recipes or isinstance(recipes, str):
+        raise BadInput(f"recipes: expected a list of at least one; got {recipes!r}")
+    return list({r.name: r for r in (find_recipe(a, calibration=calibration) for a in recipes)}.values())
 
 
-def _shares(asked: Sequence[float]) -> list[float]:
-    found = sorted({float(s) for s in asked}, reverse=True)
-    if not found or not all(0 < s < 1 for s in found):
-        raise BadInput(f"shares of the MACs: expected numbers strictly between 0 and 1; got {list(asked)}")
-    return found
+def _shares(shares: Sequence[float]) -> list[float]:
+    """Different shares, descending."""
+    descending = sorted({float(s) for s in shares}, reverse=True)
+    if not descending or not all(0 < s < 1 for s in descending):
+        raise BadInput(f"shares of the MACs: expected numbers strictly between 0 and 1; got {list(shares)}")
+    return descending

@@ -1,4 +1,4 @@
-"""Scores of many recipes on one network, with as few passes over the data as their options allow; plans at a share."""
+"""Scores of many recipes on one network with few passes over the data, and plans at a share of the MACs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def plan_at(subject: Subject, recipe: Recipe, scores: Scores | None, share: floa
         context: the loss of the gates, the seed, and the listener.
 
     Raises:
-        BudgetNotMet: the share cannot be reached; says the floor.
+        BudgetNotMet: the share cannot be reached; gives the lowest that can.
     """
     subject = subject.allowed(recipe)
     bounds = Budget((Limit("macs", share, True),)).against(subject.original)
@@ -97,10 +97,10 @@ def plan_at(subject: Subject, recipe: Recipe, scores: Scores | None, share: floa
 
 
 def _per_cost(recipe: Recipe) -> float:
-    """The exponent that divides the scores themselves; sensitivities apply theirs later."""
+    """The exponent by which scores are divided here; sensitivities apply theirs when curves are measured."""
     return recipe.score.per_cost if recipe.score.kind == "criterion" else 0.0
 
 
 def _label(criterion: Any) -> str:
-    """The key under which `sartor.importance.scores` gives it back."""
+    """The key of this criterion in the result of `sartor.importance.scores`."""
     return criterion if isinstance(criterion, str) else find_criterion(criterion).name

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
-from torch._ops import OpOverload
 
 from sartor.errors import BadInput, CorruptFile
 from sartor.structure.example import tensors
 from sartor.structure.op_json import operator
 from sartor.surgery.edits_file import ProgramFile
-from sartor.torch_internals import children_table
+from sartor.torch_internals import OpOverload, children_table
 from sartor.types.checked import refusal
 
 FORMAT = 1

@@ -1,34 +1,115 @@
-"""The values that travel between rooms: frozen, checked at construction, with no other behaviour."""
+"""The values that travel between rooms: frozen, checked at construction, with no other behaviour.
+
+Names are imported when they are first used: `sartor --help` needs no torch.
+"""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from sartor.types.calibration import Calibration, Loss, Precision, check_precision
-from sartor.types.data import Batches, Data, Judge
-from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms, Ridge
-from sartor.types.limits import METRICS, Bounds, Budget, Counted, Limit
-from sartor.types.listener import SILENT, WARNINGS, Listener, Progress
-from sartor.types.network import Counts, Frozen, Group, Member, Reason, Role, Scores
-from sartor.types.plain import to_plain
-from sartor.types.plan import Plan
-from sartor.types.recipe import (
-    Axes,
-    Criterion,
-    Custom,
-    Gates,
-    Global,
-    Knapsack,
-    Normalise,
-    OneShot,
-    Recipe,
-    Reduce,
-    Search,
-    Sensitivity,
-    Uniform,
-)
-from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Scaling
-from sartor.types.timing import SECTIONS, Comparison, Effort, Latency, Target, median_interval, wide_interval
-from sartor.types.verdict import Verdict
+from sartor.lazy_names import lazy_names
 
+if TYPE_CHECKING:
+    from sartor.types.calibration import Calibration, Loss, Precision, check_precision
+    from sartor.types.data import Batches, Data, Judge
+    from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms, Ridge
+    from sartor.types.limits import METRICS, Bounds, Budget, Counted, Limit
+    from sartor.types.listener import SILENT, WARNINGS, Listener, Progress
+    from sartor.types.network import Counts, Frozen, Group, Member, Reason, Role, Scores
+    from sartor.types.plain import to_plain
+    from sartor.types.plan import Plan
+    from sartor.types.recipe import (
+        Axes,
+        Criterion,
+        Custom,
+        Gates,
+        Global,
+        Knapsack,
+        Normalise,
+        OneShot,
+        Recipe,
+        Reduce,
+        Search,
+        Sensitivity,
+        Uniform,
+    )
+    from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Scaling
+    from sartor.types.timing import SECTIONS, Comparison, Effort, Latency, Target, median_interval, wide_interval
+    from sartor.types.verdict import Verdict
+
+_HOMES = {
+    "calibration": (
+        "Calibration",
+        "Loss",
+        "Precision",
+        "check_precision",
+    ),
+    "data": (
+        "Batches",
+        "Data",
+        "Judge",
+    ),
+    "heal": (
+        "FineTune",
+        "FoldMeans",
+        "HealStep",
+        "RefreshNorms",
+        "Ridge",
+    ),
+    "limits": (
+        "METRICS",
+        "Bounds",
+        "Budget",
+        "Counted",
+        "Limit",
+    ),
+    "listener": (
+        "SILENT",
+        "WARNINGS",
+        "Listener",
+        "Progress",
+    ),
+    "network": (
+        "Counts",
+        "Frozen",
+        "Group",
+        "Member",
+        "Reason",
+        "Role",
+        "Scores",
+    ),
+    "plain": ("to_plain",),
+    "plan": ("Plan",),
+    "recipe": (
+        "Axes",
+        "Criterion",
+        "Custom",
+        "Gates",
+        "Global",
+        "Knapsack",
+        "Normalise",
+        "OneShot",
+        "Recipe",
+        "Reduce",
+        "Search",
+        "Sensitivity",
+        "Uniform",
+    ),
+    "scaling": (
+        "NORMALISATIONS",
+        "REDUCTIONS",
+        "Scaling",
+    ),
+    "timing": (
+        "SECTIONS",
+        "Comparison",
+        "Effort",
+        "Latency",
+        "Target",
+        "median_interval",
+        "wide_interval",
+    ),
+    "verdict": ("Verdict",),
+}
 __all__ = [
     "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion", "Custom",
     "Data", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep", "Judge",
@@ -37,3 +118,4 @@ __all__ = [
     "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Target", "Uniform", "Verdict",
     "WARNINGS", "asdict", "check_precision", "median_interval", "to_plain", "wide_interval",
 ]  # fmt: skip
+__getattr__ = lazy_names("sartor.types", _HOMES)  # `sartor --help` needs no torch

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, get_args
+
+from torch import Tensor
 
 from sartor.errors import BadInput
 from sartor.types.data import Batches
 
-if TYPE_CHECKING:  # torch takes seconds to import, and the command line imports these values
-    from torch import Tensor
-
-Loss: TypeAlias = "Callable[[Any, Any], Tensor]"  # loss(outputs, targets) -> scalar, a mean over samples
+Loss = Callable[[Any, Any], Tensor]  # loss(outputs, targets) -> scalar, a mean over samples
 Precision = Literal["float32", "bfloat16"]  # of a forward: the model's own, or autocast
 
 

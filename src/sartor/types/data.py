@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:  # torch takes seconds to import, and the command line imports these values
-    from torch import Tensor, nn
+from torch import Tensor, nn
 
 Batches = Iterable[Any]  # each a pair (inputs, targets), or a mapping that names its targets
 

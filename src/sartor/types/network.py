@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal
 
-if TYPE_CHECKING:  # torch takes seconds to import, and the command line imports these values
-    from torch import Tensor
+from torch import Tensor
 
 Role = Literal["out", "in", "norm", "buffer", "other"]
-Scores: TypeAlias = "Mapping[str, Tensor]"  # group name -> [units]; larger = keep
+Scores = Mapping[str, Tensor]  # group name -> [units]; larger = keep
 Counts = Mapping[str, int]  # group name -> units kept; a group not named is whole
 
 

@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 
 def to_plain(value: Any) -> Any:
     """Dataclasses, paths, tuples and tensors as JSON knows them."""
@@ -17,12 +19,12 @@ def to_plain(value: Any) -> Any:
         return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [to_plain(v) for v in value]
+    if isinstance(value, Tensor):
+        return value.tolist()
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, str | int | float | bool) or value is None:
         return value
-    from torch import Tensor  # here, because it takes seconds and plain values do not need it
-
-    return value.tolist() if isinstance(value, Tensor) else getattr(value, "__name__", str(value))
+    return getattr(value, "__name__", str(value))
