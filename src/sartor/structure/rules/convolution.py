@@ -28,10 +28,10 @@ def macs(op: Op) -> Terms:
     return [[*(x if is_transposed(op) else op.out).axes, *w.axes[1:]]]
 
 
-def _row_major(w: Tensor) -> bool:
+def _row_major(t: Tensor) -> bool:
     """Whether the strides are exactly those of a new tensor; versions of torch differ on strides of dimensions of 1."""
     expected = 1
-    for size, stride in zip(reversed(w.shape), reversed(w.stride())):
+    for size, stride in zip(reversed(t.shape), reversed(t.stride())):
         if stride != expected:
             return False
         expected *= max(size, 1)
@@ -45,7 +45,7 @@ def _meta(x: Tensor, w: Tensor, b: Tensor | None = None, *window: Any) -> Any:
     out = w.shape[0]
     if x.ndim != w.ndim or groups < 1 or x.shape[1] != w.shape[1] * groups or out % groups:
         return NotImplemented
-    if not (alike(x, w, b) and x.is_contiguous() and _row_major(w)) or (b is not None and b.shape != (out,)):
+    if not (alike(x, w, b) and _row_major(x) and _row_major(w)) or (b is not None and b.shape != (out,)):
         return NotImplemented
     return swept(x, out, w.shape[2:], stride, padding, dilation)
 
