@@ -10,13 +10,11 @@ from torch import Tensor
 
 from sartor.importance import AppliesToNoGroup, find_criterion, parse_mixture, score
 from sartor.importance.pairs import UNSEEN, paired
+from sartor.importance.score import MEANS, NO_DATA
 from sartor.run.context import Context
 from sartor.run.subject import Subject
 from sartor.types import WARNINGS, Calibration, Criterion, Gates, Listener, Plan, Recipe, Scaling
 from sartor.types.recipe import Function
-
-NO_DATA = Calibration()
-SUM = Scaling()
 
 
 def per_head_plan(
@@ -25,7 +23,7 @@ def per_head_plan(
     criterion: str | Function = "l2",
     *,
     calibration: Calibration = NO_DATA,
-    scaling: Scaling = SUM,
+    scaling: Scaling = MEANS,
     listener: Listener = WARNINGS,
 ) -> Plan:
     """The plan in which every group that allows it keeps, for each outer unit, the best inner units by a criterion.
@@ -75,7 +73,7 @@ def with_fibres(subject: Subject, plan: Plan, recipe: Recipe, context: Context) 
     how = recipe.score if not isinstance(recipe.score, Gates) else Criterion("l2")
     fine = per_head_plan(
         subject, plan, how.criterion, calibration=subject.calibration(recipe.calibration, context),
-        scaling=Scaling(reduce=how.reduce, normalise=how.normalise), listener=context.listener,
+        scaling=how.scaling, listener=context.listener,
     )  # fmt: skip
     if not fine.fibres:
         context.listener.note(

@@ -49,7 +49,6 @@ from sartor.types import (
     Judge,
     Plan,
     Recipe,
-    Scaling,
     Scores,
     Search,
     Sensitivity,
@@ -111,13 +110,13 @@ def understand(model: nn.Module, example: Example, device: torch.device | str | 
 
 def with_samples(subject: Subject, source: Iterable[Any] | None, samples: int) -> Subject:
     """The subject with its calibration batches: the first `samples` samples of a source."""
-    if not source:
+    if source is None:
         return subject
     where = device_of(subject.model)
     return replace(subject, samples=tuple(to_device(b, where) for b in first_samples(source, samples)))
 
 
-def with_held_out(subject: Subject, source: Iterable[Any], samples: int) -> Subject:
+def with_held_out(subject: Subject, source: Iterable[Any] | None, samples: int) -> Subject:
     """The subject with calibration batches, and with others that judge plans.
 
     Args:
@@ -126,7 +125,7 @@ def with_held_out(subject: Subject, source: Iterable[Any], samples: int) -> Subj
             too few samples, a fifth is held out.
 
     Raises:
-        BadInput: fewer than two samples.
+        BadInput: fewer than two samples, or no source.
     """
     wished = samples + max(1, round(samples * _HELD_OUT / (1 - _HELD_OUT)))
     whole = with_samples(subject, source, wished)
@@ -154,10 +153,8 @@ def score(subject: Subject, recipe: Recipe, bounds: Bounds, context: Context) ->
         if share is None:
             raise BadInput("gates are trained towards a share of the MACs: add a limit on them, such as 'macs<=50%'")
         return learn_gates(graph, subject.model, calibration, SoftBudget(share), options=how, listener=listener)
-    per_cost = how.per_cost if isinstance(how, Criterion) else 0.0
-    scaling = Scaling(reduce=how.reduce, normalise=how.normalise, per_cost=per_cost)
     scores = unit_scores(
-        graph, subject.model, how.criterion, calibration=calibration, scaling=scaling, listener=listener
+        graph, subject.model, how.criterion, calibration=calibration, scaling=how.scaling, listener=listener
     )
     if isinstance(how, Sensitivity):
         options = CurveOptions(per_cost=how.per_cost)

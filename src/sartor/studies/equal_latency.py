@@ -147,7 +147,7 @@ class Draw:
     def subject(self) -> Subject:
         model = open_network(self.options.model, self.options.weights)
         subject = stages.understand(model, self._data.example)
-        return stages.with_held_out(subject, self._data.calibration or (), CALIBRATION)
+        return stages.with_held_out(subject, self._data.calibration, CALIBRATION)
 
     @cached_property
     def predictor(self) -> Predictor:

@@ -94,7 +94,7 @@ class _Trained:
     def subject(self) -> Subject:
         model = trained(self.network, self._data, self.seed, self.listener)
         subject = stages.understand(model, self._data.example)
-        return stages.with_held_out(subject, self._data.calibration or (), self.network.calibration)
+        return stages.with_held_out(subject, self._data.calibration, self.network.calibration)
 
     @cached_property
     def original(self) -> float:

@@ -94,7 +94,7 @@ def frontier(
     with seeded(context.seed), torch.random.fork_rng(devices=[]):
         listener.begin("understand")
         subject = stages.understand(model, example, device)
-        subject = stages.with_held_out(subject, data.for_scores or (), sweep.calibration)
+        subject = stages.with_held_out(subject, data.for_scores, sweep.calibration)
         understand_s = time.perf_counter() - start
         points_of = _Points(subject, data, sweep, target, noted)
         listener.begin("judge the original")

@@ -57,7 +57,7 @@ class OneShot(Study):
         model = trained(network, data, run.seed, run.listener)
         test = test_batches(data, self.judge or network.judge)
         subject = stages.understand(model, data.example)
-        subject = stages.with_held_out(subject, data.calibration or (), network.calibration)
+        subject = stages.with_held_out(subject, data.calibration, network.calibration)
         conditions = {
             "network": network.name, "model": network.model, "original": accuracy(model, test),
             "test_samples": sum(len(y) for _, y in test), "calibration": network.calibration, "seed": run.seed,

@@ -13,7 +13,7 @@ from sartor.learn import CurveOptions, sensitivity_scores
 from sartor.run import stages
 from sartor.run.context import Context
 from sartor.run.subject import Subject
-from sartor.types import Budget, Gates, Limit, Plan, Recipe, Scaling, Scores, Sensitivity
+from sartor.types import Budget, Gates, Limit, Plan, Recipe, Scores, Sensitivity
 
 
 def score_recipes(
@@ -41,7 +41,7 @@ def score_recipes(
     passes: dict[tuple[Any, ...], list[Recipe]] = {}
     for r in recipes:
         if not isinstance(r.score, Gates):
-            key = (r.score.reduce, r.score.normalise, _per_cost(r), replace(r.cut, fibres=False), r.calibration)
+            key = (r.score.scaling, replace(r.cut, fibres=False), r.calibration)
             passes.setdefault(key, []).append(r)
     by_recipe: dict[str, Scores] = {}
     seconds: dict[str, float] = {}
@@ -55,9 +55,7 @@ def score_recipes(
         by_criterion = scores(
             subject.graph.only(subject.allowed(first).graph.groups), subject.model, list(criteria.values()),
             calibration=subject.calibration(first.calibration, context),
-            scaling=Scaling(
-                reduce=first.score.reduce, normalise=first.score.normalise, per_cost=_per_cost(first)
-            ),
+            scaling=first.score.scaling,
             listener=listener,
         )  # fmt: skip
         by_recipe |= {r.name: by_criterion[_label(r.score.criterion)] for r in together}  # type: ignore[union-attr]
@@ -94,11 +92,6 @@ def plan_at(subject: Subject, recipe: Recipe, scores: Scores | None, share: floa
         raise BadInput(f"recipe {recipe.name!r}: expected its scores; got none")
     scores, _ = stages.search(subject, recipe, scores, bounds, context)
     return stages.decide(subject, recipe, scores, bounds, context).plan
-
-
-def _per_cost(recipe: Recipe) -> float:
-    """The exponent by which scores are divided here; sensitivities apply theirs when curves are measured."""
-    return recipe.score.per_cost if recipe.score.kind == "criterion" else 0.0
 
 
 def _label(criterion: Any) -> str:

@@ -24,15 +24,13 @@ if TYPE_CHECKING:
         Gates,
         Global,
         Knapsack,
-        Normalise,
         OneShot,
         Recipe,
-        Reduce,
         Search,
         Sensitivity,
         Uniform,
     )
-    from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Scaling
+    from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Normalise, Reduce, Scaling
     from sartor.types.timing import SECTIONS, Comparison, Effort, Latency, Target, median_interval, wide_interval
     from sartor.types.verdict import Verdict
 
@@ -86,10 +84,8 @@ _HOMES = {
         "Gates",
         "Global",
         "Knapsack",
-        "Normalise",
         "OneShot",
         "Recipe",
-        "Reduce",
         "Search",
         "Sensitivity",
         "Uniform",
@@ -97,6 +93,8 @@ _HOMES = {
     "scaling": (
         "NORMALISATIONS",
         "REDUCTIONS",
+        "Normalise",
+        "Reduce",
         "Scaling",
     ),
     "timing": (

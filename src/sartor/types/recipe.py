@@ -22,10 +22,9 @@ from pydantic import Field
 from sartor.errors import BadInput
 from sartor.types.checked import Flag, Positive, Share, Weight, checked
 from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms
+from sartor.types.scaling import Normalise, Reduce, Scaling
 
 Function: TypeAlias = Callable[..., Any]
-Reduce = Literal["sum", "mean", "max", "producer"]  # over the tensors a unit lives in; "producer": its writers only
-Normalise = Literal["none", "mean", "max", "rank", "macs"]  # across groups
 
 
 @checked
@@ -41,6 +40,11 @@ class Criterion:
     per_cost: Annotated[float, Field(strict=True)] = 0.0
     kind: Literal["criterion"] = "criterion"
 
+    @property
+    def scaling(self) -> Scaling:
+        """How the scores of the criterion become comparable."""
+        return Scaling(reduce=self.reduce, normalise=self.normalise, per_cost=self.per_cost)
+
 
 @checked
 class Sensitivity:
@@ -54,6 +58,11 @@ class Sensitivity:
     normalise: Normalise = "max"
     per_cost: Annotated[float, Field(strict=True)] = 0.0
     kind: Literal["sensitivity"] = "sensitivity"
+
+    @property
+    def scaling(self) -> Scaling:
+        """How the scores within a group are made; `per_cost` divides the measured losses, not these."""
+        return Scaling(reduce=self.reduce, normalise=self.normalise)
 
 
 @checked

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from sartor.errors import BadInput
-from sartor.types.recipe import Normalise, Reduce
 
+Reduce = Literal["sum", "mean", "max", "producer"]
+Normalise = Literal["none", "mean", "max", "rank", "macs"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduce)
 NORMALISATIONS: tuple[str, ...] = get_args(Normalise)
 
