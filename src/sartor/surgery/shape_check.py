@@ -29,6 +29,7 @@ class Mismatch:
 
     op: int  # index in graph.every_op
     message: str
+    sizes: tuple[int, ...] = ()  # the shape that it gave, if it ran
 
 
 class _Stop(Exception):
@@ -56,7 +57,11 @@ def check(
     if problem is not None or graph.training is None or programs:
         return problem
     problem = _check(model, graph.training, masks, attributes, {}, training=True)
-    return None if problem is None else Mismatch(len(graph.ops) + problem.op, f"in training mode: {problem.message}")
+    return (
+        None
+        if problem is None
+        else Mismatch(len(graph.ops) + problem.op, f"in training mode: {problem.message}", problem.sizes)
+    )
 
 
 def _check(
@@ -101,7 +106,9 @@ def _check(
                     shape = tuple(t.shape[d] if find(a).frozen else shape[d] for d, a in enumerate(v.axes))
                 if tuple(t.shape) != shape:
                     assert on_path is not None
-                    problem = Mismatch(on_path.place, f"{op.where} would give {tuple(t.shape)}, expected {shape}")
+                    problem = Mismatch(
+                        on_path.place, f"{op.where} would give {tuple(t.shape)}, expected {shape}", tuple(t.shape)
+                    )
                     raise _Stop
 
     def may_leave(place: int) -> bool:
