@@ -27,7 +27,7 @@ class Constant:
 def constants(op: Op, masks: Mapping[Axis, Tensor]) -> Iterator[Constant]:
     """Sequences first, then single numbers. Unchanged ones are included: they rule out other interpretations."""
     kept = {a: int(m.sum()) for a, m in masks.items()}
-    if not op.live:
+    if not op.followed:
         return
     if op.kind in _FROM_OUTPUT and isinstance(op.out, Value):
         yield from _numbers([(find(a).size, new_size(a, kept)) for a in op.out.axes])

@@ -14,6 +14,7 @@ from sartor.structure.kinds import kinds
 from sartor.structure.reasons import sentence
 from sartor.structure.recording import Recording
 from sartor.structure.rules.registry import facts, freeze_all, lookup, opaque
+from sartor.structure.value_reads import QUESTIONS
 from sartor.types import Frozen, Group, Member, Reason
 
 
@@ -51,23 +52,32 @@ def _follow(rec: Recording) -> set[str]:
     """Apply the rules in order; returns the names of the parameters and buffers that were used."""
     for v in rec.inputs:
         v.axes = frozen_axes(v.shape, Reason("input"))
-    _mark_live(rec)
+    _mark(rec)
     touched: set[int] = set()
-    for op in rec.ops:  # a dead operator with parameters still runs after the cut, so its sizes must fit
-        inputs = op.inputs
-        if op.live or any(v.name is not None for v in inputs):
-            touched.update(map(id, inputs))
-            _apply(op, inputs)
+    for op in rec.ops:
+        if op.followed:
+            touched.update(map(id, op.inputs))
+            _apply(op, op.inputs)
     return {n for n, v in rec.tensors.items() if id(v) in touched}
 
 
-def _mark_live(rec: Recording) -> None:
-    """An operator is live if its result reaches an output or if it writes to memory; the others are dead."""
+def _mark(rec: Recording) -> None:
+    """Mark which operators are live and which are followed.
+
+    An operator is live if its result reaches an output, if it writes to memory, or if it gives Python a value, which
+    the forward may branch on; the others are dead. A dead operator with parameters still runs after the cut, so its
+    sizes must fit: it is followed like a live one, and so is everything that its inputs are computed from.
+    """
     alive = {id(v) for v in rec.outputs}
+    needed: set[int] = set()
     for op in reversed(rec.ops):
-        op.live = op.mutates or any(id(v) in alive for v in op.outputs)
+        results = list(map(id, op.outputs))
+        op.live = op.mutates or op.name in QUESTIONS or not alive.isdisjoint(results)
+        op.followed = op.live or any(v.name is not None for v in op.inputs) or not needed.isdisjoint(results)
         if op.live:
             alive.update(map(id, op.inputs))
+        if op.followed:
+            needed.update(map(id, op.inputs))
 
 
 def _axes(v: Value) -> Axes:
