@@ -19,6 +19,7 @@ from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.record import Record
 from sartor.structure import Example
 from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Recipe, Verdict
+from sartor.wrappers import wrapped_like
 
 
 class Fitted:
@@ -29,8 +30,8 @@ class Fitted:
 
     @property
     def model(self) -> nn.Module:
-        """The smaller network: an ordinary module of the same class."""
-        return self._outcome.model
+        """The smaller network: an ordinary module of the same class, inside DataParallel if the model was."""
+        return wrapped_like(self._outcome.model, self._outcome.original)
 
     @property
     def plan(self) -> Plan:
@@ -59,13 +60,13 @@ class Fitted:
 
     def __repr__(self) -> str:
         parts = [f"{r['metric']} {'met' if r['met'] else 'missed'}" for r in self.result["budget"]]
-        return f"Fitted({type(self.model).__name__}, {', '.join(parts)})"
+        return f"Fitted({type(self._outcome.model).__name__}, {', '.join(parts)})"
 
     def save(self, folder: str | Path) -> Path:
         """Plan, edits, weights, record and result; `sartor.load(folder, factory)` gives the network back."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        files = write_model(folder, self.model, self.plan, self._outcome.edits)
+        files = write_model(folder, self._outcome.model, self.plan, self._outcome.edits)
         record = self._outcome.record
         lines = "".join(row.model_dump_json(exclude_unset=True) + "\n" for row in record.record)
         atomic_write(folder / RECORD, lines)
@@ -80,7 +81,7 @@ class Fitted:
         suffix = Path(path).suffix
         if suffix not in writers:
             raise BadInput(f"export: expected a path that ends in .onnx or .pt2; got {str(path)!r}")
-        return writers[suffix](self.model, self._outcome.example, path)
+        return writers[suffix](self._outcome.model, self._outcome.example, path)
 
     def report(self, path: str | Path) -> Path:
         """Write the report: one HTML file that opens without a network."""
@@ -111,7 +112,7 @@ def fit(
     """Fit a network to a budget: find out what can be cut, decide, cut, prove, heal, measure.
 
     Args:
-        model: any module; it stays as it is.
+        model: any module; it stays as it is. Of a wrapped one the network inside is fitted; see `sartor.wrappers`.
         train: batches (inputs, targets) to train on and, unless `calibration` is given, to calibrate with.
         val: batches the quality is judged on, chosen beforehand.
         budget: such as "latency<=60% @ onnxruntime-cpu, macs<=50%, drop<=0.5".

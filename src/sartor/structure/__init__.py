@@ -11,6 +11,7 @@ from sartor.structure.graph import Graph, Resolved, Site
 from sartor.structure.recorder import record, record_training
 from sartor.structure.rules import rule
 from sartor.structure.solver import solve
+from sartor.wrappers import unwrapped
 
 
 def trace(model: nn.Module, example: Example) -> Graph:
@@ -19,12 +20,14 @@ def trace(model: nn.Module, example: Example) -> Graph:
     If some parameters are not used in evaluation (auxiliary heads), the forward in training mode is recorded as well.
 
     Args:
-        model: any module.
+        model: any module; of a DataParallel or compiled one, the network inside is traced (see `sartor.wrappers`).
         example: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
 
     Raises:
+        BadInput: TorchScript or something else that cannot be followed; says what to pass.
         CannotTrace: the forward fails on these inputs, or the model cannot be copied.
     """
+    model = unwrapped(model).module
     with uncollected():  # garbage collection would walk the growing graph many times
         return solve(record(model, example), lambda: record_training(model, example))
 
