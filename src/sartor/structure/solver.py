@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from sartor.structure.axes import Axes, Axis, Conflict, find, freeze, fresh, leaves
 from sartor.structure.calls import Op, Value, frozen_axes
+from sartor.structure.example import tensors
 from sartor.structure.graph import Graph
 from sartor.structure.kinds import kinds
 from sartor.structure.reasons import sentence
@@ -18,13 +19,19 @@ from sartor.structure.value_reads import QUESTIONS
 from sartor.types import Frozen, Group, Member, Reason
 
 
-def solve(rec: Recording, more: Callable[[], Recording | None] = lambda: None) -> Graph:
+def solve(
+    rec: Recording,
+    more: Callable[[], Recording | None] = lambda: None,
+    branches: Callable[[], Iterable[Recording]] = tuple,
+) -> Graph:
     """Axes for every value, groups, frozen axes with reasons, ties.
 
     Args:
         rec: the forward in evaluation mode.
         more: records the same model's forward in training mode. Called if evaluation does not use all parameters; the
             rules are then applied to that forward as well.
+        branches: records the forward with one decision turned round. Called if the decisions depend on weights, or if
+            some parameters are still unused.
     """
     for v in {id(v): v for v in rec.tensors.values()}.values():
         v.axes = [fresh(n) for n in v.shape]
@@ -34,18 +41,36 @@ def solve(rec: Recording, more: Callable[[], Recording | None] = lambda: None) -
         for name, v in training.tensors.items():
             v.axes = rec.tensors[name].axes
         touched |= _follow(training)
+    others: list[Recording] = []
+    if not _on_meta(rec) or any(v.origin == "parameter" and n not in touched for n, v in rec.tensors.items()):
+        for other in branches():
+            others.append(other)
+            for name, v in other.tensors.items():
+                v.axes, v.roles = rec.tensors[name].axes, rec.tensors[name].roles
+            touched |= _follow(other)
     for name, v in rec.tensors.items():
         if name not in touched:
             for a in v.axes:
                 freeze(a, Reason("unused"))
-    for v in (*rec.outputs, *(training.outputs if training else ())):
+    for v in (o for r in (rec, training, *others) if r is not None for o in r.outputs):
         for a in _axes(v):
             freeze(a, Reason("output"))
     graph = read_off(rec)
-    if training is None:
-        return graph
-    parts = {"inputs": tuple(training.inputs), "outputs": tuple(training.outputs), "example": training.example}
-    return replace(graph, training=replace(graph, ops=tuple(training.ops), **parts))
+    return replace(
+        graph,
+        training=None if training is None else _beside(graph, training),
+        branches=tuple(_beside(graph, other) for other in others),
+    )
+
+
+def _on_meta(rec: Recording) -> bool:
+    return all(t.device.type == "meta" for t in tensors(rec.example))
+
+
+def _beside(graph: Graph, other: Recording) -> Graph:
+    """The graph of another forward of the same model, with the same axes."""
+    parts = {"inputs": tuple(other.inputs), "outputs": tuple(other.outputs), "example": other.example}
+    return replace(graph, ops=tuple(other.ops), **parts)
 
 
 def _follow(rec: Recording) -> set[str]:
@@ -58,6 +83,11 @@ def _follow(rec: Recording) -> set[str]:
         if op.followed:
             touched.update(map(id, op.inputs))
             _apply(op, op.inputs)
+    read = {id(v) for op in rec.ops if op.followed for v in op.inputs}
+    for op in rec.ops:  # another forward of this model may return what this one drops
+        if op.followed and not op.live:
+            for a in (a for v in op.outputs if id(v) not in read for a in v.axes):
+                freeze(a, Reason("unused"))
     return {n for n, v in rec.tensors.items() if id(v) in touched}
 
 
