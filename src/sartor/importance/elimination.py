@@ -56,7 +56,7 @@ def elimination(reads: Sequence[Read], *, ridge: float = 1e-3) -> tuple[list[int
     order: list[int] = []
     costs: list[float] = []
     for left in range(len(units), 0, -1):
-        root = sum(s.root_costs() for s in states)
+        root = np.sum([s.root_costs() for s in states], axis=0)
         which = int(np.where(there, root, np.inf).argmin())
         order.append(int(units[which]))
         costs.append(float(root[which]) ** 2)
@@ -130,7 +130,7 @@ class _State:
         c, before, now = slice(unit * k, unit * k + k), self.pending, slice(self.pending, self.pending + k)
         rows, solved, taken = self.rows[:before], self.solved[:before], self.taken[:before]
         mine = self.inverse[c] - rows[:, c].T @ solved  # [k, inputs]
-        part = mine / mine[:, c] if k == 1 else np.linalg.solve(mine[:, c], mine)
+        part = mine / mine[:, c] if k == 1 else np.asarray(np.linalg.solve(mine[:, c], mine), dtype=np.float64)
         weight = self.weight[:, c].T - solved[:, c].T @ taken  # [k, outputs]
         across = weight @ self.weight - (weight @ taken.T) @ solved  # of weight^T weight
         across -= (0.5 * weight @ weight.T) @ part
