@@ -84,6 +84,7 @@ class Options:
     listener: Listener = SILENT
     model_name: str | None = None  # for the record; None: the name of the class
     notes: tuple[str, ...] = ()  # what was decided before the run began
+    keep_better: bool = False  # deliver the repaired network if training makes validation quality worse
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
         recorder.note(sentence)
     with seeded(seed), torch.random.fork_rng(devices=[]):
         name = options.model_name or type(model).__name__
-        fitting = _Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder, name)
+        fitting = _Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder, name, options)
         return fitting.outcome(model, example, where)
 
 
@@ -143,6 +144,7 @@ class _Fitting:
     recorder: Recorder
     folder: Path | None
     model_name: str
+    options: Options
 
     def outcome(self, model: nn.Module, example: Example, device: torch.device) -> Outcome:
         recorder, recipe = self.recorder, self.recipe
@@ -158,14 +160,21 @@ class _Fitting:
         quality["after_repair"] = self._judge("judge the repair", subject, network)
         if recipe.training.epochs:
             self._write(network, cut)  # training may fail, or be interrupted
+        repaired = copy.deepcopy(network.state_dict()) if self.options.keep_better else {}
         history = self._train(subject, network)
         network.eval()
         files = self._write(network, cut)
         quality["final"] = self._judge("judge the result", subject, network) if history else quality["after_repair"]
+        before, after = quality["after_repair"].val, quality["final"].val
+        if history and repaired and before is not None and after is not None and not after >= before:
+            recorder.note(f"training made quality worse, {before:.4g} to {after:.4g}: the repaired network is delivered")
+            network.load_state_dict(repaired)
+            files, quality["final"] = self._write(network, cut), quality["after_repair"]
         if history and history.best_state is not None and self.data.test is not None:
             best = copy.deepcopy(network)
             best.load_state_dict(history.best_state)
-            chosen = stages.judge(subject, best, Data(test=self.data.test), Judge())
+            reported = replace(self.context.judge, evaluate=None)
+            chosen = stages.judge(subject, best, Data(test=self.data.test), reported)
             quality["chosen_by_validation"] = Quality(None, chosen.test)
         latency, rows = self._observe(subject, network, delivery)
         limits = budget_rows(

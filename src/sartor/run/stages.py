@@ -38,8 +38,9 @@ from sartor.structure import Graph, trace
 from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
 from sartor.structure.graph import Resolved
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
-from sartor.train import History, TrainingSetup, accuracy, fine_tune
+from sartor.train import History, TrainingSetup, fine_tune
 from sartor.train.batch import first_samples
+from sartor.train.evaluate import evaluator
 from sartor.types import (
     Bounds,
     Comparison,
@@ -304,21 +305,13 @@ def train(
     )  # fmt: skip
 
 
-def evaluator(data: Data, judge: Judge, device: torch.device) -> Callable[[nn.Module], float] | None:
-    """The user's own evaluation, else top-1 accuracy on the validation part; None: there is neither."""
-    if judge.evaluate is not None or data.val is None:
-        return judge.evaluate
-    val = data.val
-    return lambda model: accuracy(model, val, device)
-
-
 def judge(subject: Subject, network: nn.Module, data: Data, judge: Judge) -> Quality:
-    """Quality on the validation part, and top-1 accuracy on the test part; None where there is nothing to judge by."""
+    """Quality on the validation part, and the judge's measure on the test part; None: there is nothing to judge by."""
     device = device_of(subject.model)
     evaluate = evaluator(data, judge, device)
+    reported = evaluator(Data(val=data.test), replace(judge, evaluate=None), device)
     return Quality(
-        None if evaluate is None else evaluate(network),
-        None if data.test is None else accuracy(network, data.test, device),
+        None if evaluate is None else float(evaluate(network)), None if reported is None else float(reported(network))
     )
 
 
