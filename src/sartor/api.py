@@ -12,8 +12,8 @@ from torch import nn
 
 from sartor.allocate import narrowed
 from sartor.budget import parse_budget
-from sartor.export import atomic_write, export_onnx, export_pt2
 from sartor.errors import BadInput
+from sartor.export import atomic_write, export_onnx, export_pt2
 from sartor.recipes import find_recipe
 from sartor.recipes.automatic import automatic_recipe
 from sartor.report import write_report

@@ -1,4 +1,4 @@
-"""The files that a run delivers: each is written once, timed as it lies there, and handed to the user with these bytes."""
+"""The files that a run delivers: each is written once, timed as it lies there, and handed over with these bytes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ class Delivery:
         except MissingExtra:
             raise
         except SartorError as e:
-            text = f"the original cannot be timed as it would be delivered for {_text(target)}, so nothing was computed: "
+            text = (
+                f"the original cannot be timed as it would be delivered for {_text(target)}, so nothing was computed: "
+            )
             e.args = (text + str(e), *e.args[1:])
             raise
 
@@ -130,9 +132,9 @@ class Delivery:
             return Artefact(network, place)
         stem = "model" if dtype == "float32" else f"model.{dtype}"
         for name in (f"{stem}.onnx", f"{stem}.batch{place.batch}.onnx"):
-            file = files.get(name)
-            if file is None:
-                file = files[name] = _exported(network, self.example, place, folder / name)
+            if name not in files:
+                files[name] = _exported(network, self.example, place, folder / name)
+            file = files[name]
             if file.report["dynamic"] or file.report["batches"] == [place.batch]:
                 break
         return Artefact(file.path, place)

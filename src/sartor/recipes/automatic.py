@@ -38,8 +38,8 @@ def automatic_recipe(
     """
     if not calibrated:
         return find_recipe("l1"), (
-            "recipe chosen: 'l1', the size of weights alone, since no data was passed. WITHOUT DATA nothing is repaired "
-            "and quality can fall a lot: pass train=, or calibration= with a few hundred inputs without labels"
+            "recipe chosen: 'l1', the size of weights alone, since no data was passed. WITHOUT DATA nothing is "
+            "repaired and quality can fall a lot: pass train=, or calibration= with a few hundred inputs without labels"
         )
     recipe = find_recipe("reconstruction")
     if train is None or epochs == 0:
@@ -47,14 +47,17 @@ def automatic_recipe(
         return recipe, f"recipe chosen: 'reconstruction', selection and repair without labels{more}"
     count = _epochs(train) if epochs is None else epochs
     batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
-    how = FineTune(epochs=count, optimizer="sgd", lr=0.01) if batch_norm else FineTune(
-        epochs=count, optimizer="adamw", lr=3e-4, weight_decay=0.01
+    how = (
+        FineTune(epochs=count, optimizer="sgd", lr=0.01)
+        if batch_norm
+        else FineTune(epochs=count, optimizer="adamw", lr=3e-4, weight_decay=0.01)
     )
     if not classes:
         how = replace(how, distill=0.0)
+    length = f"{count} epoch" + ("" if count == 1 else "s")
     return recipe.with_training(how), (
-        f"recipe chosen: 'reconstruction', then {count} {"epoch" if count == 1 else "epochs"} of fine-tuning with {how.optimizer}, since there are "
-        "labels to train on; epochs=0 leaves training out, epochs=N sets its length"
+        f"recipe chosen: 'reconstruction', then {length} of fine-tuning with {how.optimizer}, "
+        "since there are labels to train on; epochs=0 leaves training out, epochs=N sets its length"
     )
 
 

@@ -167,7 +167,9 @@ class _Fitting:
         quality["final"] = self._judge("judge the result", subject, network) if history else quality["after_repair"]
         before, after = quality["after_repair"].val, quality["final"].val
         if history and repaired and before is not None and after is not None and not after >= before:
-            recorder.note(f"training made quality worse, {before:.4g} to {after:.4g}: the repaired network is delivered")
+            recorder.note(
+                f"training made quality worse, {before:.4g} to {after:.4g}: the repaired network is delivered"
+            )
             network.load_state_dict(repaired)
             files, quality["final"] = self._write(network, cut), quality["after_repair"]
         if history and history.best_state is not None and self.data.test is not None:
@@ -223,7 +225,9 @@ class _Fitting:
         try:
             yield
         except SartorError as e:
-            self.recorder.note(f"NOT WRITTEN: {what} ({e}); the fitted network is in memory only: call fitted.save(folder)")
+            self.recorder.note(
+                f"NOT WRITTEN: {what} ({e}); the fitted network is in memory only: call fitted.save(folder)"
+            )
 
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
         with self.recorder.timed("understand") as facts:

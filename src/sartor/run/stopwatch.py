@@ -137,7 +137,9 @@ class Stopwatch:
             self._as_delivered = self.delivery is not None and not quick
         row = self.seen[-1]
         if self.delivery is not None and quick and abs(new / old - 1) > _ALIKE:
-            self.tell(f"as delivered it takes {new / old:.3f} times what the quick exporter says; timed as delivered now")
+            self.tell(
+                f"as delivered it takes {new / old:.3f} times what the quick exporter says; timed as delivered now"
+            )
             self._earlier += self.seen[:-1]
             self.seen, self._as_delivered = [row], True
         else:
@@ -208,9 +210,11 @@ class Stopwatch:
     def _original_seconds(self, limit: Limit) -> float:
         example, target = self.subject.example, str(limit.target)
         delivery = self.delivery
-        with delivery.original_on(target).prepared(example) if delivery else self._quick(
-            self.subject.model, target
-        ) as runnable:
+        with (
+            delivery.original_on(target).prepared(example)
+            if delivery
+            else self._quick(self.subject.model, target) as runnable
+        ):
             return latency(runnable).median_s
 
 

@@ -92,9 +92,7 @@ def _pair(batch: Any, layout: Layout | None) -> tuple[Example, Any]:
     return batch[0], batch[1] if len(batch) == 2 else None
 
 
-def _look(
-    model: nn.Module, firsts: dict[str, Any], layouts: dict[str, Layout]
-) -> tuple[Task | None, Any, bool]:
+def _look(model: nn.Module, firsts: dict[str, Any], layouts: dict[str, Layout]) -> tuple[Task | None, Any, bool]:
     """(what targets are, the output for them, whether the training part has targets); None: the network did not run."""
     labelled = firsts["train"] is not None and _pair(firsts["train"], layouts.get("train"))[1] is not None
     for name in ("val", "train", "calibration", "test"):

@@ -1,4 +1,4 @@
-"""How the batches of a user's loader become (inputs, targets) for a network: which key is the target, which are inputs."""
+"""How the batches of a loader become (inputs, targets) for a network: which key is the target, which are inputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class Layout:
         """(inputs, targets) of one batch."""
         for key in (*self.inputs, self.target):
             if key is not None and key not in batch:
-                raise BadInput(f"batch: expected the key {key!r}, as in the first batch; got {', '.join(map(str, batch))}")
+                raise BadInput(
+                    f"batch: expected the key {key!r}, as in the first batch; got {', '.join(map(str, batch))}"
+                )
         targets = None if self.target is None else batch[self.target]
         if self.positional:
             return batch[self.inputs[0]], targets
@@ -73,7 +75,12 @@ def inputs_only(batch: Any) -> tuple[Example, None]:
 
 
 def layout_of(
-    batch: Mapping[str, Any], model: nn.Module, target: str | None, note: Callable[[str], None], *, required: bool = True
+    batch: Mapping[str, Any],
+    model: nn.Module,
+    target: str | None,
+    note: Callable[[str], None],
+    *,
+    required: bool = True,
 ) -> Layout:
     """How to read batches that are mappings, from the first one.
 
@@ -111,8 +118,9 @@ def layout_of(
     only = [k for k in rest if isinstance(batch[k], Tensor)]
     if len(only) != 1:
         raise BadInput(
-            f"batch: the forward takes {', '.join(names) or 'no arguments'}; the batches have {', '.join(rest) or 'none'}"
-            " beside the target. Give pairs (inputs, targets), with a tuple or a dict of the forward's arguments as inputs"
+            f"batch: the forward takes {', '.join(names) or 'no arguments'}; the batches have "
+            f"{', '.join(rest) or 'nothing'} beside the target. Give pairs (inputs, targets), with a tuple or a dict "
+            "of the forward's arguments as inputs"
         )
     others = f"; left out: {', '.join(k for k in rest if k not in only)}" if len(rest) > 1 else ""
     note(f"batches: the forward is called with {only[0]!r} by position{others}")

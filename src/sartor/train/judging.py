@@ -68,8 +68,8 @@ def judge_for(
         return judge
     if task == "multi-hot":
         raise BadInput(
-            "targets have several classes in one row (multi-label), so top-1 accuracy means nothing: pass metric='f1', or "
-            "evaluate=, a function of the model whose larger values are better, and loss= such as "
+            "targets have several classes in one row (multi-label), so top-1 accuracy means nothing: pass metric='f1', "
+            "or evaluate=, a function of the model whose larger values are better, and loss= such as "
             "torch.nn.functional.binary_cross_entropy_with_logits"
         )
     if judge.loss is None:
@@ -87,7 +87,7 @@ def _name(function: Any) -> str:
 
 
 def own_loss(output: Any) -> Tensor | None:
-    """The loss that a network computed itself, as Hugging Face models do when they are given labels; None: it did not."""
+    """The loss that a network computed itself, as Hugging Face models do from labels; None: it did not."""
     loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
     return loss if isinstance(loss, Tensor) and loss.numel() == 1 else None
 

@@ -71,7 +71,11 @@ def _r2(model: nn.Module, batches: Iterable[Any]) -> float:
     for output, targets, _ in _outputs(model, batches):
         value, wanted = (t.double() for t in matched(output, targets))
         residual += float((value - wanted).square().sum())
-        total, squares, count = total + float(wanted.sum()), squares + float(wanted.square().sum()), count + wanted.numel()
+        total, squares, count = (
+            total + float(wanted.sum()),
+            squares + float(wanted.square().sum()),
+            count + wanted.numel(),
+        )
     spread = squares - total * total / count
     return 1 - residual / spread if spread > 0 else float("nan")
 
@@ -125,7 +129,9 @@ def _outputs(model: nn.Module, batches: Iterable[Any]) -> Iterable[tuple[Any, An
 _SKLEARN = "https://scikit-learn.org/stable/modules/model_evaluation.html"
 METRICS.add("accuracy", accuracy, source=_SKLEARN, summary="top-1, in percent")
 METRICS.add("f1", _f1, source=_SKLEARN, summary="multi-label, averaged over all labels, in percent")
-METRICS.add("iou", _iou, source="Everingham et al. 2010, doi:10.1007/s11263-009-0275-4", summary="segmentation, percent")
+METRICS.add(
+    "iou", _iou, source="Everingham et al. 2010, doi:10.1007/s11263-009-0275-4", summary="of segmentation, in %"
+)
 METRICS.add("mae", _mae, source=_SKLEARN, summary="minus the mean absolute error")
 METRICS.add("mse", _mse, source=_SKLEARN, summary="minus the mean squared error")
 METRICS.add("r2", _r2, source=_SKLEARN, summary="share of the targets' variance that is explained")
