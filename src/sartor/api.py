@@ -84,7 +84,7 @@ class Fitted:
 
         The `.onnx` file has the bytes that were timed, unless the model was changed since.
         """
-        delivered = self._outcome.delivery.current(self.model, "model.onnx")
+        delivered = self._outcome.delivery.current(self._outcome.model, "model.onnx")
         if delivered is not None and Path(path).suffix == ".onnx" and delivered.report["max_relative_error"] <= 1e-4:
             atomic_write(path, delivered.path.read_bytes())
             return {**delivered.report, "path": str(path)}
