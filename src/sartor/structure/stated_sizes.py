@@ -5,13 +5,12 @@ In `x.view(n, self.heads, self.dim)` such numbers come from attributes; surgery 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from sartor.structure.axes import Axis, find, keep_mask, leaves, new_size, total
+from sartor.structure.axes import Axis, find, leaves, total
 from sartor.structure.calls import Op, Value, dim
+from sartor.structure.masks import Masks
 
 _FROM_OUTPUT = {"view", "expand", "factory"}
 
@@ -40,13 +39,13 @@ class Part:
         """Whether no cut changes it."""
         return self.start >= self.stop or all(leaf.frozen for leaf in leaves(self.axis))
 
-    def new(self, masks: Mapping[Axis, Tensor], kept: Mapping[Axis, int]) -> int:
-        """Its value after a cut; `kept` are the counts of `masks`."""
+    def new(self, cut: Masks) -> int:
+        """Its value after a cut."""
         if self.start >= self.stop:
             return self.old
         if self.whole:
-            return self.sign * new_size(self.axis, kept)
-        return self.sign * int(keep_mask(self.axis, masks)[self.start : self.stop].sum())
+            return self.sign * cut.size(self.axis)
+        return self.sign * int(cut.mask(self.axis)[self.start : self.stop].sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +65,15 @@ class Stated:
         """Whether no cut changes it."""
         return all(p.fixed for p in self.parts)
 
-    def new(self, masks: Mapping[Axis, Tensor], kept: Mapping[Axis, int]) -> int | tuple[int, ...]:
+    def new(self, cut: Masks) -> int | tuple[int, ...]:
         """After a cut."""
-        values = tuple(p.new(masks, kept) for p in self.parts)
+        values = tuple(p.new(cut) for p in self.parts)
         return values if self.several else values[0]
 
 
 def stated_sizes(op: Op) -> Iterator[Stated]:
     """The numbers among the arguments of a call that are sizes of cut axes, or parts of them."""
-    if not op.live:
+    if not op.followed:
         return
     parts: list[Part] = []
     if op.kind in _FROM_OUTPUT and isinstance(op.out, Value):

@@ -16,9 +16,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sartor.structure.axes import Axis, find, new_size
+from sartor.structure.axes import Axis, find
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
+from sartor.structure.masks import Masks
 from sartor.structure.stated_sizes import Stated, stated_sizes
 
 _NOT_WIDTHS = re.compile(
@@ -96,10 +97,10 @@ class Claims:
 
     def values(self, model: nn.Module, masks: Mapping[Axis, Tensor], holders: Mapping[Place, int | None]) -> Attributes:
         """New values of all attributes that a cut by `masks` changes."""
-        kept = {a: int(m.sum()) for a, m in masks.items()}
+        cut = Masks.of(masks)
         changed: Attributes = {}
         for key, (axes, several) in self.named.items():
-            new = tuple(new_size(a, kept) for a in axes)
+            new = tuple(map(cut.size, axes))
             if new != tuple(find(a).size for a in axes):
                 changed[key] = new if several else new[0]
         modules = dict(model.named_modules())
@@ -111,7 +112,7 @@ class Claims:
                 claim = self.holding(place, holders)
                 if claim is None:
                     continue
-                value = claim.size.new(masks, kept)
+                value = claim.size.new(cut)
                 if place[2] == (old if isinstance(old, int) else tuple(old)):
                     new_value = value  # type: ignore[assignment]
                 else:
@@ -150,7 +151,7 @@ class _Holders:
         if path not in self._own:
             own = vars(self.modules[path]) if path in self.modules else {}
             self._own[path] = [
-                (name, value if type(value) is int else tuple(value))
+                (name, value if isinstance(value, int) else tuple(value))
                 for name, value in own.items()
                 if not (name.startswith("_") or (path, name) in self.named or _NOT_WIDTHS.search(name))
                 and (type(value) is int or (isinstance(value, list | tuple) and all(type(x) is int for x in value)))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sartor.structure.axes import Axis, find, leaves
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
+from sartor.structure.masks import Masks
 from sartor.structure.stated_sizes import Stated
 from sartor.surgery.attributes import Claim, Claims, Place, alike_sizes, pairs_to_tie
 from sartor.surgery.blocks import Blocks, lineage
@@ -31,6 +32,7 @@ from sartor.surgery.program import Program
 from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
 from sartor.surgery.shape_check import Mismatch, check
 from sartor.types import Frozen
+from sartor.wrappers import unwrapped
 
 _TRIALS = (0.618034, 0.414214)  # two trial cuts: sizes that are equal by chance in one differ in the other
 _LOW, _HIGH = 0.4, 0.9  # shares of the units that a trial cut keeps
@@ -76,7 +78,7 @@ class _Problem:
 
 def probe(model: nn.Module, graph: Graph) -> Graph:
     """The graph without the groups that cannot be cut in this class; these are frozen, with the reason."""
-    return _Search(model, graph).result()
+    return _Search(unwrapped(model).module, graph).result()
 
 
 class _Search:
@@ -127,7 +129,7 @@ class _Search:
                 return _Problem((i, problem.op), problem)
         return None
 
-    def masks(self, state: _State, trial: int) -> dict[Axis, Tensor]:
+    def masks(self, state: _State, trial: int) -> Masks:
         """The masks of a trial cut: another share of every group, equal counts of tied ones.
 
         Groups that claim one attribute keep different counts wherever they have units enough.
@@ -147,7 +149,9 @@ class _Search:
             nearest = sorted(range(1, size), key=lambda k: abs(k - wanted)) if wanted in taken else [wanted]
             count = next((k for k in nearest if k not in taken), wanted)
             counts.update((n, count) for n in tied if n not in state.gone)
-        return {find(leaf): _mask(find(leaf).size, counts[n]) for n, leaf in self.graph.leaves.items() if n in counts}
+        return Masks(
+            {find(leaf): _mask(find(leaf).size, counts[n]) for n, leaf in self.graph.leaves.items() if n in counts}
+        )
 
     @cached_property
     def rivals(self) -> dict[str, set[str]]:
@@ -230,12 +234,11 @@ class _Search:
     def changed(self, state: _State, problem: _Problem) -> list[Place]:
         """Attributes around the failing operator that the trial changed by value; first those whose number it got."""
         masks = self.masks(state, problem.reach[0])
-        kept = {a: int(m.sum()) for a, m in masks.items()}
         found: list[tuple[bool, Place]] = []
         for place in self.places_around(self.ops[problem.what.op]):
             claim = None if place in state.holders else self.claims.holding(place, state.holders)
-            if claim is not None and claim.size.new(masks, kept) != place[2]:
-                found.append((claim.size.new(masks, kept) not in problem.what.sizes, place))
+            if claim is not None and claim.size.new(masks) != place[2]:
+                found.append((claim.size.new(masks) not in problem.what.sizes, place))
         return [place for _, place in sorted(found, key=lambda x: x[0])]
 
     def suspects(self, state: _State, failing: int) -> list[str]:
@@ -286,7 +289,7 @@ class _Rewriter:
         text = f"the forward states its size where no attribute holds it: {problem.message}"
         return f"{text}; and {why}" if why else text
 
-    def programs(self, masks: dict[Axis, Tensor], state: _State) -> dict[str, Program]:
+    def programs(self, masks: Masks, state: _State) -> dict[str, Program]:
         """The rewritten forwards under these masks; of nested modules only the outer one."""
         paths = state.rewritten
         outer = [p for p in dict.fromkeys(paths) if not any(q != p and (not q or p.startswith(f"{q}.")) for q in paths)]
