@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.follow import Interventions, Numerics, follow, replay
+from sartor.activations.follow import Interventions, Numerics, recognise, replay
 from sartor.activations.patches import Reading
 from sartor.activations.readers import Read
 from sartor.activations.refit_sites import refits
@@ -70,11 +70,21 @@ class Grams:
         few = first if batch_of(first) <= options.samples else with_batch(first, options.samples)
         costs = self._sensitivities(few) if self.layers else {}
         typical = torch.tensor([c for c in costs.values() if c > 0] or [1.0]).double().log().mean().exp()
-        self.scale = {i: float(typical * (costs.get(i, 0.0) / typical) ** options.flatten) for i in self.layers}
+        if unseen := [i for i in self.gram if i not in costs]:
+            for batch in batches[1:]:  # the first batch takes another path
+                more = self._sensitivities(with_batch(batch, min(batch_of(batch), options.samples)))
+                costs |= {i: more[i] for i in unseen if i in more and i not in costs}
+                if all(i in costs for i in unseen):
+                    break
+        self.scale = {i: float(typical * (costs.get(i, typical) / typical) ** options.flatten) for i in self.layers}
 
     def reads(self, group: str) -> list[Read]:
-        """The readers of a group; empty if no convolution or linear layer reads it."""
-        return [self._read(s) for s in self.sites[group]]
+        """The readers of a group that the batches reached; empty if no convolution or linear layer reads it."""
+        return [self._read(s) for s in self.sites[group] if s.op in self.gram]
+
+    def unseen(self, group: str) -> list[Site]:
+        """The places that read a group and that no batch reached."""
+        return [s for s in self.sites[group] if s.op not in self.gram]
 
     def _read(self, site: Site) -> Read:
         gram, (reading, weight) = self.gram[site.op], self._matrix(site.op)
@@ -91,6 +101,10 @@ class Grams:
         reading = Reading.of(self.graph.ops[op])
         assert reading is not None
         return math.prod(reading.weight.shape[1:]) * reading.groups
+
+    def _channels(self, op: int) -> int:
+        first = self.graph.ops[op].args[0]
+        return int(first.shape[1 if self.graph.ops[op].kind == "conv" else -1])
 
     def _matrix(self, op: int) -> tuple[Reading, Tensor]:
         """[groups, outputs, inputs], scaled by the batch norm behind."""
@@ -116,6 +130,8 @@ class Grams:
                 return
             reading = Reading.of(op)
             assert reading is not None
+            if args[0].shape[reading.channel(args[0].dim())] != self._channels(op.index):
+                return
             x = reading.rows(args[0], reading.pick(out, each, self.generator)).float()
             shift, square, total, n = sums.get(op.index, (x.mean(1), 0.0, 0.0, 0))
             x = x - shift[:, None]  # near the mean, squares lose no digits
@@ -139,30 +155,30 @@ class Grams:
         are. Up to 16 outputs a sample are differentiated each, more of them through random mixtures.
         """
         ends = {f.chain[-1]: i for i, f in self.layers.items()}
-        taps: dict[int, Tensor] = {}
+        taps: list[tuple[int, Tensor]] = []
 
         def tapped(op: Op, out: Any) -> Any:
             if op.index not in ends or not isinstance(out, Tensor):
                 return out
             tap = out if out.requires_grad else out.detach().requires_grad_()
-            taps[ends[op.index]] = tap
+            taps.append((ends[op.index], tap))
             return tap.clone()  # in-place operators of the model write to the copy, not to the tap
 
         with borrowed(self.model):
             changes, numerics = Interventions(after=tapped), Numerics(gradients=True)
-            with follow(self.graph.ops, self.model, lambda *_: None, changes=changes, numerics=numerics):
+            with recognise(self.graph, self.model, lambda *_: None, changes=changes, numerics=numerics):
                 given = call(self.model, inputs)
             out = first_tensor(given).reshape(batch_of(inputs), -1)
-            squares = dict.fromkeys(taps, 0.0)
+            squares = dict.fromkeys((i for i, _ in taps), 0.0)
             for direction in self._directions(out.shape[1]):
                 with torch.enable_grad():
                     along = (out * direction.to(out)).sum()
-                    grads = torch.autograd.grad(along, list(taps.values()), retain_graph=True, allow_unused=True)
-                for i, g in zip(taps, grads):
+                    grads = torch.autograd.grad(along, [t for _, t in taps], retain_graph=True, allow_unused=True)
+                for (i, _), g in zip(taps, grads):
                     squares[i] += 0.0 if g is None else float(g.double().square().sum())
         size = float(out.detach().double().square().sum()) or 1.0
-        channels = {i: t.shape[1 if self.graph.ops[i].kind == "conv" else -1] for i, t in taps.items()}
-        return {i: squares[i] / size / channels[i] for i in taps}
+        channels = {i: t.shape[1 if self.graph.ops[i].kind == "conv" else -1] for i, t in taps}
+        return {i: squares[i] / size / channels[i] for i in channels}
 
     def _directions(self, outputs: int) -> list[Tensor]:
         """Rows whose squared products with a Jacobian add up to its squared size."""

@@ -13,6 +13,7 @@ network); the ReLU step here is a majorisation that reuses one factorised Gram m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,11 +24,13 @@ from sartor.activations.patches import Reading
 from sartor.activations.refit_sites import Refit, refits
 from sartor.activations.stepper import Stepper
 from sartor.borrow import borrowed
-from sartor.errors import BadInput
+from sartor.errors import BadInput, CannotTrace
 from sartor.repair.original import Original
+from sartor.structure import Graph
 from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Value
-from sartor.structure.example import Example, batch_of
+from sartor.structure.example import Example
+from sartor.structure.example import tensors as example_tensors
 from sartor.structure.model_copy import named_tensors
 from sartor.types import SILENT, Listener
 
@@ -64,7 +67,7 @@ def refit_consumers_(
     Args:
         smaller: cut from the original; its weights, biases and batch-norm shifts change.
         original: the network before the cut, and the cut.
-        batches: calibration inputs; those of another size than the first are left out. All activations that are alive
+        batches: calibration inputs; those of another shape than most of them have are left out. All activations that are alive
             at one place of the two networks are held for all of them.
         options: see `RidgeOptions`.
         seed: draws the positions.
@@ -79,7 +82,9 @@ def refit_consumers_(
     """
     if not batches:
         raise BadInput("ridge repair: expected calibration inputs; got none")
-    same = [b for b in batches if batch_of(b) == batch_of(batches[0])]
+    shapes = [[tuple(t.shape) for t in example_tensors(b)] for b in batches]
+    most = max(shapes, key=shapes.count)
+    same = [b for b, s in zip(batches, shapes) if s == most]
     original = original.renumbered()
     model, graph = original.model, original.graph
     generator = torch.Generator().manual_seed(seed)
@@ -89,6 +94,8 @@ def refit_consumers_(
     done = 0
     with borrowed(smaller), borrowed(model):
         before, after = Stepper(model, same), Stepper(smaller, same)
+        for stepper in (before, after):
+            _check_path(graph, stepper)
         for fits in by_stage.values():
             for fit in fits:
                 before.hold(fit.seen(before))
@@ -104,6 +111,17 @@ def refit_consumers_(
                 before.free(fit.seen(before))
                 after.free(fit.seen(after))
     return done
+
+
+def _check_path(graph: Graph, stepper: Stepper) -> None:
+    """Layers are counted by their places in the graph, so the batches have to take its path."""
+    for op, other in itertools.zip_longest(graph.ops, stepper.ops):
+        if op is None or other is None or (op.path, op.kind == "linear") != (other.path, other.name == "linear"):
+            at = "the end" if other is None else other.where
+            raise CannotTrace(
+                f"ridge repair: the calibration batches take another path through the model than its example, at {at}; "
+                "pass an example like the batches (the same inputs, padded or not)"
+            )
 
 
 @dataclass(frozen=True)
