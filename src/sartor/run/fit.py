@@ -143,6 +143,7 @@ class _Fitting:
             best.load_state_dict(history.best_state)
             chosen = stages.judge(subject, best, Data(test=self.data.test), Judge())
             quality["chosen_by_validation"] = Quality(None, chosen.test)
+        stages.verify_layout(cut, network)
         network.eval()
         files = {}
         if self.folder:
@@ -190,12 +191,13 @@ class _Fitting:
         with self.recorder.timed("prove") as facts:
             cut = stages.apply(subject, plan)
             rewritten, verdict = list(cut.edits.programs), cut.verdict
-            facts.update(rewritten=rewritten, max_relative_error=verdict.max_relative_error, groups=verdict.groups)
+            facts.update(rewritten=rewritten, **verdict.to_plain())
         if rewritten:
             self.recorder.note(rewrite_note(rewritten))
-        if verdict.mixing_groups:
+        if verdict.status != "exact":
+            named = "; ".join(f"{name}: {why}" for name, why in verdict.left_out[:3])
             self.recorder.note(
-                f"{verdict.mixing_groups} cut groups are mixed by an operator and stand outside the exact proof"
+                f"the function of {len(verdict.left_out)} cut groups was not compared with the original's ({named})"
             )
         return cut
 
