@@ -35,6 +35,7 @@ from sartor.surgery.survivors import irreproducible, reference_output, rewritten
 from sartor.torch_internals import own_parameters
 from sartor.types import Plan, Verdict
 from sartor.types.verdict import Gap
+from sartor.wrappers import unwrapped
 
 _PICKS = {"topk", "sort", "argsort", "nms", "nonzero", "argmax", "max", "unique", "_unique2"}
 _HALF = {torch.float16, torch.bfloat16}
@@ -49,6 +50,7 @@ def silence(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> nn.Module:
     Raises:
         BadInput: the plan is not for this graph.
     """
+    model = unwrapped(model).module
     resolved = graph.resolve(plan)
     if resolved.orders:
         renumbered, plain = straight(model, graph, resolved)
@@ -90,6 +92,8 @@ def prove(
         NothingToDo: the plan keeps every unit.
         BadInput: the plan is not for this graph.
     """
+    model = unwrapped(model).module
+    smaller = None if smaller is None else unwrapped(smaller).module
     resolved = graph.resolve(plan)
     if not resolved.masks:
         raise NothingToDo("the plan keeps every unit of every group")

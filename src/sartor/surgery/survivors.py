@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sartor.activations.follow import Interventions, Match, follow
 from sartor.structure.axes import Axis, find, keep_mask, new_size
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, call
 from sartor.structure.graph import Graph
+from sartor.structure.operator_watch import caller, watching
 from sartor.structure.reasons import sentence
 from sartor.surgery.program import Rewritten
-from sartor.torch_internals import schema
+from sartor.torch_internals import OpOverload, schema
+from sartor.types import Reason
 
 _KINDS = {  # reasons of operators that compute the same formula over fewer units
     "statistics", "reduction", "softmax", "attention", "attention scale", "batch statistics", "weight norm",
@@ -55,22 +56,52 @@ def reference_output(
     """Forward of the zero-masked model in which operators that mix units use only the remaining units.
 
     The removed units are zero behind such an operator. The scale of attention that follows from the head dimension is
-    that of the remaining one, as in the cut network; in `rewritten` modules (paths) it is the original's.
+    that of the remaining one, as in the cut network; in `rewritten` modules (paths) it is the original's. An operator
+    is recognised by its module and by how often the module called it before, so that other masks, other branches and
+    another batch size do not matter as long as no such operator comes or goes.
     """
     reasons = {reason for leaf in masks for reason in find(leaf).mix}
-    callers = _callers(graph) if reasons else {}
-    places = {op.index for reason in reasons for op in callers.get((reason.op, reason.module), ())}
-    if not places:
+    if not reasons:
         return Reference(call(silenced, example), complete=True)
+    recorded = _Recorded(graph, _callers(graph), reasons)
     survivors = _Survivors(masks, tuple(rewritten))
+    paths = {id(module): path for path, module in silenced.named_modules()}
 
-    def instead(op: Op, args: Any, kwargs: Any) -> Any:
-        return survivors.result(op, args, kwargs) if op.index in places and op.live else NotImplemented
+    def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
+        op = recorded.next(func, paths)
+        return NotImplemented if op is None else survivors.result(op, args, kwargs)
 
-    match = Match(may_leave=lambda place: True)
-    with follow(graph.ops, silenced, lambda *_: None, changes=Interventions(instead=instead), match=match) as walk:
+    with watching(silenced, lambda *_: None, meta=False, instead=instead):
         output = call(silenced, example)
-    return Reference(output, complete=walk.place > max(places))
+    return Reference(output, complete=recorded.complete)
+
+
+class _Recorded:
+    """The recorded operators that mix units, and how many calls of each kind the running forward has made."""
+
+    def __init__(self, graph: Graph, callers: Mapping[tuple[str, str], list[Op]], reasons: set[Reason]):
+        mixing = {op.index for reason in reasons for op in callers.get((reason.op, reason.module), ())}
+        self.funcs = {id(graph.ops[i].func) for i in mixing}
+        self.calls: dict[tuple[int, str], list[Op | None]] = {}  # None: this call does not mix
+        for op in graph.ops:
+            if id(op.func) in self.funcs:
+                calls = self.calls.setdefault((id(op.func), op.path), [])
+                calls.append(op if op.index in mixing else None)
+        self.made: dict[tuple[int, str], int] = {}
+
+    def next(self, func: OpOverload, paths: Mapping[int, str]) -> Op | None:
+        """The recorded operator that this call is; None if it does not mix."""
+        if id(func) not in self.funcs:
+            return None
+        key = (id(func), caller(paths))
+        n = self.made[key] = self.made.get(key, 0) + 1
+        calls = self.calls.get(key, [])
+        return calls[n - 1] if n <= len(calls) else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every module made as many calls as were recorded."""
+        return all(self.made.get(key, 0) == len(ops) for key, ops in self.calls.items() if any(ops))
 
 
 def rewritten_paths(network: nn.Module) -> list[str]:
