@@ -24,6 +24,7 @@ from sartor.run.record import Record
 from sartor.structure import Example
 from sartor.train.arrangement import Arrangement, arranged
 from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Recipe, Verdict
+from sartor.wrappers import wrapped_like
 
 
 class Fitted:
@@ -34,8 +35,8 @@ class Fitted:
 
     @property
     def model(self) -> nn.Module:
-        """The smaller network: an ordinary module of the same class."""
-        return self._outcome.model
+        """The smaller network: an ordinary module of the same class, inside DataParallel if the model was."""
+        return wrapped_like(self._outcome.model, self._outcome.original)
 
     @property
     def plan(self) -> Plan:
@@ -64,14 +65,14 @@ class Fitted:
 
     def __repr__(self) -> str:
         parts = [f"{r['metric']} {r['status']}" for r in self.result["budget"]]
-        return f"Fitted({type(self.model).__name__}, {', '.join(parts)})"
+        return f"Fitted({type(self._outcome.model).__name__}, {', '.join(parts)})"
 
     def save(self, folder: str | Path) -> Path:
         """Plan, edits, weights, record and result; `sartor.load(folder, factory)` gives the network back."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        files = write_model(folder, self.model, self.plan, self._outcome.edits)
-        files |= self._outcome.delivery.copy_to(self.model, folder)
+        files = write_model(folder, self._outcome.model, self.plan, self._outcome.edits)
+        files |= self._outcome.delivery.copy_to(self._outcome.model, folder)
         record = self._outcome.record
         lines = "".join(row.model_dump_json(exclude_unset=True) + "\n" for row in record.record)
         atomic_write(folder / RECORD, lines)
@@ -83,7 +84,7 @@ class Fitted:
 
         The `.onnx` file has the bytes that were timed, unless the model was changed since.
         """
-        delivered = self._outcome.delivery.current(self.model, "model.onnx")
+        delivered = self._outcome.delivery.current(self._outcome.model, "model.onnx")
         if delivered is not None and Path(path).suffix == ".onnx" and delivered.report["max_relative_error"] <= 1e-4:
             atomic_write(path, delivered.path.read_bytes())
             return {**delivered.report, "path": str(path)}
@@ -91,7 +92,7 @@ class Fitted:
         suffix = Path(path).suffix
         if suffix not in writers:
             raise BadInput(f"export: expected a path that ends in .onnx or .pt2; got {str(path)!r}")
-        return writers[suffix](self.model, self._outcome.example, path)
+        return writers[suffix](self._outcome.model, self._outcome.example, path)
 
     def report(self, path: str | Path) -> Path:
         """Write the report: one HTML file that opens without a network."""
@@ -124,7 +125,7 @@ def fit(
     """Fit a network to a budget: find out what can be cut, decide, cut, prove, heal, measure.
 
     Args:
-        model: any module; it stays as it is.
+        model: any module; it stays as it is. Of a wrapped one the network inside is fitted; see `sartor.wrappers`.
         train: batches to train on and, unless `calibration` is given, to calibrate with: pairs (inputs, targets), or
             dicts of the forward's arguments with the targets under "labels" or "label" (see `target`).
         val: batches the quality is judged on, chosen beforehand.

@@ -69,6 +69,7 @@ from sartor.types import (
     to_plain,
 )
 from sartor.version import version
+from sartor.wrappers import unwrapped, wrapper_note
 
 TO_HOLD = Effort(sessions=6, precision=0.01, min_seconds=0.5, max_seconds=1.5)  # where a limit has to hold
 TO_KNOW = Effort(sessions=2, precision=0.02, min_seconds=0.5, max_seconds=1.5)  # where nobody named a limit
@@ -110,6 +111,7 @@ class Outcome:
 
 def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
     """See `sartor.fit`."""
+    inside = unwrapped(model).module
     folder = _new_folder(options.out)
     recorder = Recorder(folder / RECORD if folder else None, options.listener)
     check_limits(budget)
@@ -121,7 +123,7 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
     if recipe.training.epochs and data.train is None:
         raise BadInput(f"recipe {recipe.name!r} trains for {recipe.training.epochs} epochs; pass train=...")
     seed = recipe.seed if options.seed is None else options.seed
-    where = torch.device(options.device) if options.device is not None else device_of(model)
+    where = torch.device(options.device) if options.device is not None else device_of(inside)
     recorder.add(
         "asked", format=FORMAT, sartor=version(), budget=show_budget(budget), recipe=recipe, seed=seed,
         device=str(where), environment=environment(),
@@ -129,7 +131,7 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
     for sentence in options.notes:
         recorder.note(sentence)
     with seeded(seed), torch.random.fork_rng(devices=[]):
-        name = options.model_name or type(model).__name__
+        name = options.model_name or type(inside).__name__
         fitting = _Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder, name, options)
         return fitting.outcome(model, example, where)
 
@@ -233,6 +235,8 @@ class _Fitting:
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
         with self.recorder.timed("understand") as facts:
             subject = stages.understand(model, example, device)
+            if wrappers := unwrapped(model).wrappers:
+                self.recorder.note(wrapper_note(wrappers))
             if subject.lost_groups:
                 self.recorder.note(f"{subject.lost_groups} groups cannot be cut in this class; the frozen axes say why")
             subject = subject.allowed(self.recipe)

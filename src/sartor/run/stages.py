@@ -57,6 +57,7 @@ from sartor.types import (
     Target,
     Verdict,
 )
+from sartor.wrappers import unwrapped
 
 _HELD_OUT = 0.2  # of all calibration samples of a study: they judge plans, and nothing else
 
@@ -90,7 +91,7 @@ def understand(model: nn.Module, example: Example, device: torch.device | str | 
     """Trace the network, find the groups that can be cut in its class, count its costs.
 
     Args:
-        model: borrowed; a copy is taken if it lies on another device than `device`.
+        model: borrowed, without its wrappers; a copy is taken if it lies on another device than `device`.
         example: inputs that the network can be called with; one sample is traced.
         device: where to compute; None: where the model lies.
 
@@ -98,6 +99,7 @@ def understand(model: nn.Module, example: Example, device: torch.device | str | 
         BadInput: nothing can be cut; says why.
         CannotTrace: the forward cannot be followed.
     """
+    model = unwrapped(model).module
     where = torch.device(device) if device is not None else device_of(model)
     if where != device_of(model):
         model = copy.deepcopy(model).to(where)
