@@ -188,3 +188,22 @@ def test_the_nodes_of_a_graph_are_no_batch(tmp_path):
     report = export_pt2(model, example, tmp_path / "a.pt2")
     assert not report["dynamic"] and "does not run at batch size 1" in report["reason"]
     torch.testing.assert_close(torch.export.load(tmp_path / "a.pt2").module()(*example), model(*example))
+
+
+class _Denoiser(nn.Module):
+    """Its result is named like its argument, as in diffusion libraries."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, sample):
+        return {"sample": self.layer(sample)}
+
+
+def test_an_output_named_like_an_input_gets_another_name(tmp_path):
+    path = tmp_path / "net.onnx"
+    export_onnx(_Denoiser(), torch.randn(1, 3, 8, 8), path)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["sample"]
+    assert [o.name for o in session.get_outputs()] == ["sample_out"]

@@ -6,7 +6,7 @@ import importlib.util
 import io
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -57,7 +57,7 @@ def to_onnx(model: nn.Module, example: Any, *, needed_for: str = "export to ONNX
     model, example = on_cpu(model, example)
     program = capture(model, example, fixed="it was requested" if fixed else "")
     with borrowed(model), torch.no_grad():
-        names = _output_names(call(model, example))
+        names = _output_names(call(model, example), taken=_input_names(program.exported))
         with quiet():
             try:
                 onnx_program: Any = torch.onnx.export(program.exported, dynamo=True, verbose=False, output_names=names)
@@ -116,11 +116,32 @@ def _check_size(model: nn.Module) -> None:
         )
 
 
-def _output_names(output: Any) -> list[str]:
+def _input_names(exported: torch.export.ExportedProgram) -> set[str]:
+    """Names that values of the ONNX graph already have: inputs, parameters and buffers."""
+    return {spec.arg.name for spec in exported.graph_signature.input_specs if hasattr(spec.arg, "name")} | set(
+        exported.state_dict
+    )
+
+
+def _output_names(output: Any, taken: Set[str] = frozenset()) -> list[str]:
+    """One name a tensor: its key in a flat mapping, else "output" or "output_0", "output_1" ...
+
+    A name that an input has gets the ending "_out": names in an ONNX graph are unique.
+
+    >>> _output_names({"sample": torch.ones(1)}, taken={"sample"}), _output_names((torch.ones(1), torch.ones(1)))
+    (['sample_out'], ['output_0', 'output_1'])
+    """
     if isinstance(output, Mapping) and all(isinstance(v, Tensor) for v in output.values()):
-        return [str(k) for k in output]
-    count = sum(1 for _ in tensors(output))
-    return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+        names = [str(k) for k in output]
+    else:
+        count = sum(1 for _ in tensors(output))
+        names = ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+    free: list[str] = []
+    for name in names:
+        while name in taken or name in free:
+            name += "_out"
+        free.append(name)
+    return free
 
 
 def _name_batch(proto: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sartor.report.fields import COUNTED, plural, share_of, show_points
 from sartor.report.rows import budget_rows, kept_rows, time_rows
-from sartor.run.record import Record
+from sartor.run.record import SEVERITY, Record
 from sartor.units import show_percent, show_seconds
 
 
@@ -41,10 +41,27 @@ def verdict(result: Record) -> tuple[bool, str]:
     >>> verdict(Record.model_construct(status="met", budget=[]))
     (True, 'budget met')
     """
+    rows = budget_rows(result)
+    clauses = {status: [row.clause for row in rows if row.status == status] for status in SEVERITY}
     if result.status == "met":
         return True, "budget met"
-    missed = [row.clause for row in budget_rows(result) if not row.met]
-    return False, "budget not met" + (f": {', '.join(missed)}" if missed else "")
+    if result.status == "within noise":
+        return True, (
+            "budget met within noise: the limit lies inside the 95 % interval of what was measured"
+            + _listed(clauses["within noise"])
+        )
+    unknown = f"; not measured{_listed(clauses['not measured'])}" if clauses["not measured"] else ""
+    if result.status == "not measured":
+        return False, f"not known whether the budget is met{unknown}"
+    return False, f"budget not met{_listed(clauses['missed'])}{unknown}"
+
+
+def _listed(clauses: list[str]) -> str:
+    """
+    >>> _listed(["macs ≤ 50 %"]), _listed([])
+    (': macs ≤ 50 %', '')
+    """
+    return f": {', '.join(clauses)}" if clauses else ""
 
 
 def proof_sentence(result: Record) -> str:

@@ -27,7 +27,7 @@ class Constant:
 
 def constants(op: Op, masks: Mapping[Axis, Tensor]) -> Iterator[Constant]:
     """Sequences first, then single numbers. Unchanged ones are included: they rule out other interpretations."""
-    if not op.live:
+    if not op.followed:
         return
     cut = Masks.of(masks)
     if op.kind in _FROM_OUTPUT and isinstance(op.out, Value):

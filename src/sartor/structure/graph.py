@@ -45,11 +45,17 @@ class Graph:
     fingerprint: str
     example: Any = None  # the inputs it was traced with; on meta unless the forward needed real values
     training: Graph | None = None  # the forward in training mode, if it uses parameters that evaluation does not use
+    branches: tuple[Graph, ...] = ()  # the forward with one decision turned round; see `recorder.record_branches`
 
     @property
     def every_op(self) -> tuple[Op, ...]:
-        """The operators, followed by those of the forward in training mode if it was recorded."""
-        return self.ops if self.training is None else self.ops + self.training.ops
+        """The operators, followed by those of the other recorded forwards."""
+        return self.ops + tuple(op for other in self.others for op in other.ops)
+
+    @property
+    def others(self) -> tuple[Graph, ...]:
+        """The other recorded forwards: that in training mode, then the branches."""
+        return self.branches if self.training is None else (self.training, *self.branches)
 
     def group(self, name: str) -> Group:
         """One group by name."""

@@ -29,6 +29,7 @@ def attributes_for(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor])
     kept = {a: int(m.sum()) for a, m in masks.items()}
     known = {op.path for op in graph.ops}
     ops = graph.ops + tuple(op for op in graph.every_op[len(graph.ops) :] if op.path not in known)
+    ops += tuple(op for branch in graph.branches for op in branch.ops if op.path in known)
     found: Attributes = {}
     named: set[tuple[str, str]] = set()  # attributes that a rule has named
     for op in ops:

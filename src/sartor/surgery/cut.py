@@ -17,6 +17,7 @@ from sartor.surgery.program import Program
 from sartor.surgery.rewrite import CannotRewrite, Tape, lineage, program_for
 from sartor.surgery.shape_check import Mismatch, check
 from sartor.types import Plan
+from sartor.wrappers import unwrapped
 
 
 def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
@@ -27,6 +28,7 @@ def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
         CannotCut: an operator would not run with the new sizes.
         BadInput: the plan is not for this graph.
     """
+    model = unwrapped(model).module
     resolved = graph.resolve(plan)
     if not resolved.masks:
         raise NothingToDo("the plan keeps every unit of every group")

@@ -21,6 +21,7 @@ from sartor.surgery.program import Program, rewrite_
 from sartor.torch_internals import is_view
 from sartor.types.rows import FORMAT
 from sartor.version import version
+from sartor.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,12 @@ def sliced(
 
 
 def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
-    """A cut copy of the model, which shares nothing with it; the model itself is not changed.
+    """A cut copy of the model (of the network inside, if it is wrapped), which shares nothing with it.
 
     Raises:
         BadInput: the model is not of the class that the edits were made for; names the first difference.
     """
+    model = unwrapped(model).module
     tensors = {name: t for *_, name, t in named_tensors(model)}
     modules = dict(model.named_modules())
     for name, shape in edits.shapes.items():

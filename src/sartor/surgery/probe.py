@@ -22,6 +22,7 @@ from sartor.surgery.program import Program
 from sartor.surgery.rewrite import CannotRewrite, Tape, lineage, program_for
 from sartor.surgery.shape_check import Mismatch, check
 from sartor.types import Frozen
+from sartor.wrappers import unwrapped
 
 _SHARES = (  # two trial cuts: sizes that are equal by chance in one differ in the other
     (Fraction(1, 2), Fraction(3, 4), Fraction(5, 8)),
@@ -32,6 +33,7 @@ _END = (len(_SHARES), 0)
 
 def probe(model: nn.Module, graph: Graph) -> Graph:
     """The graph without the groups that cannot be cut in this class; these are frozen, with the reason."""
+    model = unwrapped(model).module
     names = {find(leaf): name for name, leaf in graph.leaves.items()}
     rank = {find(leaf): i for i, leaf in enumerate(graph.leaves.values())}
     ties = [set(t) for t in graph.ties]

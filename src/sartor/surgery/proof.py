@@ -24,6 +24,7 @@ from sartor.surgery.cut import cut
 from sartor.surgery.survivors import reference_output, reproducible
 from sartor.torch_internals import own_parameters
 from sartor.types import Plan, Verdict
+from sartor.wrappers import unwrapped
 
 _PICKS = {"topk", "sort", "argsort", "nms", "nonzero", "argmax", "max", "unique", "_unique2"}
 
@@ -34,6 +35,7 @@ def silence(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> nn.Module:
     Raises:
         BadInput: the plan is not for this graph.
     """
+    model = unwrapped(model).module
     resolved = graph.resolve(plan)
     if resolved.orders:
         renumbered, plain = straight(model, graph, resolved)
@@ -78,6 +80,8 @@ def prove(
         NothingToDo: the plan keeps every unit.
         BadInput: the plan is not for this graph.
     """
+    model = unwrapped(model).module
+    smaller = None if smaller is None else unwrapped(smaller).module
     resolved = graph.resolve(plan)
     if not resolved.masks:
         raise NothingToDo("the plan keeps every unit of every group")

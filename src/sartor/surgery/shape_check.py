@@ -52,15 +52,22 @@ def check(
     """Run the forward with tensors of the new shapes; returns the first operator whose output is not as predicted.
 
     `programs` replace the forwards of some modules, by path. They hold the operators of evaluation mode; if there are
-    any, the forward in training mode is not checked.
+    any, the other recorded forwards are not checked.
     """
     cut = Masks.of(masks)
     with uncollected():  # garbage collection would walk the graph again and again
         problem = _check(model, graph, cut, attributes, programs or {}, training=False)
-        if problem is not None or graph.training is None or programs:
+        if problem is not None or programs:
             return problem
-        problem = _check(model, graph.training, cut, attributes, {}, training=True)
-    return None if problem is None else Mismatch(len(graph.ops) + problem.op, f"in training mode: {problem.message}")
+        before = len(graph.ops)
+        for other in graph.others:
+            training = other is graph.training
+            problem = _check(model, other, cut, attributes, {}, training=training)
+            if problem is not None:
+                when = "in training mode" if training else "in the other branch of a decision"
+                return Mismatch(before + problem.op, f"{when}: {problem.message}")
+            before += len(other.ops)
+    return None
 
 
 def _check(
@@ -111,7 +118,12 @@ def _check(
         """Behind an operator whose result depends on tensor values the path may differ: the rest only has to run."""
         return not on_meta and any(op.name in _BY_VALUE for op in graph.ops[:place])
 
-    changes = Interventions(instead=lambda op, *_: repeated(op, op.func)) if on_meta else Interventions()
+    def decided(op: Op, *_: Any) -> Any:
+        """The value read when the graph was recorded; of real tensors, only if it is a decision."""
+        value = repeated(op, op.func)
+        return value if on_meta or type(value) is bool else NotImplemented
+
+    changes = Interventions(instead=decided)
     args, kwargs = as_args(graph.example)
     last = len(graph.ops) - 1
     try:
