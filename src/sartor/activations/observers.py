@@ -116,9 +116,9 @@ def observe(
     sample alone, for those places only.
 
     The batch may take another path through the model than the example did (a mask, other lengths, an early exit): see
-    `activations/recognition.py`. An operator that it does not call is shown nothing, and its contribution is left out of
-    the sum over the places that read a group; `Observation.unseen` says which. Positions that are padding count as all
-    others do.
+    `activations/recognition.py`. Of an operator that it does not call nothing is shown, and its contribution is left
+    out of the sum over the places that read a group; `Observation.unseen` says which. Positions that are padding count
+    as all others do.
 
     Raises:
         BadInput: the loss is not one finite number.

@@ -110,14 +110,13 @@ class Recogniser:
         known: the recorded operators.
         tensors: parameters and buffers by name, as the forward reads them; held until the end.
         path: gives the path of the module that makes the present call; asked only for a search.
-        kind: of the objects that calls read and give.
     """
 
-    def __init__(self, known: Recorded, tensors: Mapping[str, Any], path: Callable[[], str], *, kind: type = Tensor):
-        self.known, self.ops, self.path, self.kind = known, known.ops, path, kind
+    def __init__(self, known: Recorded, tensors: Mapping[str, Tensor], path: Callable[[], str]):
+        self.known, self.ops, self.path = known, known.ops, path
         self.place = 0  # the operator expected next
         self.calls = [0] * len(self.ops)  # how often each operator was seen
-        self._held: dict[int, Any] = {}  # by id of a living tensor
+        self._held: dict[int, _Held] = {}  # by id of a living tensor
         self._fresh: list[tuple[Any, Value]] = []  # tensors no operator gave, and what the present call knows them as
         self._tensors = list(tensors.values())
         self._named: dict[int, Value] = {}
@@ -141,11 +140,11 @@ class Recogniser:
     def _expected(self, values: Sequence[Value], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Whether a call reads just these."""
         n = 0
-        kind, named, held = self.kind, self._named, self._held
+        named, held = self._named, self._held
         given: Iterable[Any] = args if not kwargs else (*args, *kwargs.values())
         for a in given:
             for t in a if type(a) is list or type(a) is tuple else (a,):
-                if not isinstance(t, kind):
+                if not isinstance(t, Tensor):
                     continue
                 if n == len(values):
                     return False
@@ -166,7 +165,7 @@ class Recogniser:
         return n == len(values)
 
     def _search(self, func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Op | None:
-        slots = list(_slots(func, args, kwargs, self.kind))
+        slots = list(_slots(func, args, kwargs, Tensor))
         if not slots:
             return None
         parameters = _parameters((s, v) for s, t in slots if (v := self._named.get(id(t))) is not None)
@@ -225,18 +224,18 @@ class Recogniser:
                 self._enter(t, v)
             self.calls[op.index] += 1
             self.place = op.index + 1
-            if isinstance(out, self.kind):
+            if isinstance(out, Tensor):
                 if isinstance(op.out, Value):
                     self._enter(out, op.out)
             elif isinstance(out, list | tuple):
                 whats = op.out if isinstance(op.out, list | tuple) else ()
                 for t, v in zip(out, whats):
-                    if isinstance(t, self.kind) and isinstance(v, Value):
+                    if isinstance(t, Tensor) and isinstance(v, Value):
                         self._enter(t, v)
             return
         cover: frozenset[int] | None = None
         for t in out if isinstance(out, list | tuple) else (out,):
-            if isinstance(t, self.kind) and id(t) not in self._held and id(t) not in self._named:
+            if isinstance(t, Tensor) and id(t) not in self._held and id(t) not in self._named:
                 if cover is None:
                     cover = self._covered(func, args, kwargs)
                 self._enter(t, None, cover)
@@ -253,7 +252,7 @@ class Recogniser:
     def _covered(self, func: OpOverload, args: Any, kwargs: Any) -> frozenset[int]:
         """The nearest recognised results that a call reads, behind calls that were not recognised."""
         cover: frozenset[int] = _NOTHING
-        for _, t in _slots(func, args, kwargs, self.kind):
+        for _, t in _slots(func, args, kwargs, Tensor):
             entry = self._held.get(id(t))
             if entry is not None and len(cover) < _FARTHEST:
                 cover = cover | entry.cover
@@ -262,7 +261,7 @@ class Recogniser:
     def _enter(self, t: Any, value: Value | None, cover: frozenset[int] = _NOTHING) -> None:
         entry = self._held.get(id(t))
         if entry is None:
-            entry = self._held[id(t)] = _Held(t, _forget) if self.kind is Tensor else _Kept()
+            entry = self._held[id(t)] = _Held(t, _forget)
             entry.key, entry.held, entry.value, entry.others = id(t), self._held, value, _NOTHING
             entry.cover = cover if value is None else frozenset((id(value),))
         elif value is not None and entry.value is not value:
@@ -280,12 +279,6 @@ class _Held(weakref.ref[Any]):
     cover: frozenset[int]  # ids of the recorded results that it is, or is computed from by calls not recognised
     key: int
     held: dict[int, Any]
-
-
-class _Kept:
-    """The same for a Value, which lives as long as its recording."""
-
-    __slots__ = ("cover", "held", "key", "others", "value")
 
 
 def _forget(entry: Any) -> None:
