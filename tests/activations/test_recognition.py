@@ -237,11 +237,11 @@ def test_input_norms_are_those_that_hooks_on_the_layers_see(name):
 
 def test_a_place_that_no_batch_reaches_is_named():
     model, (x, _) = net("loop-by-input")
-    graph = trace(model, (x, torch.tensor([2])))
+    graph = trace(model, (x, torch.tensor([1])))
     data = [((x, torch.tensor([0])), torch.zeros(2).long())]
     inner = next(n for n, g in graph.groups.items() if g.units == 14)
     for criterion in ("flap", "group-fisher", "reconstruction"):
-        with pytest.raises(BadInput, match="no calibration batch reached .*linear in narrow"):
+        with pytest.raises(BadInput, match=r"no calibration batch reached .*linear in narrow"):
             score(graph.only([inner]), model, criterion, calibration=Calibration(data))
 
 
