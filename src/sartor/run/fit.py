@@ -25,6 +25,7 @@ from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.record import (
     FORMAT,
     HOLDS,
+    NOT_WRITTEN,
     AskedRow,
     JudgedQuality,
     LatencyRow,
@@ -229,7 +230,7 @@ class _Fitting:
             yield
         except SartorError as e:
             self.recorder.note(
-                f"NOT WRITTEN: {what} ({e}); the fitted network is in memory only: call fitted.save(folder)"
+                f"{NOT_WRITTEN}: {what} ({e}); the fitted network is in memory only: call fitted.save(folder)"
             )
 
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:

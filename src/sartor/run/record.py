@@ -22,6 +22,7 @@ from sartor.types.rows import Number, Row
 from sartor.version import version
 
 HOLDS = ("met", "within noise")
+NOT_WRITTEN = "NOT WRITTEN"  # the beginning of a note about a file of the run folder
 SEVERITY: tuple[LimitStatus, ...] = ("met", "within noise", "not measured", "missed")  # of a budget: the worst counts
 FORMAT = 2  # of result.json and record.jsonl; format 1 did not say its number
 
