@@ -9,13 +9,15 @@ from sartor.allocate import Cap, SearchOptions, Step, allocator_of, fit_latency,
 from sartor.cost import macs
 from sartor.errors import BudgetNotMet, NothingToDo
 from sartor.run.caps import macs_cap
+from sartor.run.context import Context
 from sartor.run.stopwatch import NEAR, Stopwatch
 from sartor.run.subject import Subject
 from sartor.run.table_latency import floor_words, on_timed_widths, predictor_for
 from sartor.types import Bounds, Listener, Plan
 from sartor.types.recipe import Allocation
 
-_AIM = 0.985  # of a latency limit: room for the noise of the next measurement
+_AIM = 0.985  # of a latency limit: room for half the interval of the verdict, all of which has to lie below the limit
+_LEAST_AIM = 0.95  # ... where sessions differ by more
 _CORRECTIONS = 2
 _SLACK = 0.04  # a plan may be this much faster than what is aimed at
 _STEPS = (1, 4, 8, 16)  # multiples of units to try on the target: kernels work on whole vectors
@@ -28,7 +30,7 @@ class Planner(Protocol):
 
 
 def meet_latency(
-    subject: Subject, allocation: Allocation, bounds: Bounds, plan_under: Planner, listener: Listener
+    subject: Subject, allocation: Allocation, bounds: Bounds, plan_under: Planner, context: Context
 ) -> tuple[Plan, tuple[Step, ...]]:
     """The plan that meets every limit on latency, and every plan that was timed on the way.
 
@@ -37,13 +39,14 @@ def meet_latency(
         allocation: of the recipe: its floor, its multiples, and whether its allocator reads latency from tables.
         bounds: at least one limit is on latency.
         plan_under: makes a plan.
-        listener: receives every measurement as a line of progress.
+        context: its listener receives every measurement as a line of progress; its delivery exports the plan that was
+            found as it will be delivered, to confirm it.
 
     Raises:
         BudgetNotMet: names the fastest network that was measured and the operators that take its time.
         NothingToDo: the original already meets every limit.
     """
-    watch = Stopwatch(subject, bounds, listener)
+    watch = Stopwatch(subject, bounds, context)
     if watch.goal >= 1:
         raise NothingToDo("the original already meets every latency limit")
     if allocator_of(allocation).traits.get("reads_tables"):
@@ -154,15 +157,22 @@ def _rehearsed_share(scout: Stopwatch, plan_at: Callable[[float], Plan], floor: 
 
 
 def _closed_loop(watch: Stopwatch, plan_at: Callable[[float], Plan], floor: float, first: float | None = None) -> Plan:
-    """Search, measure the result once more, and search on from there while it is not at the limit.
+    """Search, time the result once more as it will be delivered, and search on from there while it is not at the limit.
 
-    A search picks the plan whose measurement came out best, so measured again it tends to be a little slower.
+    A search picks the plan whose measurement came out best, so measured again it tends to be a little slower. It is at
+    the limit if the whole interval of its ratio lies below, and not by much.
     """
     options = SearchOptions(tolerance=_SLACK, rounds=8, lowest=min(floor, 0.999), first=first)
+    aim = watch.goal * _AIM
     for left in reversed(range(_CORRECTIONS + 1)):
-        plan, _ = fit_latency(plan_at, watch.ratio, watch.goal * _AIM, options)
-        if not left or watch.goal * _AIM * (1 - _SLACK) <= watch.confirmed(plan) <= watch.goal:
+        plan, _ = fit_latency(plan_at, watch.ratio, aim, options)
+        if not left:
             break
+        ratio = watch.confirmed(plan)
+        upper = watch.upper(plan)
+        if aim * (1 - _SLACK) <= ratio and upper <= watch.goal:
+            break
+        aim = watch.goal * max(_LEAST_AIM, min(_AIM, ratio / upper))
     return plan
 
 

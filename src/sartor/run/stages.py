@@ -10,7 +10,7 @@ called here and nowhere else.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,9 +21,10 @@ from sartor.allocate import Cap, Step, allocator_of
 from sartor.borrow import device_of
 from sartor.cost import count
 from sartor.errors import BadInput, BudgetNotMet
+from sartor.export.delivery import Delivery
 from sartor.importance import score as unit_scores
 from sartor.learn import CurveOptions, SoftBudget, learn_gates, sensitivity_scores
-from sartor.measure import compare_afresh, prepare
+from sartor.measure import compare_afresh, compare_artefacts, prepare
 from sartor.repair import Original
 from sartor.repair.gap import outputs
 from sartor.repair.repair_step import heal as repair
@@ -37,8 +38,10 @@ from sartor.structure import Graph, trace
 from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
 from sartor.structure.graph import Resolved
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
-from sartor.train import History, TrainingSetup, accuracy, fine_tune
+from sartor.surgery.delivered import check_layout, layout
+from sartor.train import History, TrainingSetup, fine_tune
 from sartor.train.batch import first_samples
+from sartor.train.evaluate import evaluator
 from sartor.types import (
     Bounds,
     Comparison,
@@ -76,6 +79,7 @@ class Cut:
     plan: Plan
     edits: Edits
     verdict: Verdict
+    layout: Mapping[str, Any]  # shapes, attributes and classes of the network that was proved
 
 
 class Quality(NamedTuple):
@@ -229,7 +233,7 @@ def decide(subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, con
         return allocate(graph, scores, recipe, [*counted, *caps], round_to)
 
     if bounds.timed:
-        plan, trail = meet_latency(subject, recipe.allocation, bounds, plan_under, context.listener)
+        plan, trail = meet_latency(subject, recipe.allocation, bounds, plan_under, context)
     else:
         plan, trail = plan_under([]), ()
     if recipe.cut.fibres:
@@ -247,7 +251,17 @@ def apply(subject: Subject, plan: Plan) -> Cut:
     resolved = subject.graph.resolve(plan)
     edits = edits_for(subject.model, subject.graph, resolved)
     network = apply_edits(subject.model, edits)
-    return Cut(network, plan, edits, verify(subject, resolved, network))
+    verdict = verify(subject, resolved, network)
+    return Cut(network, plan, edits, verdict, layout(network))
+
+
+def verify_layout(cut: Cut, network: nn.Module) -> None:
+    """Check that repair and training left shapes, attributes and classes as they were when the cut was proved.
+
+    Raises:
+        ProofFailed: names what changed.
+    """
+    check_layout(cut.layout, network)
 
 
 def verify(
@@ -305,26 +319,21 @@ def train(
     )  # fmt: skip
 
 
-def evaluator(data: Data, judge: Judge, device: torch.device) -> Callable[[nn.Module], float] | None:
-    """The user's own evaluation, else top-1 accuracy on the validation part; None: there is neither."""
-    if judge.evaluate is not None or data.val is None:
-        return judge.evaluate
-    val = data.val
-    return lambda model: accuracy(model, val, device)
-
-
 def judge(subject: Subject, network: nn.Module, data: Data, judge: Judge) -> Quality:
-    """Quality on the validation part, and top-1 accuracy on the test part; None where there is nothing to judge by."""
+    """Quality on the validation part, and the judge's measure on the test part; None: there is nothing to judge by."""
     device = device_of(subject.model)
     evaluate = evaluator(data, judge, device)
+    reported = evaluator(Data(val=data.test), replace(judge, evaluate=None), device)
     return Quality(
-        None if evaluate is None else evaluate(network),
-        None if data.test is None else accuracy(network, data.test, device),
+        None if evaluate is None else float(evaluate(network)), None if reported is None else float(reported(network))
     )
 
 
 def observe(subject: Subject, network: nn.Module, target: Target | str, effort: Effort) -> Comparison:
-    """The latency of a network on a target, measured in turns with the original's."""
+    """The latency of a network on a target through the quick exporter, measured in turns with the original's.
+
+    For tables of many networks; the verdict of a run times the files that are delivered, see `deliver`.
+    """
     return compare_afresh(
         lambda: prepare(subject.model, subject.example, target),
         lambda: prepare(network, subject.example, target),
@@ -332,7 +341,17 @@ def observe(subject: Subject, network: nn.Module, target: Target | str, effort: 
     )
 
 
+def deliver(network: nn.Module, target: Target | str, effort: Effort, delivery: Delivery) -> Comparison:
+    """The latency of the file that is delivered, measured in turns with the original's, which was exported alike.
+
+    Raises:
+        SartorError: the network cannot be exported, or does not run on the target.
+    """
+    original, fitted = delivery.original_on(target), delivery.fitted_on(network, target)
+    return compare_artefacts(original, fitted, delivery.example, effort)
+
+
 __all__ = [
-    "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "evaluator", "heal", "judge",
-    "observe", "score", "search", "train", "understand", "verify", "with_held_out", "with_samples",
+    "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "deliver", "evaluator", "heal", "judge",
+    "observe", "score", "search", "train", "understand", "verify", "verify_layout", "with_held_out", "with_samples",
 ]  # fmt: skip
