@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -60,6 +61,7 @@ from sartor.types import (
 )
 from sartor.wrappers import unwrapped
 
+_USED = 0.95  # share of a limit that a plan of aligned widths has to use
 _HELD_OUT = 0.2  # of all calibration samples of a study: they judge plans, and nothing else
 
 
@@ -195,7 +197,8 @@ def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], 
         scores: of every group.
         recipe: its `allocate` says how.
         caps: costs and what they may be at most.
-        round_to: kept counts are multiples of it; None: as the recipe says.
+        round_to: kept counts are multiples of it; None: as the recipe says. If that is None too, they are multiples of
+            `alignment`; single units where these cannot meet the caps, or leave more than a twentieth of them unused.
 
     Raises:
         BudgetNotMet: the caps cannot be met; `plan` is the smallest plan.
@@ -203,15 +206,19 @@ def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], 
     """
     how = recipe.allocation
     units = {n: g.units for n, g in graph.groups.items() if n in scores}
+    step = how.round_to if round_to is None else round_to
+    allocator = partial(allocator_of(how).value, scores, caps, units, ties=graph.ties, floor=how.floor)
     try:
-        keep = allocator_of(how).value(
-            scores,
-            caps,
-            units,
-            ties=graph.ties,
-            floor=how.floor,
-            round_to=how.round_to if round_to is None else round_to,
-        )
+        try:
+            keep = allocator(round_to=step)
+        except BudgetNotMet:
+            if step is not None:
+                raise
+            keep = allocator(round_to=1)
+        else:
+            counts = {n: len(k) for n, k in keep.items()}
+            if step is None and all(c.cost(counts) < _USED * c.at_most for c in caps):
+                keep = allocator(round_to=1)
     except BudgetNotMet as e:
         if isinstance(e.plan, dict):
             e.plan = Plan(e.plan, recipe.name, graph.fingerprint)
