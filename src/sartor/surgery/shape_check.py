@@ -31,6 +31,7 @@ class Mismatch:
 
     op: int  # index in graph.every_op
     message: str
+    sizes: tuple[int, ...] = ()  # the shape that it gave, if it ran
 
 
 class _Stop(Exception):
@@ -65,7 +66,7 @@ def check(
             problem = _check(model, other, cut, attributes, {}, training=training)
             if problem is not None:
                 when = "in training mode" if training else "in the other branch of a decision"
-                return Mismatch(before + problem.op, f"{when}: {problem.message}")
+                return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
             before += len(other.ops)
     return None
 
@@ -111,7 +112,9 @@ def _check(
                     shape = tuple(t.shape[d] if find(a).frozen else shape[d] for d, a in enumerate(v.axes))
                 if tuple(t.shape) != shape:
                     assert on_path is not None
-                    problem = Mismatch(on_path.place, f"{op.where} would give {tuple(t.shape)}, expected {shape}")
+                    problem = Mismatch(
+                        on_path.place, f"{op.where} would give {tuple(t.shape)}, expected {shape}", tuple(t.shape)
+                    )
                     raise _Stop
 
     def may_leave(place: int) -> bool:
