@@ -10,7 +10,7 @@ called here and nowhere else.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ from sartor.structure import Graph, trace
 from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
 from sartor.structure.graph import Resolved
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
+from sartor.surgery.delivered import check_layout, layout
 from sartor.train import History, TrainingSetup, fine_tune
 from sartor.train.batch import first_samples
 from sartor.train.evaluate import evaluator
@@ -78,6 +79,7 @@ class Cut:
     plan: Plan
     edits: Edits
     verdict: Verdict
+    layout: Mapping[str, Any]  # shapes, attributes and classes of the network that was proved
 
 
 class Quality(NamedTuple):
@@ -249,7 +251,17 @@ def apply(subject: Subject, plan: Plan) -> Cut:
     resolved = subject.graph.resolve(plan)
     edits = edits_for(subject.model, subject.graph, resolved)
     network = apply_edits(subject.model, edits)
-    return Cut(network, plan, edits, verify(subject, resolved, network))
+    verdict = verify(subject, resolved, network)
+    return Cut(network, plan, edits, verdict, layout(network))
+
+
+def verify_layout(cut: Cut, network: nn.Module) -> None:
+    """Check that repair and training left shapes, attributes and classes as they were when the cut was proved.
+
+    Raises:
+        ProofFailed: names what changed.
+    """
+    check_layout(cut.layout, network)
 
 
 def verify(
@@ -341,5 +353,5 @@ def deliver(network: nn.Module, target: Target | str, effort: Effort, delivery: 
 
 __all__ = [
     "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "deliver", "evaluator", "heal", "judge",
-    "observe", "score", "search", "train", "understand", "verify", "with_held_out", "with_samples",
+    "observe", "score", "search", "train", "understand", "verify", "verify_layout", "with_held_out", "with_samples",
 ]  # fmt: skip
