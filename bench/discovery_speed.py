@@ -1,15 +1,24 @@
-"""CPU time to find every group, of Sartor and of Torch-Pruning, on one thread.
+"""CPU time from a network to a smaller one, of Sartor and of Torch-Pruning, on one thread.
 
-python bench/discovery_speed.py [--write docs/discovery.md] [--only TEXT] [--repeats 7]
+python bench/discovery_speed.py [--write docs/discovery.md] [--only TEXT] [--repeats 3] [--small]
 
 Needs timm, transformers and torch-pruning==1.6.1 (G. Fang et al. 2023, "DepGraph", arXiv:2301.12900). Both
-run in turns in one process on the same network; times are medians. Torch-Pruning is called as in its README:
-`build_dependency`, then all groups of `Conv2d` and `Linear`. The language model is traced once in a new process.
+run in turns in one process on the same network; times are medians. Both remove half of every group they find, chosen
+at random. What is timed:
+
+    Sartor          trace, probe, a plan, cut (edits and a copy with the slices that stay); then the proof of the cut
+    Torch-Pruning   `BasePruner(..., pruning_ratio=0.5)`, then `step()`, on a copy that is made outside of the timing
+    trace only      `trace` alone against `build_dependency` and all groups of `Conv2d` and `Linear`
+
+Torch-Pruning changes the network in place and proves nothing. A network that it cannot do, or whose result does not
+run or is not smaller, is listed with the reason. A network on the meta device has no values, so its cut is not proved.
+The language model is traced once in a new process.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import gc
 import json
@@ -23,37 +32,93 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-MODELS = (
-    "resnet50", "densenet121", "efficientnet_b0", "vit_base_patch16_224", "swin_tiny_patch4_window7_224",
-    "convnext_tiny", "resnet18", "mobilenetv3_large_100", "regnetx_004", "hrnet_w18_small", "inception_v3", "vgg16_bn",
-    "ghostnet_100", "mixer_s32_224", "deit_tiny_patch16_224", "dla34", "cspdarknet53", "maxvit_rmlp_pico_rw_256",
+import torch
+from torch import nn
+
+from speed_networks import TOKENS, networks
+
+TRACE_HEADS = (
+    "network", "operators", "groups", "Sartor, trace only, ms", "Torch-Pruning, dependency graph, ms",
+    "Torch-Pruning, groups, ms", "Torch-Pruning / Sartor, trace only",
 )  # fmt: skip
 HEADS = (
-    "network", "operators", "groups", "Sartor, ms", "Torch-Pruning, dependency graph, ms", "Torch-Pruning, groups, ms",
-    "Torch-Pruning / Sartor",
+    "network", "trace, ms", "probe, ms", "plan and cut, ms", "proof, ms", "Torch-Pruning, build, ms",
+    "Torch-Pruning, step, ms", "Torch-Pruning / Sartor with proof", "Torch-Pruning / Sartor without proof",
+    "smaller network of Torch-Pruning",
 )  # fmt: skip
-TOKENS = 128
+RUNS = "runs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ours:
+    """CPU milliseconds of each step from a network to a smaller one, and the size of the graph."""
+
+    trace: float
+    probe: float
+    cut: float
+    proof: float | None  # None: on the meta device there are no values
+    operators: int = 0
+    groups: int = 0
+
+    @property
+    def unproved(self) -> float:
+        """From the network to the smaller one.
+
+        >>> Ours(1.0, 2.0, 3.0, 4.0).unproved, Ours(1.0, 2.0, 3.0, 4.0).total
+        (6.0, 10.0)
+        """
+        return self.trace + self.probe + self.cut
+
+    @property
+    def total(self) -> float:
+        """All steps, the proof included."""
+        return self.unproved + (self.proof or 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """CPU milliseconds of Torch-Pruning, and what became of the network: "runs", or why it cannot be used."""
+
+    outcome: str
+    build: float = 0.0
+    step: float = 0.0
+    dependencies: float = 0.0  # `build_dependency`
+    walk: float = 0.0  # all groups
+
+    @property
+    def finishes(self) -> bool:
+        """Whether both steps came to an end."""
+        return self.step > 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One network: operators and groups of Sartor's graph, and CPU milliseconds."""
+    """One network on both sides."""
 
     name: str
-    operators: int
-    groups: int
-    ours: float
-    build: float
-    walk: float
+    ours: Ours
+    peer: Peer
 
     @property
-    def ratio(self) -> float:
-        """Time of Torch-Pruning over that of Sartor.
+    def ratio(self) -> float | None:
+        """Time of Torch-Pruning over that of Sartor with its proof; None if Torch-Pruning did not finish.
 
-        >>> Row("a", 1, 1, 10.0, 50.0, 30.0).ratio
-        8.0
+        >>> row = Row("a", Ours(2.0, 3.0, 4.0, 1.0), Peer("runs", 20.0, 7.0))
+        >>> row.ratio, row.unproved_ratio
+        (2.7, 3.0)
         """
-        return (self.build + self.walk) / self.ours
+        return (self.peer.build + self.peer.step) / self.ours.total if self.peer.finishes else None
+
+    @property
+    def unproved_ratio(self) -> float | None:
+        """The same without the proof, which Torch-Pruning does not have."""
+        return (self.peer.build + self.peer.step) / self.ours.unproved if self.peer.finishes else None
+
+    @property
+    def trace_ratio(self) -> float | None:
+        """The same for finding the groups alone: trace only."""
+        found = self.peer.dependencies + self.peer.walk
+        return found / self.ours.trace if found else None
 
 
 def cpu_ms(act: Callable[[], Any]) -> tuple[float, Any]:
@@ -64,32 +129,106 @@ def cpu_ms(act: Callable[[], Any]) -> tuple[float, Any]:
     return 1e3 * (time.process_time() - start), result
 
 
-def measured(name: str, repeats: int) -> Row:
-    """Both in turns, with one round of warm-up."""
-    import timm
-    import torch
-    import torch_pruning as tp
-    from torch import nn
+def on_meta(model: nn.Module) -> bool:
+    """Whether the network has no values."""
+    return any(p.is_meta for p in model.parameters())
 
+
+def cut_in_half(model: nn.Module, example: Any) -> Ours:
+    """Sartor from the network to a smaller one, step by step."""
+    from sartor.cost import count
+    from sartor.run.stages import verify
+    from sartor.run.subject import Subject
     from sartor.structure import trace
+    from sartor.surgery import apply_edits, edits_for, probe
+    from sartor.testing.plans import halves
 
-    model = timm.create_model(name).eval()
-    x = torch.randn(1, *model.default_cfg["input_size"])
+    def cut() -> tuple[Any, nn.Module]:
+        plan = graph.resolve(halves(graph))
+        return plan, apply_edits(model, edits_for(model, graph, plan))
 
-    def walk(graph: Any) -> int:
-        return sum(1 for _ in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
+    traced_ms, traced = cpu_ms(lambda: trace(model, example))
+    probed_ms, graph = cpu_ms(lambda: probe(model, traced))
+    cut_ms, (plan, smaller) = cpu_ms(cut)
+    proved_ms = None
+    if not on_meta(model):
+        subject = Subject(model, example, graph, count(graph))
+        proved_ms, _ = cpu_ms(lambda: verify(subject, plan, smaller, inputs=example))
+    return Ours(traced_ms, probed_ms, cut_ms, proved_ms, len(graph.ops), len(graph.groups))
 
-    times: list[tuple[float, float, float]] = []
-    for _ in range(repeats + 1):
-        ours, graph = cpu_ms(lambda: trace(model, x))
-        build, dependencies = cpu_ms(lambda: tp.DependencyGraph().build_dependency(model, x))
-        times.append((ours, build, cpu_ms(lambda: walk(dependencies))[0]))  # noqa: B023
-    return Row(name, len(graph.ops), len(graph.groups), *(median(t) for t in zip(*times[1:])))
+
+def torch_pruning(model: nn.Module, example: Any) -> Peer:
+    """Torch-Pruning on a copy: half of every group, at random; the classifier keeps its outputs."""
+    import torch_pruning as tp
+
+    smaller = copy.deepcopy(model)
+    ignored = [m for m in classifiers(smaller) if isinstance(m, nn.Module)]
+    options = {"importance": tp.importance.RandomImportance(), "pruning_ratio": 0.5, "ignored_layers": ignored}
+    if not isinstance(example, torch.Tensor):
+        options["output_transform"] = list_of_tensors
+    try:
+        build, pruner = cpu_ms(lambda: tp.pruner.BasePruner(smaller, example, **options))
+        step, _ = cpu_ms(pruner.step)
+        graph = lambda: tp.DependencyGraph().build_dependency(
+            model, example, output_transform=options.get("output_transform")
+        )
+        dependencies, graph_of_all = cpu_ms(graph)
+        walk, _ = cpu_ms(lambda: list(graph_of_all.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear])))
+    except Exception as e:  # whatever another library raises is its outcome
+        return Peer(f"fails: {type(e).__name__}: {first_line(e)}")
+    return Peer(outcome_of(model, smaller, example), build, step, dependencies, walk)
+
+
+def classifiers(model: nn.Module) -> list[Any]:
+    """The last layers of a classifier or language model, whose outputs stay."""
+    last = model.get_classifier() if hasattr(model, "get_classifier") else getattr(model, "lm_head", None)
+    return list(last) if isinstance(last, tuple) else [last]
+
+
+def list_of_tensors(output: Any) -> list[torch.Tensor]:
+    """Every tensor of an output, as Torch-Pruning wants them."""
+    from sartor.structure.example import tensors
+
+    return list(tensors(output))
+
+
+def outcome_of(model: nn.Module, smaller: nn.Module, example: Any) -> str:
+    """Whether a cut network can be used: "runs", or why not."""
+    from sartor.structure.example import call
+
+    if all(a.shape == b.shape for a, b in zip(model.parameters(), smaller.parameters())):
+        return "is not smaller"
+    try:
+        with torch.no_grad():
+            call(smaller, example)
+    except Exception as e:
+        return f"does not run: {type(e).__name__}: {first_line(e)}"
+    return RUNS
+
+
+def first_line(error: Exception) -> str:
+    """The start of a message, for a cell of a table."""
+    return (str(error).strip().splitlines() or [""])[0][:60]
+
+
+def measured(name: str, build: Callable[[], Any], repeats: int) -> Row:
+    """Both in turns, with one round of warm-up."""
+    torch.manual_seed(0)
+    model, example = build()
+    turns = [(cut_in_half(model, example), torch_pruning(model, example)) for _ in range(repeats + 1)][1:]
+    return Row(name, *(medians(side) for side in zip(*turns)))
+
+
+def medians(turns: Sequence[Any]) -> Any:
+    """Each number is the median of its values in all turns; the rest is as in the first turn."""
+    first = turns[0]
+    numbers = {f.name: [getattr(t, f.name) for t in turns] for f in dataclasses.fields(first)}
+    middle = {name: median(v) for name, v in numbers.items() if isinstance(v[0], float)}
+    return dataclasses.replace(first, **middle)
 
 
 def language_model() -> dict[str, Any]:
     """A Llama of the default configuration (7B) on the meta device: time of its trace, peak memory of this process."""
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from sartor.structure import trace
@@ -110,15 +249,72 @@ def language_model() -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown: one line a network, and the median of the ratios."""
+    """Markdown: from network to smaller network, one line a network; the medians below."""
     from sartor.studies import Grid, markdown
 
     lines: list[Sequence[str]] = []
     for r in rows:
-        numbers = (f"{r.ours:.1f}", f"{r.build:.1f}", f"{r.walk:.1f}", f"{r.ratio:.1f}")
-        lines.append([r.name, str(r.operators), str(r.groups), *numbers])
-    lines.append(["**median**", "", "", "", "", "", f"**{median(r.ratio for r in rows):.1f}**"])
-    return markdown([Grid(HEADS, lines, left=1)])
+        ours = [r.ours.trace, r.ours.probe, r.ours.cut, r.ours.proof]
+        peer = [r.peer.build or None, r.peer.step or None, r.ratio, r.unproved_ratio]
+        lines.append([r.name, *map(cell, [*ours, *peer]), r.peer.outcome])
+    return markdown([Grid(HEADS, lines, left=1), summary(rows)])
+
+
+def trace_table(rows: Sequence[Row]) -> str:
+    """Markdown: finding the groups alone."""
+    from sartor.studies import Grid, markdown
+
+    lines: list[Sequence[str]] = []
+    for r in rows:
+        times = [r.ours.trace, r.peer.dependencies or None, r.peer.walk or None, r.trace_ratio]
+        lines.append([r.name, str(r.ours.operators), str(r.ours.groups), *map(cell, times)])
+    middle = cell(middle_of([r.trace_ratio for r in rows]))
+    lines.append(["**median**", "", "", "", "", "", f"**{middle}**"])
+    return markdown([Grid(TRACE_HEADS, lines, left=1)])
+
+
+def cell(number: float | None) -> str:
+    """One decimal, two below ten; a dash for None.
+
+    >>> cell(1.234), cell(12.34), cell(None)
+    ('1.23', '12.3', '–')
+    """
+    return "–" if number is None else f"{number:.2f}" if number < 10 else f"{number:.1f}"
+
+
+def middle_of(ratios: Sequence[float | None]) -> float | None:
+    """The median of the ratios that exist; None if none does."""
+    known = [r for r in ratios if r is not None]
+    return median(known) if known else None
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Medians and smallest ratios, over the networks that Torch-Pruning finishes and over those that then run."""
+    sentences: list[str] = []
+    finished = [r for r in rows if r.peer.finishes]
+    running = [r for r in finished if r.peer.outcome == RUNS]
+    for what, some in (
+        ("networks that Torch-Pruning cuts to a smaller one that runs", running),
+        ("networks on which it finishes", finished),
+    ):
+        if some:
+            with_proof = extremes([(r.name, r.ratio or 0.0) for r in some])
+            without = extremes([(r.name, r.unproved_ratio or 0.0) for r in some])
+            sentences.append(f"Over {len(some)} {what}: with the proof {with_proof}; without it {without}.")
+    failing = [r.name for r in rows if not r.peer.finishes]
+    if failing:
+        sentences.append(f"Torch-Pruning fails on {', '.join(failing)}.")
+    return " ".join(sentences)
+
+
+def extremes(ratios: Sequence[tuple[str, float]]) -> str:
+    """The median and the smallest of some ratios, as text.
+
+    >>> extremes([("a", 3.0), ("b", 1.0), ("c", 4.0)])
+    'median **3.00** times, smallest 1.00 (b)'
+    """
+    name, least = min(ratios, key=lambda r: r[1])
+    return f"median **{cell(median(r for _, r in ratios))}** times, smallest {cell(least)} ({name})"
 
 
 def sentence(facts: Mapping[str, Any]) -> str:
@@ -132,22 +328,22 @@ def sentence(facts: Mapping[str, Any]) -> str:
 
 def caption(environment: Mapping[str, Any]) -> str:
     """The machine and the versions."""
-    versions = [f"{p} {environment['versions'][p]}" for p in ("torch", "timm") if environment["versions"].get(p)]
+    packages = ("torch", "timm", "transformers")
+    versions = [f"{p} {environment['versions'][p]}" for p in packages if environment["versions"].get(p)]
     where = ", ".join([environment["cpu"], *versions])
     return f"CPU milliseconds of one thread, medians, batch of one, torch-pruning 1.6.1. Machine: {where}."
 
 
 def main() -> None:
-    """Measure, print the table, and write it to the page of `--write`."""
-    import torch
-
+    """Measure, print the tables, and write them to the page of `--write`."""
     from sartor.cli.markdown_block import MarkdownBlock
     from sartor.measure import environment
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, help="page with <!-- discovery-speed --> and <!-- /discovery-speed -->")
     parser.add_argument("--only", default="", help="networks whose name contains this")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of both sides on each network")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of both sides on each network")
+    parser.add_argument("--small", action="store_true", help="tiny configurations of transformers instead")
     parser.add_argument("--language-model", action="store_true", help="this alone, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -155,16 +351,21 @@ def main() -> None:
     if options.language_model:
         print(json.dumps(language_model()))
         return
-    names = [name for name in MODELS if options.only in name]
-    if not names or options.repeats < 1:
-        parser.error(f"no network contains {options.only!r}" if not names else "--repeats: expected at least 1")
+    chosen = {name: build for name, build in networks(small=options.small).items() if options.only in name}
+    if not chosen or options.repeats < 1:
+        parser.error(f"no network contains {options.only!r}" if not chosen else "--repeats: expected at least 1")
     page = None if options.write is None else MarkdownBlock(options.write, "discovery-speed")
     rows: list[Row] = []
-    for name in names:
-        rows.append(measured(name, options.repeats))
-        print(f"{name}: {rows[-1].ours:.1f} ms, {rows[-1].ratio:.1f} times", file=sys.stderr, flush=True)
+    for name, build in chosen.items():
+        rows.append(measured(name, build, options.repeats))
+        print(
+            f"{name}: {rows[-1].ours.total:.1f} ms, {cell(rows[-1].ratio)} times with proof",
+            file=sys.stderr,
+            flush=True,
+        )
     alone = subprocess.run([sys.executable, __file__, "--language-model"], capture_output=True, text=True, check=True)
-    body = f"{caption(environment())}\n\n{table(rows)}\n\n{sentence(json.loads(alone.stdout.splitlines()[-1]))}"
+    facts = sentence(json.loads(alone.stdout.splitlines()[-1]))
+    body = "\n\n".join([caption(environment()), table(rows), "Trace only:", trace_table(rows), facts])
     print(body)
     if page is not None:
         page.fill(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,19 @@ from torch import nn
 
 from sartor.allocate import narrowed
 from sartor.budget import parse_budget
+from sartor.errors import BadInput
 from sartor.export import atomic_write, export_onnx, export_pt2
 from sartor.recipes import find_recipe
+from sartor.recipes.automatic import automatic_recipe
 from sartor.report import write_report
 from sartor.run import Options, Outcome, run
+from sartor.run.fit import check_limits
 from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.record import Record
 from sartor.structure import Example
+from sartor.train.arrangement import Arrangement, arranged
 from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Recipe, Verdict
+from sartor.wrappers import wrapped_like
 
 
 class Fitted:
@@ -29,8 +35,8 @@ class Fitted:
 
     @property
     def model(self) -> nn.Module:
-        """The smaller network: an ordinary module of the same class."""
-        return self._outcome.model
+        """The smaller network: an ordinary module of the same class, inside DataParallel if the model was."""
+        return wrapped_like(self._outcome.model, self._outcome.original)
 
     @property
     def plan(self) -> Plan:
@@ -54,18 +60,19 @@ class Fitted:
 
     @property
     def met(self) -> bool:
-        """Whether every limit and the quality floor hold."""
+        """Whether every limit and the quality floor hold, or are missed by less than the measurement can tell."""
         return self._outcome.met
 
     def __repr__(self) -> str:
-        parts = [f"{r['metric']} {'met' if r['met'] else 'missed'}" for r in self.result["budget"]]
-        return f"Fitted({type(self.model).__name__}, {', '.join(parts)})"
+        parts = [f"{r['metric']} {r['status']}" for r in self.result["budget"]]
+        return f"Fitted({type(self._outcome.model).__name__}, {', '.join(parts)})"
 
     def save(self, folder: str | Path) -> Path:
         """Plan, edits, weights, record and result; `sartor.load(folder, factory)` gives the network back."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        files = write_model(folder, self.model, self.plan, self._outcome.edits)
+        files = write_model(folder, self._outcome.model, self.plan, self._outcome.edits)
+        files |= self._outcome.delivery.copy_to(self._outcome.model, folder)
         record = self._outcome.record
         lines = "".join(row.model_dump_json(exclude_unset=True) + "\n" for row in record.record)
         atomic_write(folder / RECORD, lines)
@@ -73,14 +80,19 @@ class Fitted:
         return folder
 
     def export(self, path: str | Path) -> dict[str, Any]:
-        """Write `.onnx` or `.pt2`, checked against eager at several batch sizes; the report of that check."""
-        from sartor.errors import BadInput
+        """Write `.onnx` or `.pt2`, checked against eager at several batch sizes; the report of that check.
 
+        The `.onnx` file has the bytes that were timed, unless the model was changed since.
+        """
+        delivered = self._outcome.delivery.current(self._outcome.model, "model.onnx")
+        if delivered is not None and Path(path).suffix == ".onnx" and delivered.report["max_relative_error"] <= 1e-4:
+            atomic_write(path, delivered.path.read_bytes())
+            return {**delivered.report, "path": str(path)}
         writers = {".onnx": export_onnx, ".pt2": export_pt2}
         suffix = Path(path).suffix
         if suffix not in writers:
             raise BadInput(f"export: expected a path that ends in .onnx or .pt2; got {str(path)!r}")
-        return writers[suffix](self.model, self._outcome.example, path)
+        return writers[suffix](self._outcome.model, self._outcome.example, path)
 
     def report(self, path: str | Path) -> Path:
         """Write the report: one HTML file that opens without a network."""
@@ -93,15 +105,17 @@ def fit(
     val: Iterable[Any] | None = None,
     *,
     budget: str | Budget,
-    recipe: str | Recipe | Callable[..., Any] = "taylor",
+    recipe: str | Recipe | Callable[..., Any] | None = None,
+    epochs: int | None = None,
     cut: str | Sequence[str] | None = None,
     keep: str | Sequence[str] | None = None,
     test: Iterable[Any] | None = None,
     example: Example | None = None,
     calibration: Iterable[Any] | None = None,
+    target: str | None = None,
     loss: Callable[[Any, Any], torch.Tensor] | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
-    metric: str = "accuracy",
+    metric: str | Callable[[nn.Module, Iterable[Any]], float] | None = None,
     out: str | Path | None = None,
     seed: int | None = None,
     device: torch.device | str | None = None,
@@ -111,19 +125,27 @@ def fit(
     """Fit a network to a budget: find out what can be cut, decide, cut, prove, heal, measure.
 
     Args:
-        model: any module; it stays as it is.
-        train: batches (inputs, targets) to train on and, unless `calibration` is given, to calibrate with.
+        model: any module; it stays as it is. Of a wrapped one the network inside is fitted; see `sartor.wrappers`.
+        train: batches to train on and, unless `calibration` is given, to calibrate with: pairs (inputs, targets), or
+            dicts of the forward's arguments with the targets under "labels" or "label" (see `target`).
         val: batches the quality is judged on, chosen beforehand.
         budget: such as "latency<=60% @ onnxruntime-cpu, macs<=50%, drop<=0.5".
-        recipe: a published method by name, a `Recipe`, or a function [units, rest] -> [units].
+        recipe: a published method by name, a `Recipe`, or a function [units, rest] -> [units]. None: what suits the
+            data, and a note says what was chosen. With data it is "reconstruction", and with labels in `train` also
+            fine-tuning; without data "l1".
+        epochs: of fine-tuning, 0: none. None: as the recipe says.
         cut: kinds ("heads"), names ("layer4*") or modules of the groups that may be cut; None: what the recipe says.
         keep: the same of groups that stay whole, besides those the recipe keeps.
         test: batches looked at only to report: never used to decide.
         example: example inputs; taken from the data when not given. One sample is traced and timed.
-        calibration: batches for scores and repair, best without augmentation.
-        loss: loss(output, targets) -> scalar; None: cross entropy.
-        evaluate: evaluate(model) -> float, larger is better; None: top-1 accuracy on `val` in percent.
-        metric: what `evaluate` is called in the report.
+        calibration: batches for scores and repair, best without augmentation; inputs without targets are enough for
+            criteria that need no labels.
+        target: key of the targets in batches that are dicts.
+        loss: loss(output, targets) -> scalar; None: cross entropy for classes, mean squared error for continuous
+            targets, or the loss that a Hugging Face model computes from labels.
+        evaluate: evaluate(model) -> float, larger is better; None: `metric` on `val`.
+        metric: a name in `sartor.train.metrics.METRICS`, or metric(model, batches) -> float, larger is better; None:
+            top-1 accuracy in percent for classes, else minus the mean loss. With `evaluate`: its name in the report.
         out: run folder, written as the run goes on. None: nothing is written until `save`.
         seed: of everything random; None: the recipe's.
         device: where scores and training run; None: where the model lies.
@@ -139,8 +161,29 @@ def fit(
         BudgetNotMet: a limit cannot be met; says the floor.
         CannotTrace, ProofFailed, TrainingDiverged: see `sartor.errors`.
     """
-    data = Data(train, val, test, calibration)
-    judge = Judge(loss, evaluate, metric)
-    options = Options(example, out, seed, device, Listener(progress), model_name)
-    chosen = narrowed(find_recipe(recipe), cut, keep)
-    return Fitted(run(model, data, parse_budget(budget), chosen, judge, options))
+    limits = parse_budget(budget)
+    check_limits(limits)
+    given = Data(train, val, test, calibration)
+    seen = arranged(model, given, Judge(loss, evaluate), target=target, metric=metric)
+    chosen, notes = _recipe(model, seen, recipe, epochs)
+    first = seen.example if example is None else example
+    options = Options(first, out, seed, device, Listener(progress), model_name, notes, recipe is None)
+    return Fitted(run(model, seen.data, limits, narrowed(chosen, cut, keep), seen.judge, options))
+
+
+def _recipe(
+    model: nn.Module, seen: Arrangement, recipe: str | Recipe | Callable[..., Any] | None, epochs: int | None
+) -> tuple[Recipe, tuple[str, ...]]:
+    """The recipe of a run, and what a user has to know about the choice."""
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0):
+        raise BadInput(f"epochs: expected a whole number of at least 0; got {epochs!r}")
+    if recipe is not None:
+        chosen = find_recipe(recipe)
+        if epochs is not None:
+            chosen = chosen.with_training(replace(chosen.training, epochs=epochs))
+        return chosen, seen.notes
+    train = seen.data.train if seen.labelled else None
+    chosen, why = automatic_recipe(
+        model, train, calibrated=seen.data.for_scores is not None, epochs=epochs, classes=seen.task == "classes"
+    )
+    return chosen, (*seen.notes, why)

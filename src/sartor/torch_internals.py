@@ -6,6 +6,7 @@ PyTorch that moves one of them is answered here.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin as LazyModule
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 # OpOverload: the class of `torch.ops.aten.add.Tensor`. Public replacement: none; `type(torch.ops.aten.add.Tensor)`.
 # BatchNorm: the base class of every batch norm. Public replacement: the tuple of BatchNorm1d, 2d, 3d, SyncBatchNorm.
+# LazyModule: the base class of layers whose parameters get their shapes in the first forward. Public replacement: none.
 # TorchDispatchMode: sees every operator that runs inside it. Documented by torch, without a public path.
 
 TENSOR_BASE: Any = torch._C.TensorBase
@@ -88,6 +91,15 @@ def set_excluded(key: Any, excluded: bool) -> None:
     torch._C._dispatch_tls_set_dispatch_key_excluded(key, excluded)
 
 
+def compiled_original(module: nn.Module) -> nn.Module | None:
+    """The module that `torch.compile` was called with, if this one is its result. Public replacement: none."""
+    frame = sys.modules.get("torch._dynamo.eval_frame")  # importing it takes a second
+    if frame is None or not isinstance(module, frame.OptimizedModule):
+        return None
+    original: nn.Module = module._orig_mod
+    return original
+
+
 def dynamo_limits(**limits: Any) -> AbstractContextManager[Any]:
     """Options of `torch.compile` that hold inside, such as `recompile_limit`. Public replacement: none."""
     import torch._dynamo.config as config
@@ -97,7 +109,7 @@ def dynamo_limits(**limits: Any) -> AbstractContextManager[Any]:
 
 
 __all__ = [
-    "BatchNorm", "MODULE_CALL", "OpOverload", "TENSOR_BASE", "TorchDispatchMode", "children_table", "dispatch_keys",
-    "dynamo_limits", "is_excluded", "is_view", "outside_modes", "overload_name", "own_buffers", "own_parameters",
-    "schema", "set_excluded", "storage_address",
+    "BatchNorm", "LazyModule", "MODULE_CALL", "OpOverload", "TENSOR_BASE", "TorchDispatchMode", "children_table",
+    "compiled_original", "dispatch_keys", "dynamo_limits", "is_excluded", "is_view", "outside_modes", "overload_name",
+    "own_buffers", "own_parameters", "schema", "set_excluded", "storage_address",
 ]  # fmt: skip

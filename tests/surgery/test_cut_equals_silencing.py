@@ -111,7 +111,6 @@ ELSEWHERE = {  # rules that no network of the zoo calls, and why
     "grouped_mm": "needs a device with grouped products",
     "deform": "needs torchvision",
     "roi": "needs torchvision",
-    "nothing": "gives no tensor",
 }
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.surgery.halved import IMAGE, ROWS, cut_in_half, frozen, made
+from tests.zoo_graphs import understood
 from torch import Tensor, nn
 
 from sartor.borrow import borrowed
 from sartor.structure import trace
-from sartor.surgery import probe, prove
+from sartor.surgery import cut, probe, prove
+from sartor.testing.plans import halves
 from sartor.types import Plan
 
 
@@ -130,3 +132,17 @@ def test_an_axis_can_go_down_to_one():
     model = made(OnlyTheShape())
     graph = probe(model, trace(model, ROWS))
     assert prove(model, graph, Plan({"a": (5,)}, "test", graph.fingerprint), ROWS).passed
+
+
+def test_what_stands_before_a_dead_layer_is_followed():
+    _, _, graph = understood("dead-pooler")
+    assert list(graph.groups) == ["embed", "wide"] and not any("origin" in f.reason for f in graph.frozen)
+    members = {m.tensor for m in graph.groups["embed"].members}
+    assert {"pooled.weight", "pooled.bias", "project.weight"} <= members
+
+
+def test_a_dead_layer_still_runs_after_the_cut():
+    model, example, graph = understood("dead-pooler")
+    smaller = cut(model, graph, halves(graph))
+    assert smaller.project.in_features == smaller.project.weight.shape[1] == 10
+    smaller(example)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from tests.surgery.halved import ROWS, cut_in_half, made
+from tests.surgery.halved import ROWS, cut_in_half, frozen, made
+from tests.zoo_graphs import understood
 from torch import Tensor, nn
 
 from sartor.structure import trace
 from sartor.structure.recorder import record
-from sartor.surgery import probe, prove
+from sartor.surgery import cut, probe, prove
 from sartor.testing.plans import halves
 
 
@@ -80,3 +83,58 @@ def test_a_recurrent_layer_is_one_operator_however_long_the_sequence(kind):
     short, long = (len(record(model, torch.randn(2, n, 16)).ops) for n in (3, 300))
     assert short == long < 20
     cut_in_half(model, ROWS)
+
+
+@pytest.mark.parametrize("exits", [False, True])
+def test_an_early_exit_is_cut_along_whether_the_example_takes_it_or_not(exits):
+    model, example, _ = understood("early-exit")
+    model = copy.deepcopy(model)
+    if exits:
+        with torch.no_grad():
+            model.exit[2].bias[0] = 100.0
+    graph = probe(model, trace(model, example))
+    members = {(m.tensor, m.dim) for m in graph.groups["stem.0"].members}
+    assert {("exit.0.fc.weight", 1), ("deeper.0.weight", 1)} <= members
+    assert set(graph.groups) == {"stem.0", "deeper.0", "exit.0.fc"}
+    assert frozen(graph)["exit.2.weight:0"] == frozen(graph)["head.fc.weight:0"] == "an output of the model"
+    smaller = cut(model, graph, halves(graph))
+    for bias in (100.0, -100.0):  # either branch runs
+        with torch.no_grad():
+            smaller.exit[2].bias[:] = torch.tensor([bias, 0, 0, 0, 0])
+            left = torch.equal(smaller(example), smaller.exit(smaller.stem(example)))
+        assert left == (bias > 0) or bias < 0
+
+
+class Grouped(nn.Module):
+    """The branch that the example does not take states a width by an attribute of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.width = nn.Linear(16, 8), nn.Linear(8, 4), 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if x.mean() > 1e4:
+            x = x.reshape(-1, 5, self.width).sin()
+        return self.b(x)
+
+
+def test_attributes_of_the_other_branch_follow():
+    graph, smaller = cut_in_half(made(Grouped()), ROWS)
+    assert list(graph.groups) == ["a"] and smaller.width == smaller.a.out_features == 4
+
+
+def test_a_forward_that_checks_its_own_values_is_cut():
+    class Checked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            if not torch.isfinite(x).all():
+                raise ValueError("not finite")
+            return self.b(x)
+
+    graph, _ = cut_in_half(made(Checked()), ROWS)
+    assert list(graph.groups) == ["a"] and not graph.branches

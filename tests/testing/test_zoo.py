@@ -14,7 +14,11 @@ from sartor.structure.example import as_args, call, map_tensors, tensors, with_b
 from sartor.testing.zoo import MARKS, ZOO, Case, cases, randomise_
 
 ALL = cases()
-UNTOUCHED = {"unused-parameter": {"aux", "spare", "sizes"}}
+UNTOUCHED = {
+    "unused-parameter": {"aux", "spare", "sizes"},
+    "dead-pooler": {"pooled", "project"},
+    "early-exit": {"exit"},
+}
 
 
 def run(case: Case, example: object = None) -> list[Tensor]:

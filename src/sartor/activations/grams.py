@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sartor.activations.follow import Interventions, Numerics, follow, replay
+from sartor.activations.micro_batches import parts, samples_within, working_memory
 from sartor.activations.patches import Reading
 from sartor.activations.readers import Read
 from sartor.activations.refit_sites import refits
@@ -22,6 +23,7 @@ from sartor.structure.example import Example, batch_of, call, first_tensor, with
 from sartor.structure.model_copy import named_tensors
 
 _EXACT_OUTPUTS = 16
+_MIXTURES = 4  # of more outputs; the mean over samples averages what each mixture misses
 _MOST_INPUTS = 8192  # of a layer whose Gram matrix is gathered
 
 
@@ -34,6 +36,7 @@ class GramOptions:
     # exponent of a layer's sensitivity: 1 is the cost of an error if no layer behind is refitted, 0 makes all layers
     # equal. Layers that are refitted later compensate part of an error, so the truth lies between
     samples: int = 64  # on which sensitivities are measured
+    memory: int | None = None  # bytes that activations may take at once; None: `working_memory`
 
 
 class Grams:
@@ -65,10 +68,13 @@ class Grams:
             self.sites[name] = [s for s in mine if self._inputs(s.op) <= _MOST_INPUTS]
         self.layers = {s.op: layers[s.op] for mine in self.sites.values() for s in mine}
         self.generator = torch.Generator().manual_seed(seed)
-        self.gram = self._gathered(batches, options.rows)
+        memory = working_memory() if options.memory is None else options.memory
+        most = samples_within(graph, memory // 2)  # the other half: rows and Gram matrices
+        self.gram = self._gathered([p for b in batches for p in parts(b, most)], options.rows)
         first = batches[0]
         few = first if batch_of(first) <= options.samples else with_batch(first, options.samples)
-        costs = self._sensitivities(few) if self.layers else {}
+        each = parts(few, samples_within(graph, memory, gradients=True))
+        costs = self._sensitivities(each) if self.layers else {}
         typical = torch.tensor([c for c in costs.values() if c > 0] or [1.0]).double().log().mean().exp()
         self.scale = {i: float(typical * (costs.get(i, 0.0) / typical) ** options.flatten) for i in self.layers}
 
@@ -117,10 +123,14 @@ class Grams:
             reading = Reading.of(op)
             assert reading is not None
             x = reading.rows(args[0], reading.pick(out, each, self.generator)).float()
-            shift, square, total, n = sums.get(op.index, (x.mean(1), 0.0, 0.0, 0))
+            if op.index not in sums:
+                zeros = x.new_zeros(x.shape[0], x.shape[2], x.shape[2], dtype=torch.float64)
+                sums[op.index] = (x.mean(1), zeros, zeros.new_zeros(x.shape[0], x.shape[2]), 0)
+            shift, square, total, n = sums[op.index]
             x = x - shift[:, None]  # near the mean, squares lose no digits
-            square = square + (x.transpose(1, 2) @ x).double()
-            sums[op.index] = (shift, square, total + x.sum(1, dtype=torch.float64), n + x.shape[1])
+            square += x.transpose(1, 2) @ x
+            total += x.sum(1, dtype=torch.float64)
+            sums[op.index] = (shift, square, total, n + x.shape[1])
 
         with borrowed(self.model):
             for b in batches:
@@ -128,16 +138,37 @@ class Grams:
         covariance = {}
         for i, (_, square, total, n) in sums.items():
             mean = total / n
-            covariance[i] = square / n - mean[:, :, None] * mean[:, None, :]
+            covariance[i] = (square / n).sub_(mean[:, :, None] * mean[:, None, :])
         return covariance
 
-    def _sensitivities(self, inputs: Example) -> dict[int, float]:
+    def _sensitivities(self, batches: Sequence[Example]) -> dict[int, float]:
         """Layer -> how far the output moves, relative to its size, for each unit of squared error in its result.
 
         To first order: the squared Jacobian of the outputs, summed over everything; the error counts as spread evenly
         over channels and positions, summed over channels and averaged over positions, as the costs of `elimination`
-        are. Up to 16 outputs a sample are differentiated each, more of them through random mixtures.
+        are. Up to 16 outputs a sample are differentiated each, more of them through a few random mixtures.
         """
+        squares: dict[int, float] = {}
+        channels: dict[int, int] = {}
+        size = 0.0
+        for inputs in batches:
+            out, taps = self._tapped(inputs)
+            out = out.reshape(batch_of(inputs), -1)
+            directions = self._directions(out.shape[1])
+            for k, direction in enumerate(directions, 1):
+                with torch.enable_grad():
+                    along = (out * direction.to(out)).sum()
+                    grads = torch.autograd.grad(
+                        along, list(taps.values()), retain_graph=k < len(directions), allow_unused=True
+                    )
+                for i, g in zip(taps, grads):
+                    squares[i] = squares.get(i, 0.0) + (0.0 if g is None else float(g.double().square().sum()))
+            size += float(out.detach().double().square().sum())
+            channels = {i: t.shape[1 if self.graph.ops[i].kind == "conv" else -1] for i, t in taps.items()}
+        return {i: squares[i] / (size or 1.0) / channels[i] for i in squares}
+
+    def _tapped(self, inputs: Example) -> tuple[Tensor, dict[int, Tensor]]:
+        """The first output, and each layer's result to differentiate at."""
         ends = {f.chain[-1]: i for i, f in self.layers.items()}
         taps: dict[int, Tensor] = {}
 
@@ -151,22 +182,11 @@ class Grams:
         with borrowed(self.model):
             changes, numerics = Interventions(after=tapped), Numerics(gradients=True)
             with follow(self.graph.ops, self.model, lambda *_: None, changes=changes, numerics=numerics):
-                given = call(self.model, inputs)
-            out = first_tensor(given).reshape(batch_of(inputs), -1)
-            squares = dict.fromkeys(taps, 0.0)
-            for direction in self._directions(out.shape[1]):
-                with torch.enable_grad():
-                    along = (out * direction.to(out)).sum()
-                    grads = torch.autograd.grad(along, list(taps.values()), retain_graph=True, allow_unused=True)
-                for i, g in zip(taps, grads):
-                    squares[i] += 0.0 if g is None else float(g.double().square().sum())
-        size = float(out.detach().double().square().sum()) or 1.0
-        channels = {i: t.shape[1 if self.graph.ops[i].kind == "conv" else -1] for i, t in taps.items()}
-        return {i: squares[i] / size / channels[i] for i in taps}
+                return first_tensor(call(self.model, inputs)), taps
 
     def _directions(self, outputs: int) -> list[Tensor]:
         """Rows whose squared products with a Jacobian add up to its squared size."""
         if outputs <= _EXACT_OUTPUTS:
             return list(torch.eye(outputs))
-        signs = torch.randint(0, 2, (_EXACT_OUTPUTS, outputs), generator=self.generator) * 2.0 - 1
-        return list(signs / _EXACT_OUTPUTS**0.5)
+        signs = torch.randint(0, 2, (_MIXTURES, outputs), generator=self.generator) * 2.0 - 1
+        return list(signs / _MIXTURES**0.5)

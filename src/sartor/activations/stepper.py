@@ -32,13 +32,14 @@ class Stepper:
     Args:
         model: borrowed; parameters and buffers are read anew whenever an operator runs, so that edits take effect.
         batches: inputs, all of one batch size, where the model lies.
+        first: how many batches begin at once, the others in `begin`; None: all.
 
     Raises:
         CannotTrace: batches of unequal size, a forward whose control flow depends on tensor values, which a recording
             cannot repeat, or one that writes to the model's own tensors.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Example]):
+    def __init__(self, model: nn.Module, batches: Sequence[Example], first: int | None = None):
         sizes = {tuple(tuple(t.shape) for t in tensors(b)) for b in batches}
         if len(sizes) != 1:
             raise CannotTrace(f"stepping: expected batches of one shape; got {len(sizes)} different shapes")
@@ -58,12 +59,12 @@ class Stepper:
         self._ends: dict[int, list[int]] = {}
         for key, index in self._last.items():
             self._ends.setdefault(index, []).append(key)
-        shared = self._constants(model, batches[0])
+        self._shared = self._constants(model, batches[0])
+        written = {v.storage for op in self.ops if op.mutates for v in op.inputs[:1]}
+        self._copied = {id(v) for v in self.recording.inputs if v.storage in written}
+        self._given = list(batches)
         self._env: list[dict[int, Tensor]] = []
-        for b in batches:
-            env = dict(shared)
-            env.update({id(v): t.detach().clone() for v, t in zip(self.recording.inputs, tensors(b))})
-            self._env.append(env)
+        self.begin(len(batches) if first is None else first)
 
     @property
     def ops(self) -> list[Op]:
@@ -72,8 +73,21 @@ class Stepper:
 
     @property
     def batches(self) -> int:
-        """How many there are."""
+        """How many have begun."""
         return len(self._env)
+
+    def begin(self, count: int) -> None:
+        """The first `count` batches take part; those that did not are run from the start to where the others are.
+
+        They see the weights as they are now, so their tensors are those they would have had if they had begun at once
+        and every layer whose weight was changed had been run again.
+        """
+        with torch.inference_mode():
+            for b in self._given[len(self._env) : count]:
+                given = zip(self.recording.inputs, tensors(b))
+                env = {id(v): t.detach().clone() if id(v) in self._copied else t.detach() for v, t in given}
+                self._env.append(self._shared | env)
+                self._between(0, self._past, self._env[-1])
 
     def get(self, value: Value, batch: int) -> Tensor:
         """The tensor of a Value as it is now, in one batch."""
@@ -83,12 +97,15 @@ class Stepper:
         """Run every batch up to the operator `last`, that one included; tensors without a later reader are released."""
         with torch.inference_mode():
             for env in self._env:
-                for op in self.ops[self._past + 1 : last + 1]:
-                    self._run(op, env)
-                    for key in self._ends.get(op.index, ()):
-                        if key not in self._held:
-                            env.pop(key, None)
+                self._between(self._past + 1, last, env)
         self._past = max(self._past, last)
+
+    def _between(self, first: int, last: int, env: dict[int, Tensor]) -> None:
+        for op in self.ops[first : last + 1]:
+            self._run(op, env)
+            for key in self._ends.get(op.index, ()):
+                if key not in self._held:
+                    env.pop(key, None)
 
     def again(self, index: int) -> None:
         """Run one operator once more on every batch: what it reads must be held."""

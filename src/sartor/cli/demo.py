@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sartor.cli.command_result import CommandResult
-from sartor.cli.failures import BUDGET_NOT_MET, DONE, Interrupted
-from sartor.cli.fit import make_room
+from sartor.cli.failures import Interrupted
+from sartor.cli.fit import code_of, make_room
 from sartor.cli.options import AsJson, Force, Quiet, Seed
 from sartor.cli.progress import Steps, steps
 from sartor.cli.recipe import choose_recipe
@@ -45,8 +45,7 @@ def demo(
         except KeyboardInterrupt as e:
             raise Interrupted(f"interrupted; {out} holds the finished steps. `sartor demo --force` starts again") from e
     spent = time.monotonic() - start
-    code = DONE if record.status == "met" else BUDGET_NOT_MET
-    return CommandResult({**record.result(), "wall_seconds": spent}, _view(record, out, spent), code)
+    return CommandResult({**record.result(), "wall_seconds": spent}, _view(record, out, spent), code_of(record))
 
 
 def perform(folder: Path, seed: int, listener: Steps, *, epochs: int = 8, recovery: int = 6) -> Record:

@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from sartor.errors import BadInput, CorruptFile, UnknownName
 from sartor.toml_file import known_fields, read_toml
-from sartor.types.checked import Flag, Positive, checked, refusal
+from sartor.types.checked import Count, Flag, Positive, checked, refusal
 from sartor.types.rows import stamped, unstamped
 
 REQUEST_FILE = "command.json"
@@ -34,7 +34,12 @@ class Request:
     val: Annotated[float, Field(strict=True)] | None = None
     # share of the training data for validation, if the data set has no validation part
     budget: Text | None = None
-    recipe: Text | dict[str, Any] = "taylor"  # a recipe's name, or {"base": name, field: value, ...}
+    recipe: Text | dict[str, Any] | None = None
+    # a recipe's name, or {"base": name, field: value, ...}; None: what suits the data
+    epochs: Count | None = None  # of fine-tuning; None: as the recipe says
+    loss: Text | None = None  # see `sartor.cli.quality.named_loss`
+    metric: Text | None = None  # see `sartor.cli.quality.named_metric`
+    target: Text | None = None  # key of the targets in batches that are dicts
     cut: list[Text] = field(default_factory=list)  # kinds, names or modules of groups; empty: as the recipe says
     keep: list[Text] = field(default_factory=list)  # groups that stay whole
     out: Text | None = None

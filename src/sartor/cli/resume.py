@@ -26,7 +26,7 @@ def resume(
     request = read_request(run)
     if request is None:
         raise BadInput(f"{run}: expected the folder of a run that `sartor fit` began; it holds no {REQUEST_FILE}")
-    recipe = choose_recipe(request.recipe)
+    recipe = choose_recipe(request.recipe, data=request.data is not None)
     check_request(request, recipe)
     if (run / "result.json").is_file():
         raise NothingToDo(f"{run} holds a finished run; `sartor report {run}` shows it")

@@ -34,15 +34,28 @@ def write_artefacts(fitted: Fitted, folder: Path, listener: Listener) -> Record:
     listener.begin("export")
     for kind in ("onnx", "pt2"):
         name = f"model.{kind}"
+        if kind in files:
+            continue  # the run wrote it, and timed it
         listener.tell(name)
         try:
             fitted.export(folder / name)
             files[kind] = name
-        except SartorError as e:
-            notes.append(f"{name} was not written: {e}")
+        except Exception as e:
+            notes.append(f"{name} was not written: {reason(e)}")
     files["report"] = "report.html"
     record = fitted.record.model_copy(update={"files": files, "notes": notes, "run": str(folder)})
     listener.begin("report")
-    write_report(record, folder / "report.html")
+    try:
+        write_report(record, folder / "report.html")
+    except Exception as e:
+        del files["report"]
+        record = record.model_copy(
+            update={"files": files, "notes": [*notes, f"report.html was not written: {reason(e)}"]}
+        )
     write_result(folder, record)
     return record
+
+
+def reason(error: Exception) -> str:
+    """The message of an error of Sartor; of any other, its class as well."""
+    return str(error) if isinstance(error, SartorError) else f"{type(error).__name__}: {error}"

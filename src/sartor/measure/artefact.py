@@ -21,6 +21,7 @@ from sartor.measure.silence_output import first_line, quiet
 from sartor.measure.targets import TARGETS, RunsFile, find_target, parse_target, require, runs_files
 from sartor.structure.example import Example, call, to_device
 from sartor.types import Comparison, Effort, Target
+from sartor.wrappers import innermost
 
 _TARGETS = {".onnx": "onnxruntime-cpu", ".pt2": "eager-cpu"}  # by ending of a file; its keys are the files there are
 
@@ -194,7 +195,7 @@ def prepare(model: nn.Module, example: Example, target: str | Target, *, fast: b
         UnknownName, BadInput: the target does not exist, or an option of it is wrong.
         SartorError: the target does not work on this machine, or not with this model.
     """
-    return Artefact(model, target).prepared(example, fast=fast)
+    return Artefact(innermost(model), target).prepared(example, fast=fast)
 
 
 def prepare_file(

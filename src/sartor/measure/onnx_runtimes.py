@@ -75,19 +75,22 @@ def through_onnx(
     with torch.inference_mode():
         expected = call(net, inputs)
 
-    def finish(graph: OnnxGraph) -> Runnable:
+    def finish(graph: OnnxGraph, slow_because: str = "") -> Runnable:
         name = f"the ONNX export of {type(model).__name__}"
         runnable = _loaded(graph.data, (inputs, expected), target, runtime.load, name)
         seconds = time.perf_counter() - start
         runnable.detail = {
-            **runnable.detail, "exporter": graph.exporter, "export_s": graph.seconds, "prepare_s": seconds
+            **runnable.detail, "exporter": graph.exporter, "slow_because": slow_because, "export_s": graph.seconds,
+            "prepare_s": seconds,
         }  # fmt: skip
         return runnable
 
+    reason = ""
     if fast:
-        with Attempt(Exception):  # whatever the reason, the other exporter is tried
+        with Attempt(Exception) as attempt:  # whatever the reason, the other exporter is tried; the reason is kept
             return finish(to_onnx_fast(net, inputs, fixed=runtime.fixed_batch))
-    return finish(to_onnx(net, inputs, needed_for=f"target {target.name!r}", fixed=runtime.fixed_batch))
+        reason = first_line(attempt.error) if attempt.error else ""
+    return finish(to_onnx(net, inputs, needed_for=f"target {target.name!r}", fixed=runtime.fixed_batch), reason)
 
 
 def _loaded(data: bytes, sample: tuple[Any, Any], target: Target, load: Load, name: str) -> Runnable:

@@ -31,6 +31,7 @@ class Backend(Protocol):
         why_not: a function () -> reason why the target does not work here, or None.
         package, extra: the package it needs, and the extra of Sartor that installs it.
         file: puts an .onnx file on the target, see `RunsFile`.
+        lowers_precision: whether it converts a float32 file to its dtype itself.
         rehearsal: another backend that runs much the same kernels and is ready at once, for a target that takes long to
             prepare a network; see `rehearsal_target`.
         node_times: dtypes in which ONNX Runtime's profiler can time single operators on it; see `has_node_times`.
@@ -89,7 +90,7 @@ for _name, _source, _summary, _traits in (
     )  # fmt: skip
 TARGETS.add(
     "openvino-cpu", openvino, source=_OPENVINO, summary="OpenVINO, on the CPU", package="openvino", extra="openvino",
-    dtypes=("float32", "float16", "bfloat16", "int8"), file=openvino_file,
+    dtypes=("float32", "float16", "bfloat16", "int8"), file=openvino_file, lowers_precision=True,
 )  # fmt: skip
 
 
@@ -226,6 +227,20 @@ def has_node_times(target: Target) -> bool:
 def runs_files(target: Target) -> bool:
     """Whether .onnx files can be put on this target."""
     return "file" in find_target(target.name).traits
+
+
+def file_dtype(target: Target) -> str | None:
+    """The dtype of the .onnx file that is delivered for a target; None: the target reads modules.
+
+    An int8 target quantises a float32 file when it loads it.
+
+    >>> file_dtype(Target("onnxruntime", dtype="float16")), file_dtype(Target("eager"))
+    ('float16', None)
+    """
+    if not runs_files(target):
+        return None
+    lowers = find_target(target.name).traits.get("lowers_precision", False)
+    return "float16" if target.dtype == "float16" and not lowers else "float32"
 
 
 def default_target() -> str:

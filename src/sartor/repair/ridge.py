@@ -14,11 +14,12 @@ network); the ReLU step here is a majorisation that reuses one factorised Gram m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from sartor.activations.micro_batches import alive_bytes, parts, working_memory
 from sartor.activations.patches import Reading
 from sartor.activations.refit_sites import Refit, refits
 from sartor.activations.stepper import Stepper
@@ -31,9 +32,10 @@ from sartor.structure.example import Example, batch_of
 from sartor.structure.model_copy import named_tensors
 from sartor.types import SILENT, Listener
 
+_FEWEST = 8  # batches that take part from the start at least, if necessary as parts of those given
 _UNCHANGED = 1e-6  # relative: no refit where the network computes what it did
+_ROWS_SHARE = 8  # the part of the memory that the rows of one layer take; they exist twice for a moment
 _CHUNK = 16384  # rows that are summed in single precision
-_ROOM = 1 << 27  # elements of the rows of one layer that are kept at once
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class RidgeOptions:
     strength: float = 1e-3  # of the pull towards the weights as they are, relative to the mean variance of an input
     relu_rounds: int = 2  # refinements in which values below zero in both networks do not count; 0: plain least squares
     compensate: bool = True  # match the residual sum instead of the summand
+    memory: int | None = None  # bytes for activations and rows of both networks together; None: `working_memory`
 
     def __post_init__(self) -> None:
         if self.rows < 1 or not self.strength > 0 or self.relu_rounds < 0:
@@ -64,8 +67,9 @@ def refit_consumers_(
     Args:
         smaller: cut from the original; its weights, biases and batch-norm shifts change.
         original: the network before the cut, and the cut.
-        batches: calibration inputs; those of another size than the first are left out. All activations that are alive
-            at one place of the two networks are held for all of them.
+        batches: calibration inputs; those of another size than the first are left out. Half of `options.memory` is
+            for activations that are alive at one place of the two networks: where those of all inputs do not fit, as
+            many inputs as fit are read, and the others follow where the activations have become smaller.
         options: see `RidgeOptions`.
         seed: draws the positions.
         listener: progress: the layer, and the share done.
@@ -87,23 +91,51 @@ def refit_consumers_(
     for fit in refits(graph, compensate=options.compensate):
         by_stage.setdefault(fit.stage, []).append(fit)
     done = 0
+    memory = working_memory() if options.memory is None else options.memory
+    options = replace(options, memory=memory)
+    stages = sorted(by_stage)
     with borrowed(smaller), borrowed(model):
-        before, after = Stepper(model, same), Stepper(smaller, same)
+        before, after = Stepper(model, same, 0), Stepper(smaller, same, 0)
+        size = _bytes_by_stage([before, after], by_stage)
+        room, largest = memory // 2, max(size.values(), default=1)
+        if len(same) * largest > room:
+            most = max(1, batch_of(same[0]) * room // (_FEWEST * largest))
+            same = [p for b in same for p in parts(b, most)]
+            before, after = Stepper(model, same, 0), Stepper(smaller, same, 0)
+            size = _bytes_by_stage([before, after], by_stage)
         for fits in by_stage.values():
             for fit in fits:
                 before.hold(fit.seen(before))
                 after.hold(fit.seen(after))
         tensors = {name: t.detach() for *_, name, t in named_tensors(smaller)}
         networks = _Networks(before, after, dict(original.masks), tensors)
-        for stage in sorted(by_stage):
-            before.advance(stage)
-            after.advance(stage)
+        for at, stage in enumerate(stages):
+            begun = room // max(size[s] for s in stages[at:])
+            for stepper in (before, after):
+                stepper.begin(max(1, begun))
+                stepper.advance(stage)
             for fit in by_stage[stage]:
                 listener.tell(graph.ops[fit.op].where, stage / len(graph.ops))
                 done += _Solve(fit, networks, options, generator).apply()
                 before.free(fit.seen(before))
                 after.free(fit.seen(after))
     return done
+
+
+def _bytes_by_stage(steppers: Sequence[Stepper], by_stage: dict[int, list[Refit]]) -> dict[int, int]:
+    """Stage -> bytes that one batch keeps there in all networks, or on the way there from the stage before it."""
+    size = dict.fromkeys(by_stage, 1)
+    for stepper in steppers:
+        held: dict[int, int] = {}
+        for stage, fits in by_stage.items():
+            for value in (v for fit in fits for v in fit.seen(stepper)):
+                held[id(value)] = max(held.get(id(value), 0), stage)
+        alive = alive_bytes(stepper.ops, held)
+        earlier = 0
+        for stage in sorted(by_stage):
+            size[stage] += max(alive[earlier], alive[stage])
+            earlier = stage
+    return size
 
 
 @dataclass(frozen=True)
@@ -131,11 +163,10 @@ class _Solve:
 
     def apply(self) -> bool:
         """Refit and run the layer again; whether there was anything to do."""
-        targets = [self._targets(i) for i in range(self.after.batches)]
-        if all(_near(self._judged_now(i), w) for i, w in enumerate(targets[:2])):
+        if all(_near(self._judged_now(i), self._targets(i)) for i in range(min(2, self.after.batches))):
             return False
         with torch.inference_mode(False), torch.no_grad():
-            self._solve(targets)
+            self._solve()
         for index in self.fit.chain:
             self.after.again(index)
         return True
@@ -157,21 +188,24 @@ class _Solve:
         add, place = self.fit.other
         return stepper.ops[add].args[place]  # type: ignore[no-any-return]
 
-    def _solve(self, targets: list[Tensor]) -> None:
+    def _solve(self) -> None:
         fit, reading = self.fit, self.reading
         inputs = self.weight[0].numel()
-        rows = min(self.options.rows, max(_ROOM // (inputs * reading.groups), 4 * inputs))
+        assert self.options.memory is not None
+        room = self.options.memory // _ROWS_SHARE // 4  # float32
+        rows = min(self.options.rows, max(room // (inputs * reading.groups), 4 * inputs))
         each = -(-rows // self.after.batches)
         xs, ts, others = [], [], []
-        for i, target in enumerate(targets):
+        for i in range(self.after.batches):
             x = self.after.get(self.after.ops[fit.op].args[0], i)
             picked = reading.pick(self.after.get(self.after.ops[fit.op].outputs[0], i), each, self.generator)
             xs.append(reading.rows(x, picked).clone())
-            ts.append(reading.targets(target, picked).clone())
+            ts.append(reading.targets(self._targets(i), picked).clone())
             if fit.other is not None:
                 others.append(reading.targets(self.after.get(self._other(self.after), i), picked).clone())
         x, t = torch.cat(xs, 1).float(), torch.cat(ts).float()
         other = torch.cat(others).float() if others else torch.zeros_like(t)
+        del xs, ts, others
         affine = _Affine(fit, self.after, self.tensors, self.weight)
         gain, start = affine.gain, reading.matrix(self.weight).double()
         g = reading.groups
@@ -195,10 +229,9 @@ class _System:
     """Ridge least squares for several groups at once, one factorised Gram matrix for any number of targets."""
 
     def __init__(self, x: Tensor, weight: Tensor, shift: Tensor, strength: float, *, free: bool, where: str):
-        self.x, self.free = x, free
-        self.first, self.weight, self.shift = weight, weight, shift
+        self.free, self.first, self.weight, self.shift = free, weight, weight, shift
         self.mean = _column_means(x) if free else x.new_zeros(x.shape[0], x.shape[2], dtype=torch.float64)
-        self.centred = x - self.mean[:, None].to(x)
+        self.centred = x.sub_(self.mean[:, None].to(x))  # in place: rows are the largest part of the memory
         self.gram = self._against(self.centred)
         if not bool(torch.isfinite(self.gram).all()):
             raise BadInput(f"ridge repair, {where}: expected finite activations")
@@ -220,7 +253,8 @@ class _System:
 
     def predicted(self) -> Tensor:
         """[groups, rows, outputs]."""
-        return self.x @ self.weight.transpose(1, 2).to(self.x) + self.shift[:, None].to(self.x)
+        constant = self.shift + torch.einsum("goi,gi->go", self.weight, self.mean)
+        return self.centred @ self.weight.transpose(1, 2).to(self.centred) + constant[:, None].to(self.centred)
 
 
 def _mean_products(a: Tensor, b: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sartor.report.fields import COUNTED, flat, number, share_of, show_metric, show_points, thin
 from sartor.run import record
 from sartor.run.record import Pair, Record
+from sartor.types import LimitStatus
 from sartor.units import show_percent, show_seconds
 
 COLOURS = 6  # for the parts of a bar
@@ -26,7 +27,12 @@ class BudgetRow:
     original: str
     fitted: str
     share: str
-    met: bool
+    status: LimitStatus
+
+    @property
+    def met(self) -> bool:
+        """Whether the limit holds as far as the measurement can say."""
+        return self.status in record.HOLDS
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ def budget_rows(result: Record) -> list[BudgetRow]:
                 original=show_metric(b.metric, b.original),
                 fitted=show_metric(b.metric, b.value),
                 share="" if share is None else show_percent(share),
-                met=b.met,
+                status=b.status,
             )
         )
     return rows

@@ -7,7 +7,7 @@ from typing import Any
 
 from sartor.report.fields import COUNTED, plural, share_of, show_points
 from sartor.report.rows import budget_rows, kept_rows, time_rows
-from sartor.run.record import Record
+from sartor.run.record import SEVERITY, Record
 from sartor.units import show_percent, show_seconds
 
 
@@ -41,23 +41,56 @@ def verdict(result: Record) -> tuple[bool, str]:
     >>> verdict(Record.model_construct(status="met", budget=[]))
     (True, 'budget met')
     """
+    rows = budget_rows(result)
+    clauses = {status: [row.clause for row in rows if row.status == status] for status in SEVERITY}
     if result.status == "met":
         return True, "budget met"
-    missed = [row.clause for row in budget_rows(result) if not row.met]
-    return False, "budget not met" + (f": {', '.join(missed)}" if missed else "")
+    if result.status == "within noise":
+        return True, (
+            "budget met within noise: the limit lies inside the 95 % interval of what was measured"
+            + _listed(clauses["within noise"])
+        )
+    unknown = f"; not measured{_listed(clauses['not measured'])}" if clauses["not measured"] else ""
+    if result.status == "not measured":
+        return False, f"not known whether the budget is met{unknown}"
+    return False, f"budget not met{_listed(clauses['missed'])}{unknown}"
+
+
+def _listed(clauses: list[str]) -> str:
+    """
+    >>> _listed(["macs ≤ 50 %"]), _listed([])
+    (': macs ≤ 50 %', '')
+    """
+    return f": {', '.join(clauses)}" if clauses else ""
 
 
 def proof_sentence(result: Record) -> str:
-    """The outcome of the proof, in two sentences."""
+    """The outcome of the proof: what was compared, with which errors, and what was not."""
     proof = result.proof
-    outcome = "equals" if proof.passed else "DOES NOT equal"
-    error = proof.max_relative_error
-    size = "" if error is None else f": max. relative error {error:.1e}, tolerance {proof.tolerance:.0e}"
-    text = f"The cut network {outcome} the zero-masked original (removed units set to zero) "
-    text += f"in {plural(proof.groups, 'group')}{size}."
-    if proof.mixing_groups:
-        text += f" Not compared: {plural(proof.mixing_groups, 'further group')} with operators that mix units."
-    return text + " The comparison was made before repair and training."
+    parts = []
+    if proof.tensors is not None:
+        parts.append(f"{plural(proof.tensors, 'tensor')} hold the kept units of the original bit for bit.")
+    if proof.groups:
+        outcome = "equals" if proof.passed else "DOES NOT equal"
+        error = proof.max_relative_error
+        size = "" if error is None else f": max. relative error {error:.1e}, tolerance {proof.tolerance:.0e}"
+        text = f"The cut network {outcome} the zero-masked original (removed units set to zero) "
+        parts.append(f"{text}in {plural(proof.groups, 'group')}{size}.")
+    else:
+        parts.append("The cut network was NOT COMPARED with the zero-masked original.")
+    if proof.redrawn_error is not None and proof.redrawn_tolerance is not None:
+        precision = proof.redrawn_precision if proof.redrawn_precision == "float64" else "the network's own precision"
+        limit = f"tolerance {proof.redrawn_tolerance:.0e}"
+        parts.append(f"With redrawn weights in {precision} the error is {proof.redrawn_error:.1e}, {limit}.")
+    if proof.left_out:
+        shown = "; ".join(f"{name} ({why})" for name, why in proof.left_out[:3])
+        more = f"; and {len(proof.left_out) - 3} more" if len(proof.left_out) > 3 else ""
+        parts.append(f"Function not compared: {shown}{more}.")
+    elif proof.mixing_groups:
+        parts.append(f"Not compared: {plural(proof.mixing_groups, 'further group')} with operators that mix units.")
+    if proof.note:
+        parts.append(f"{proof.note[0].upper()}{proof.note[1:]}.")
+    return " ".join([*parts, "The comparison was made before repair and training."])
 
 
 def kept_summary(result: Record) -> str:

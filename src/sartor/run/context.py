@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sartor.export.delivery import Delivery
 from sartor.types import SILENT, Judge, Listener
 
 
 @dataclass(frozen=True)
 class Context:
-    """What counts as good, the seed of everything random, and the listener."""
+    """What counts as good, the seed of everything random, the listener, and the files that are delivered."""
 
     judge: Judge = field(default_factory=Judge)
     seed: int = 0
     listener: Listener = SILENT
+    delivery: Delivery | None = None  # None: nothing is delivered, so latency is timed through the quick exporter only
 
 
 DEFAULTS = Context()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,25 @@ from sartor.borrow import device_of
 from sartor.budget import show_budget
 from sartor.cost import count
 from sartor.errors import BadInput, BudgetNotMet, SartorError
+from sartor.export.delivery import Delivery
 from sartor.export.files import atomic_write
 from sartor.measure import default_target, environment, parse_target
 from sartor.run import stages
 from sartor.run.context import Context
 from sartor.run.folder import RECORD, write_model, write_result
-from sartor.run.record import FORMAT, AskedRow, JudgedQuality, QualityRow, Record, Recorder, TrailRow, VerdictRow
+from sartor.run.record import (
+    FORMAT,
+    HOLDS,
+    NOT_WRITTEN,
+    AskedRow,
+    JudgedQuality,
+    LatencyRow,
+    QualityRow,
+    Record,
+    Recorder,
+    TrailRow,
+    VerdictRow,
+)
 from sartor.run.record_rows import (
     budget_rows,
     counted_rows,
@@ -28,7 +42,10 @@ from sartor.run.record_rows import (
     group_rows,
     latency_row,
     noise_note,
+    not_measured_note,
     rewrite_note,
+    slower_note,
+    worst_status,
 )
 from sartor.run.stages import Cut, Decision, Quality
 from sartor.run.subject import Subject
@@ -52,6 +69,7 @@ from sartor.types import (
     to_plain,
 )
 from sartor.version import version
+from sartor.wrappers import unwrapped, wrapper_note
 
 TO_HOLD = Effort(sessions=6, precision=0.01, min_seconds=0.5, max_seconds=1.5)  # where a limit has to hold
 TO_KNOW = Effort(sessions=2, precision=0.02, min_seconds=0.5, max_seconds=1.5)  # where nobody named a limit
@@ -67,6 +85,8 @@ class Options:
     device: torch.device | str | None = None  # None: where the model lies
     listener: Listener = SILENT
     model_name: str | None = None  # for the record; None: the name of the class
+    notes: tuple[str, ...] = ()  # what was decided before the run began
+    keep_better: bool = False  # deliver the repaired network if training makes validation quality worse
 
 
 @dataclass(frozen=True)
@@ -80,21 +100,21 @@ class Outcome:
     edits: Edits
     verdict: Verdict
     record: Record
+    delivery: Delivery  # the exported files that were timed
     best_state: Mapping[str, Any] | None = None  # of the epoch validation would choose; the model holds the last
 
     @property
     def met(self) -> bool:
-        """Whether every limit and the quality floor hold."""
-        return self.record.status == "met"
+        """Whether every limit and the quality floor hold, or are missed by less than the measurement can tell."""
+        return self.record.status in HOLDS
 
 
 def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
     """See `sartor.fit`."""
+    inside = unwrapped(model).module
     folder = _new_folder(options.out)
     recorder = Recorder(folder / RECORD if folder else None, options.listener)
-    for limit in budget.limits:
-        if limit.target:
-            parse_target(limit.target)
+    check_limits(budget)
     example = options.example
     if example is None:
         example = _first_inputs(data.for_scores if data.for_scores is not None else data.val)
@@ -103,14 +123,16 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
     if recipe.training.epochs and data.train is None:
         raise BadInput(f"recipe {recipe.name!r} trains for {recipe.training.epochs} epochs; pass train=...")
     seed = recipe.seed if options.seed is None else options.seed
-    where = torch.device(options.device) if options.device is not None else device_of(model)
+    where = torch.device(options.device) if options.device is not None else device_of(inside)
     recorder.add(
         "asked", format=FORMAT, sartor=version(), budget=show_budget(budget), recipe=recipe, seed=seed,
         device=str(where), environment=environment(),
     )  # fmt: skip
+    for sentence in options.notes:
+        recorder.note(sentence)
     with seeded(seed), torch.random.fork_rng(devices=[]):
-        name = options.model_name or type(model).__name__
-        fitting = _Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder, name)
+        name = options.model_name or type(inside).__name__
+        fitting = _Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder, name, options)
         return fitting.outcome(model, example, where)
 
 
@@ -125,42 +147,97 @@ class _Fitting:
     recorder: Recorder
     folder: Path | None
     model_name: str
+    options: Options
 
     def outcome(self, model: nn.Module, example: Example, device: torch.device) -> Outcome:
         recorder, recipe = self.recorder, self.recipe
         subject = self._understand(model, example, device)
+        delivery = Delivery(subject.model, subject.example, self.folder)
+        self._check_targets(delivery)
         quality = {"original": self._judge("judge the original", subject, subject.model)}
         subject = stages.with_samples(subject, self.data.for_scores, recipe.calibration)
-        decision = self._decide(subject)
+        decision = self._decide(subject, delivery)
         cut = self._apply(subject, decision.plan)
         quality["after_cut"] = self._judge("judge the cut network", subject, cut.network)
         network = self._heal(subject, cut)
         quality["after_repair"] = self._judge("judge the repair", subject, network)
+        if recipe.training.epochs:
+            self._write(network, cut)  # training may fail, or be interrupted
+        repaired = copy.deepcopy(network.state_dict()) if self.options.keep_better else {}
         history = self._train(subject, network)
+        network.eval()
+        files = self._write(network, cut)
+        stages.verify_layout(cut, network)
         quality["final"] = self._judge("judge the result", subject, network) if history else quality["after_repair"]
+        before, after = quality["after_repair"].val, quality["final"].val
+        if history and repaired and before is not None and after is not None and not after >= before:
+            recorder.note(
+                f"training made quality worse, {before:.4g} to {after:.4g}: the repaired network is delivered"
+            )
+            network.load_state_dict(repaired)
+            files, quality["final"] = self._write(network, cut), quality["after_repair"]
         if history and history.best_state is not None and self.data.test is not None:
             best = copy.deepcopy(network)
             best.load_state_dict(history.best_state)
-            chosen = stages.judge(subject, best, Data(test=self.data.test), Judge())
+            reported = replace(self.context.judge, evaluate=None)
+            chosen = stages.judge(subject, best, Data(test=self.data.test), reported)
             quality["chosen_by_validation"] = Quality(None, chosen.test)
-        network.eval()
-        files = {}
+        latency, rows = self._observe(subject, network, delivery)
+        limits = budget_rows(
+            self.budget.against(subject.original), count(subject.graph, cut.plan.counts()), latency, _drop(quality)
+        )
+        record = self._record(subject, decision, cut, quality, history)
         if self.folder:
-            with recorder.timed("write"):
-                files = write_model(self.folder, network, cut.plan, cut.edits)
-        comparisons = self._observe(subject, network)
-        record = self._record(subject, decision, cut, quality, comparisons, history)
-        record = record.model_copy(update={"files": files})
-        recorder.add("done", status=record.status)
-        record = record.model_copy(update={"seconds": dict(recorder.seconds), "record": Record.steps(recorder.steps)})
+            files |= delivery.names(network)
+        status = worst_status(limits)
+        recorder.add("done", status=status)
+        record = record.model_copy(
+            update={
+                "budget": limits, "status": status, "latency": rows, "files": files, "notes": recorder.notes,
+                "seconds": dict(recorder.seconds), "record": Record.steps(recorder.steps),
+            }
+        )  # fmt: skip
         if self.folder:
-            write_result(self.folder, record)
+            with self._kept_going("result.json"):
+                write_result(self.folder, record)
+            record = record.model_copy(update={"notes": recorder.notes})
         best_state = history.best_state if history else None
-        return Outcome(network, model, subject.example, cut.plan, cut.edits, cut.verdict, record, best_state)
+        return Outcome(network, model, subject.example, cut.plan, cut.edits, cut.verdict, record, delivery, best_state)
+
+    def _check_targets(self, delivery: Delivery) -> None:
+        """Put the original on every target of the budget before anything is computed."""
+        for target in self._timed:
+            with self.recorder.timed(f"try {target}"):
+                delivery.check_target(target)
+
+    @property
+    def _timed(self) -> list[str]:
+        """The targets of the budget."""
+        return list(dict.fromkeys(str(x.target) for x in self.budget.limits if x.metric == "latency"))
+
+    def _write(self, network: nn.Module, cut: Cut) -> dict[str, str]:
+        """Write plan, edits and weights into the run folder, if there is one; {kind: file name}."""
+        files: dict[str, str] = {}
+        if self.folder:
+            with self._kept_going("the network"), self.recorder.timed("write"):
+                files = write_model(self.folder, network, cut.plan, cut.edits)
+        return files
+
+    @contextmanager
+    def _kept_going(self, what: str) -> Iterator[None]:
+        """A file that cannot be written becomes a note: the network is still in memory."""
+        try:
+            yield
+        except SartorError as e:
+            self.recorder.note(
+                f"{NOT_WRITTEN}: {what} ({e}); the fitted network is in memory only: call fitted.save(folder)"
+            )
 
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
         with self.recorder.timed("understand") as facts:
             subject = stages.understand(model, example, device)
+            if wrappers := unwrapped(model).wrappers:
+                self.recorder.note(wrapper_note(wrappers))
             if subject.lost_groups:
                 self.recorder.note(f"{subject.lost_groups} groups cannot be cut in this class; the frozen axes say why")
             subject = subject.allowed(self.recipe)
@@ -168,7 +245,7 @@ class _Fitting:
             facts.update(groups=len(graph.groups), frozen=len(graph.frozen), operators=len(graph.ops))
         return subject
 
-    def _decide(self, subject: Subject) -> Decision:
+    def _decide(self, subject: Subject, delivery: Delivery) -> Decision:
         recipe, bounds = self.recipe, self.budget.against(subject.original)
         with self.recorder.timed("score", _score_name(recipe)):
             scores = stages.score(subject, recipe, bounds, self.context)
@@ -177,7 +254,7 @@ class _Fitting:
                 scores, facts["improved"] = stages.search(subject, recipe, scores, bounds, self.context)
         with self.recorder.timed("decide") as facts:
             try:
-                decision = stages.decide(subject, recipe, scores, bounds, self.context)
+                decision = stages.decide(subject, recipe, scores, bounds, replace(self.context, delivery=delivery))
             except BudgetNotMet as e:
                 if self.folder and isinstance(e.plan, Plan):
                     atomic_write(self.folder / "plan.best.json", e.plan.to_json())
@@ -190,12 +267,13 @@ class _Fitting:
         with self.recorder.timed("prove") as facts:
             cut = stages.apply(subject, plan)
             rewritten, verdict = list(cut.edits.programs), cut.verdict
-            facts.update(rewritten=rewritten, max_relative_error=verdict.max_relative_error, groups=verdict.groups)
+            facts.update(rewritten=rewritten, **verdict.to_plain())
         if rewritten:
             self.recorder.note(rewrite_note(rewritten))
-        if verdict.mixing_groups:
+        if verdict.status != "exact":
+            named = "; ".join(f"{name}: {why}" for name, why in verdict.left_out[:3])
             self.recorder.note(
-                f"{verdict.mixing_groups} cut groups are mixed by an operator and stand outside the exact proof"
+                f"the function of {len(verdict.left_out)} cut groups was not compared with the original's ({named})"
             )
         return cut
 
@@ -228,50 +306,49 @@ class _Fitting:
             facts.update(val=quality.val, test=quality.test)
         return quality
 
-    def _observe(self, subject: Subject, network: nn.Module) -> dict[str, Comparison]:
-        """The network against the original on every target of the budget; if it names none, on a default one.
+    def _observe(
+        self, subject: Subject, network: nn.Module, delivery: Delivery
+    ) -> tuple[dict[str, Comparison], list[LatencyRow]]:
+        """The delivered file against the original's on every target of the budget; if it names none, on a default one.
 
-        What the budget does not ask for becomes a note when it fails.
+        By now the network is written. A timing that fails becomes a note, and a limit on it is "not measured".
         """
-        limits = [str(x.target) for x in self.budget.limits if x.metric == "latency"]
         comparisons: dict[str, Comparison] = {}
+        rows: list[LatencyRow] = []
+        limits = self._timed
         for target in limits or [default_target()]:
-            with self.recorder.timed(f"measure on {target}") as facts:
-                try:
-                    measured = stages.observe(subject, network, target, TO_HOLD if limits else TO_KNOW)
-                except Exception as e:
-                    if limits:
-                        raise
-                    self.recorder.note(f"latency on {target} was not measured: {type(e).__name__}: {e}")
-                    facts["failed"] = str(e)
-                    continue
-                comparisons[target] = measured
-                facts.update(ratio=measured.ratio, interval=measured.interval)
-                if measured.noisy:
-                    self.recorder.note(noise_note(target, measured))
-        return comparisons
+            try:
+                with self.recorder.timed(f"measure on {target}") as facts:
+                    measured = stages.deliver(network, target, TO_HOLD if limits else TO_KNOW, delivery)
+                    facts.update(ratio=measured.ratio, interval=measured.interval)
+                    file = delivery.file_for(network, target)
+                    rows.append(latency_row(target, measured, file))
+            except Exception as e:
+                self.recorder.note(not_measured_note(target, e, self.folder, limited=bool(limits)))
+                continue
+            comparisons[target] = measured
+            if measured.noisy:
+                self.recorder.note(noise_note(target, measured))
+            if measured.interval[0] > 1:
+                self.recorder.note(slower_note(target, measured))
+        return comparisons, rows
 
     def _record(
-        self, subject: Subject, decision: Decision, cut: Cut, quality: Mapping[str, Quality],
-        comparisons: Mapping[str, Comparison], history: History | None,
-    ) -> Record:  # fmt: skip
+        self, subject: Subject, decision: Decision, cut: Cut, quality: Mapping[str, Quality], history: History | None
+    ) -> Record:
+        """Everything but the budget and what was timed."""
         graph, plan = subject.graph, decision.plan
-        bounds, fitted = self.budget.against(subject.original), count(graph, plan.counts())
-        before, after = quality["original"].val, quality["final"].val
-        drop = None if before is None or after is None else (before, after)
-        rows = budget_rows(bounds, fitted, comparisons, drop)
         val = {stage: q.val for stage, q in quality.items() if stage != "chosen_by_validation"}
         return Record(
             run=str(self.folder) if self.folder else None,
             model=self.model_name,
             recipe=self.recipe.name,
-            status="met" if all(r.met for r in rows) else "missed",
-            budget=rows,
+            status="not measured",
+            budget=[],
             quality=JudgedQuality(metric=self.context.judge.metric, **val),
             test=QualityRow(**{stage: q.test for stage, q in quality.items()}),
             proof=VerdictRow(**cut.verdict.to_plain()),
-            counted=counted_rows(subject.original, fitted),
-            latency=[latency_row(target, c) for target, c in comparisons.items()],
+            counted=counted_rows(subject.original, count(graph, plan.counts())),
             asked=AskedRow(budget=show_budget(self.budget), recipe=to_plain(self.recipe)),
             groups=group_rows(graph, plan),
             frozen=frozen_rows(graph),
@@ -279,8 +356,30 @@ class _Fitting:
             chosen_epoch=history.best_epoch if history else None,
             trail=[TrailRow(**to_plain(s)) for s in decision.trail],
             environment=to_plain(environment()),
-            notes=self.recorder.notes,
         )
+
+
+def check_limits(budget: Budget) -> None:
+    """Check the targets of a budget, before anything is loaded or computed.
+
+    Raises:
+        UnknownName, BadInput: a target does not exist, or quality would not be that of what runs there.
+    """
+    for limit in budget.limits:
+        if limit.target is None:
+            continue
+        if parse_target(limit.target).dtype == "int8" and budget.max_drop is not None:
+            raise BadInput(
+                f"budget: drop<={budget.max_drop:g} would be judged on the network in floating point, while "
+                f"{limit.target} runs it quantised to int8, which loses more. Limit the time in float32 or float16, or "
+                "leave out drop<=... and judge the int8 file yourself"
+            )
+
+
+def _drop(quality: Mapping[str, Quality]) -> tuple[float, float] | None:
+    """Quality of the original and of the result; None: it was not judged."""
+    before, after = quality["original"].val, quality["final"].val
+    return None if before is None or after is None else (before, after)
 
 
 def _score_name(recipe: Recipe) -> str:
@@ -312,4 +411,4 @@ def _first_inputs(batches: Batches | None) -> Example:
     raise BadInput("fit: the data loader gave no batch")
 
 
-__all__ = ["Options", "Outcome", "run"]
+__all__ = ["Options", "Outcome", "check_limits", "run"]

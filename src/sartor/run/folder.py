@@ -14,6 +14,7 @@ from sartor.export.weights import load_weights_, save_weights
 from sartor.run.record import Record
 from sartor.surgery import Edits, apply_edits
 from sartor.types import Plan
+from sartor.wrappers import wrapped_like
 
 PLAN, EDITS, WEIGHTS, RESULT, RECORD = "plan.json", "edits.json", "model.safetensors", "result.json", "record.jsonl"
 
@@ -58,4 +59,4 @@ def load(folder: str | Path, factory: Callable[[], nn.Module] | nn.Module) -> nn
         raise BadInput(f"load: expected a factory that returns a module; got {type(original).__name__}")
     model = apply_edits(original, edits)
     load_weights_(model, folder / WEIGHTS)
-    return model.eval()
+    return wrapped_like(model, original).eval()

@@ -9,13 +9,15 @@ from sartor.allocate import Cap, SearchOptions, Step, allocator_of, fit_latency,
 from sartor.cost import macs
 from sartor.errors import BudgetNotMet, NothingToDo
 from sartor.run.caps import macs_cap
+from sartor.run.context import Context
 from sartor.run.stopwatch import NEAR, Stopwatch
 from sartor.run.subject import Subject
 from sartor.run.table_latency import floor_words, on_timed_widths, predictor_for
 from sartor.types import Bounds, Listener, Plan
 from sartor.types.recipe import Allocation
 
-_AIM = 0.985  # of a latency limit: room for the noise of the next measurement
+_AIM = 0.985  # of a latency limit: room for half the interval of the verdict, all of which has to lie below the limit
+_LEAST_AIM = 0.95  # ... where sessions differ by more
 _CORRECTIONS = 2
 _SLACK = 0.04  # a plan may be this much faster than what is aimed at
 _STEPS = (1, 4, 8, 16)  # multiples of units to try on the target: kernels work on whole vectors
@@ -28,7 +30,7 @@ class Planner(Protocol):
 
 
 def meet_latency(
-    subject: Subject, allocation: Allocation, bounds: Bounds, plan_under: Planner, listener: Listener
+    subject: Subject, allocation: Allocation, bounds: Bounds, plan_under: Planner, context: Context
 ) -> tuple[Plan, tuple[Step, ...]]:
     """The plan that meets every limit on latency, and every plan that was timed on the way.
 
@@ -37,13 +39,14 @@ def meet_latency(
         allocation: of the recipe: its floor, its multiples, and whether its allocator reads latency from tables.
         bounds: at least one limit is on latency.
         plan_under: makes a plan.
-        listener: receives every measurement as a line of progress.
+        context: its listener receives every measurement as a line of progress; its delivery exports the plan that was
+            found as it will be delivered, to confirm it.
 
     Raises:
         BudgetNotMet: names the fastest network that was measured and the operators that take its time.
         NothingToDo: the original already meets every limit.
     """
-    watch = Stopwatch(subject, bounds, listener)
+    watch = Stopwatch(subject, bounds, context)
     if watch.goal >= 1:
         raise NothingToDo("the original already meets every latency limit")
     if allocator_of(allocation).traits.get("reads_tables"):
@@ -65,7 +68,7 @@ def _planned_by_timing(watch: Stopwatch, allocation: Allocation, bounds: Bounds,
         return plan_under([] if share is None else [macs_cap(graph, bounds, share)], round_to)
 
     ratio_by_step: dict[int, float] = {}
-    for step in dict.fromkeys(allocation.round_to * k for k in _STEPS):
+    for step in dict.fromkeys((allocation.round_to or 1) * k for k in _STEPS):
         if step > 1 and step >= max((g.units for g in graph.groups.values()), default=1):
             continue
         try:
@@ -73,7 +76,7 @@ def _planned_by_timing(watch: Stopwatch, allocation: Allocation, bounds: Bounds,
         except BudgetNotMet:  # too coarse to reach that share
             continue
     missed: list[BudgetNotMet] = []
-    for step in sorted(ratio_by_step, key=lambda k: ratio_by_step[k]) or [allocation.round_to]:
+    for step in sorted(ratio_by_step, key=lambda k: ratio_by_step[k]) or [allocation.round_to or 1]:
         if bounds.counted:
             try:
                 plan = plan_at(None, step)
@@ -114,6 +117,7 @@ def _not_met(watch: Stopwatch, last: BudgetNotMet) -> BudgetNotMet:
 def _planned_by_table(watch: Stopwatch, allocation: Allocation, plan_under: Planner) -> Plan:
     """Plan on what tables predict, measure the plan, and move the limit of the plan by the error of the tables."""
     subject = watch.subject
+    step = allocation.round_to or 1  # tables know what every width costs
     listener = Listener(lambda step, done, text: watch.tell(text))
     watch.predictors = [
         predictor_for(subject.model, subject.graph, subject.example, str(x.target), listener=listener)
@@ -126,12 +130,13 @@ def _planned_by_table(watch: Stopwatch, allocation: Allocation, plan_under: Plan
                 [
                     Cap(p.cost(), share * p.original * a / watch.goal, "latency")
                     for p, a in zip(watch.predictors, watch.allowed)
-                ]
+                ],
+                step,
             )
 
         return on_timed_widths(plan, watch.predictors, listener)
 
-    least = floor_counts(_units(watch), subject.graph.ties, allocation.floor, allocation.round_to)
+    least = floor_counts(_units(watch), subject.graph.ties, allocation.floor, step)
     floor = watch.predicted(least) or 0.0
     try:
         return _closed_loop(watch, plan_at, floor)
@@ -154,15 +159,22 @@ def _rehearsed_share(scout: Stopwatch, plan_at: Callable[[float], Plan], floor: 
 
 
 def _closed_loop(watch: Stopwatch, plan_at: Callable[[float], Plan], floor: float, first: float | None = None) -> Plan:
-    """Search, measure the result once more, and search on from there while it is not at the limit.
+    """Search, time the result once more as it will be delivered, and search on from there while it is not at the limit.
 
-    A search picks the plan whose measurement came out best, so measured again it tends to be a little slower.
+    A search picks the plan whose measurement came out best, so measured again it tends to be a little slower. It is at
+    the limit if the whole interval of its ratio lies below, and not by much.
     """
     options = SearchOptions(tolerance=_SLACK, rounds=8, lowest=min(floor, 0.999), first=first)
+    aim = watch.goal * _AIM
     for left in reversed(range(_CORRECTIONS + 1)):
-        plan, _ = fit_latency(plan_at, watch.ratio, watch.goal * _AIM, options)
-        if not left or watch.goal * _AIM * (1 - _SLACK) <= watch.confirmed(plan) <= watch.goal:
+        plan, _ = fit_latency(plan_at, watch.ratio, aim, options)
+        if not left:
             break
+        ratio = watch.confirmed(plan)
+        upper = watch.upper(plan)
+        if aim * (1 - _SLACK) <= ratio and upper <= watch.goal:
+            break
+        aim = watch.goal * max(_LEAST_AIM, min(_AIM, ratio / upper))
     return plan
 
 

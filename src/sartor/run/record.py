@@ -12,28 +12,41 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
 from sartor.errors import CorruptFile, SartorError
-from sartor.run.record_upgrade import from_format_1
-from sartor.types import Listener, to_plain
+from sartor.run.record_upgrade import from_format_1, with_statuses
+from sartor.types import LimitStatus, Listener, to_plain
 from sartor.types.checked import refusal
 from sartor.types.rows import Number, Row
 from sartor.version import version
 
+HOLDS = ("met", "within noise")
+NOT_WRITTEN = "NOT WRITTEN"  # the beginning of a note about a file of the run folder
+SEVERITY: tuple[LimitStatus, ...] = ("met", "within noise", "not measured", "missed")  # of a budget: the worst counts
 FORMAT = 2  # of result.json and record.jsonl; format 1 did not say its number
 
 
 class BudgetRow(Row):
-    """One limit and what the fitted network costs; `value` and `original` in the metric's own unit."""
+    """One limit and what the fitted network costs; `value` and `original` in the metric's own unit.
+
+    Of a latency limit, `status` follows from the 95 % interval of the measured ratio: it lies at or below the limit
+    ("met"), contains it ("within noise") or lies above ("missed"); "not measured" if the timing failed, as a note says.
+    """
 
     metric: str
     target: str | None
     limit: float
     relative: bool
-    original: float
+    original: Number
     value: Number
-    met: bool
+    status: LimitStatus
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def met(self) -> bool:
+        """Whether the limit holds as far as the measurement can say."""
+        return self.status in HOLDS
 
 
 class QualityRow(Row):
@@ -61,6 +74,14 @@ class VerdictRow(Row):
     mixing_groups: int
     tolerance: float
     status: Literal["exact", "partly", "not comparable"] | None = None
+    left_out: list[tuple[str, str]] = Field(default_factory=list)  # (group, why its function was not compared)
+    tensors: int | None = None  # equal to the kept slices of the original, bit for bit; None: not recorded
+    outputs: int | None = None  # output tensors compared
+    examples: int | None = None  # pairs of forwards compared
+    redrawn_error: Number = None  # with redrawn weights; None: not compared, or not recorded
+    redrawn_tolerance: float | None = None
+    redrawn_precision: str = ""
+    note: str = ""
 
 
 class Pair(Row):
@@ -87,6 +108,8 @@ class LatencyRow(Row):
     interval: tuple[float, float]  # 95 % confidence interval of the ratio
     noisy: str  # how the machine was disturbed, in words; "": it was not
     samples: Samples
+    file: str | None = None  # the delivered file that was timed, beside the original's export; None: the module
+    sha256: str | None = None  # of that file
 
 
 class GroupRow(Row):
@@ -144,7 +167,7 @@ class Record(Row):
     run: str | None = None  # the folder
     model: str
     recipe: str
-    status: Literal["met", "missed"]
+    status: LimitStatus  # the worst of the budget's rows
     budget: list[BudgetRow]
     quality: JudgedQuality
     test: QualityRow = QualityRow()  # top-1 accuracy on the test part, in percent
@@ -192,7 +215,7 @@ class Record(Row):
             CorruptFile: a field is missing or of the wrong kind; names it.
         """
         try:
-            return cls.model_validate(raw if "format" in raw else from_format_1(raw))
+            return cls.model_validate(with_statuses(raw if "format" in raw else from_format_1(raw)))
         except ValidationError as e:
             raise CorruptFile(str(refusal(e, what))) from e
 
@@ -212,6 +235,7 @@ class Recorder(Listener):
         self.steps: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
+        self._unwritable = False
 
     def begin(self, step: str, text: str = "") -> None:
         """Passed on."""
@@ -228,19 +252,23 @@ class Recorder(Listener):
             self.listener.note(sentence)
 
     def add(self, step: str, **facts: Any) -> None:
-        """One line of the record.
+        """One line of the record. Where the file cannot be written any more, a note says so and the run goes on.
 
         Raises:
-            SartorError: the file cannot be written.
+            SartorError: not even the first line can be written.
         """
         row = {"step": step, **to_plain(facts)}
         self.steps.append(row)
-        if self.path is not None:
+        if self.path is not None and not self._unwritable:
             try:
                 with self.path.open("a") as f:
                     f.write(json.dumps(row) + "\n")
             except OSError as e:
-                raise SartorError(f"{self.path}: cannot be written ({e.strerror or e})") from e
+                reason = f"{self.path}: cannot be written ({e.strerror or e})"
+                if len(self.steps) == 1:
+                    raise SartorError(reason) from e
+                self._unwritable = True
+                self.note(f"{reason}; the later steps of the run are in its result only")
 
     @contextmanager
     def timed(self, name: str, text: str = "") -> Iterator[dict[str, Any]]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from sartor.cost import by_group
-from sartor.run.record import BudgetRow, FrozenRow, GroupRow, LatencyRow, Pair, Samples
+from sartor.export.delivery import DeliveredFile
+from sartor.run.record import SEVERITY, BudgetRow, FrozenRow, GroupRow, LatencyRow, Pair, Samples
 from sartor.structure import Graph
-from sartor.types import Bounds, Comparison, Counted, Plan
+from sartor.types import Bounds, Comparison, Counted, LimitStatus, Plan
 
-LATENCY_SLACK = 1.03  # a ratio up to 3 % over its limit counts as met: two measurements of one network differ by that
 COUNTED = ("macs", "flops", "params", "bytes", "memory")
 
 
@@ -24,22 +25,27 @@ def budget_rows(
     Args:
         bounds: the budget beside the original's costs.
         fitted: costs of the fitted network.
-        comparisons: latencies by target, of every target that the budget names.
+        comparisons: latencies by target; that of a target which the budget names is missing where the timing failed.
         drop: quality before and after; None: it was not judged.
     """
     rows = []
     for limit in bounds.budget.limits:
+        value: float | None
+        original: float | None
+        status: LimitStatus
         if limit.metric == "latency":
-            c = comparisons[str(limit.target)]
-            value, original = c.fitted.median_s, c.original.median_s
-            met = c.ratio <= bounds.latency_ratio(limit, original) * LATENCY_SLACK
+            c = comparisons.get(str(limit.target))
+            value, original, status = None, None, "not measured"
+            if c is not None:
+                value, original = c.fitted.median_s, c.original.median_s
+                status = c.against(bounds.latency_ratio(limit, original))
         else:
             value, original = fitted.get(limit.metric), bounds.original.get(limit.metric)
-            met = bounds.holds(limit, fitted)
+            status = "met" if bounds.holds(limit, fitted) else "missed"
         rows.append(
             BudgetRow(
                 metric=limit.metric, target=limit.target, limit=limit.at_most, relative=limit.relative,
-                original=original, value=value, met=bool(met),
+                original=original, value=value, status=status,
             )
         )  # fmt: skip
     if bounds.budget.max_drop is not None and drop is not None:
@@ -47,7 +53,7 @@ def budget_rows(
         rows.append(
             BudgetRow(
                 metric="drop", target=None, limit=bounds.budget.max_drop, relative=False, original=0.0,
-                value=round(before - after, 6), met=bounds.drop_holds(before, after),
+                value=round(before - after, 6), status="met" if bounds.drop_holds(before, after) else "missed",
             )
         )  # fmt: skip
     return rows
@@ -82,9 +88,15 @@ def frozen_rows(graph: Graph) -> list[FrozenRow]:
     return [FrozenRow(axis=f.axis, size=f.size, reason=f.reason) for f in graph.frozen]
 
 
-def latency_row(target: str, c: Comparison) -> LatencyRow:
-    """One target."""
+def worst_status(rows: Iterable[BudgetRow]) -> LimitStatus:
+    """The status of a budget."""
+    return max((row.status for row in rows), key=SEVERITY.index, default="met")
+
+
+def latency_row(target: str, c: Comparison, file: DeliveredFile | None = None) -> LatencyRow:
+    """One target, and the delivered file that was timed on it; None: the module."""
     return LatencyRow(
+        file=None if file is None else file.path.name, sha256=None if file is None else file.sha256,
         target=target, original_ms=1e3 * c.original.median_s, fitted_ms=1e3 * c.fitted.median_s, ratio=c.ratio,
         interval=c.interval, noisy=c.noisy,
         samples=Samples(
@@ -100,6 +112,24 @@ def noise_note(target: str, measured: Comparison) -> str:
     return (
         f"the machine was busy while {target} was measured: {measured.noisy}; "
         f"the interval is wide, {low:.3f} to {high:.3f}"
+    )
+
+
+def not_measured_note(target: str, error: Exception, folder: Path | None, *, limited: bool) -> str:
+    """What a reader has to know about a timing that failed after the network was ready."""
+    reason = f"{type(error).__name__}: {error}"
+    if not limited:
+        return f"latency on {target} was not measured, and nobody asked for it: {reason}"
+    where = f"is complete in {folder}" if folder else "is complete: fitted.model, fitted.save(folder)"
+    return f"LATENCY NOT MEASURED on {target}, so nobody knows whether its limit holds: {reason}. The network {where}"
+
+
+def slower_note(target: str, measured: Comparison) -> str:
+    """What a reader has to know about a fitted network that takes longer than the original."""
+    return (
+        f"SLOWER THAN THE ORIGINAL: the delivered network takes {measured.ratio:.2f} times the original's time on "
+        f"{target}: kernels there do not like its widths. Keep multiples of 8 (recipe field allocate.round_to=8), or "
+        f"limit the time itself: 'latency<=80% @ {target}'"
     )
 
 

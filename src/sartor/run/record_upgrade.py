@@ -22,6 +22,17 @@ def from_format_1(raw: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def with_statuses(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The same result with a status in every row of the budget, where early results of format 2 say `met` only."""
+    return {**raw, "budget": _each(raw["budget"], _status)} if "budget" in raw else dict(raw)
+
+
+def _status(row: Mapping[str, Any]) -> dict[str, Any]:
+    values = dict(row)
+    met = values.pop("met", None)
+    return values if met is None or "status" in values else {**values, "status": "met" if met else "missed"}
+
+
 def _group(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "members": [_member(m) for m in row.get("members", ())]}
 

@@ -10,8 +10,9 @@ called here and nowhere else.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,9 +22,10 @@ from sartor.allocate import Cap, Step, allocator_of
 from sartor.borrow import device_of
 from sartor.cost import count
 from sartor.errors import BadInput, BudgetNotMet
+from sartor.export.delivery import Delivery
 from sartor.importance import score as unit_scores
 from sartor.learn import CurveOptions, SoftBudget, learn_gates, sensitivity_scores
-from sartor.measure import compare_afresh, prepare
+from sartor.measure import compare_afresh, compare_artefacts, prepare
 from sartor.repair import Original
 from sartor.repair.gap import outputs
 from sartor.repair.repair_step import heal as repair
@@ -33,12 +35,15 @@ from sartor.run.context import Context
 from sartor.run.latency_search import meet_latency
 from sartor.run.per_head_plans import with_fibres
 from sartor.run.subject import Subject, apart
-from sartor.structure import Graph, trace
+from sartor.structure import Graph, record_variant, trace
 from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
 from sartor.structure.graph import Resolved
+from sartor.structure.other_inputs import other_inputs, several_examples
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
-from sartor.train import History, TrainingSetup, accuracy, fine_tune
+from sartor.surgery.delivered import check_layout, layout
+from sartor.train import History, TrainingSetup, fine_tune
 from sartor.train.batch import first_samples
+from sartor.train.evaluate import evaluator
 from sartor.types import (
     Bounds,
     Comparison,
@@ -55,7 +60,9 @@ from sartor.types import (
     Target,
     Verdict,
 )
+from sartor.wrappers import unwrapped
 
+_USED = 0.95  # share of a limit that a plan of aligned widths has to use
 _HELD_OUT = 0.2  # of all calibration samples of a study: they judge plans, and nothing else
 
 
@@ -75,6 +82,7 @@ class Cut:
     plan: Plan
     edits: Edits
     verdict: Verdict
+    layout: Mapping[str, Any]  # shapes, attributes and classes of the network that was proved
 
 
 class Quality(NamedTuple):
@@ -88,24 +96,30 @@ def understand(model: nn.Module, example: Example, device: torch.device | str | 
     """Trace the network, find the groups that can be cut in its class, count its costs.
 
     Args:
-        model: borrowed; a copy is taken if it lies on another device than `device`.
-        example: inputs that the network can be called with; one sample is traced.
+        model: borrowed, without its wrappers; a copy is taken if it lies on another device than `device`.
+        example: inputs that the network can be called with; one sample is traced. A list holds several examples if the
+            network takes each of them alone (see `several_examples`).
         device: where to compute; None: where the model lies.
 
     Raises:
         BadInput: nothing can be cut; says why.
         CannotTrace: the forward cannot be followed.
     """
+    model = unwrapped(model).module
     where = torch.device(device) if device is not None else device_of(model)
     if where != device_of(model):
         model = copy.deepcopy(model).to(where)
-    example = to_device(map_tensors(lambda t: t.detach(), with_batch(example, 1)), where)
-    traced = trace(model, example)
+    first, given, _ = several_examples(model, example)
+    prepared = [to_device(map_tensors(lambda t: t.detach(), with_batch(x, 1)), where) for x in (first, *given)]
+    example = prepared[0]
+    recorded = [(x, record_variant(model, x)) for x in (*prepared[1:], *other_inputs(model, example))]
+    traced = trace(model, example, [r for _, r in recorded if r is not None])
     graph = probe(model, traced)
     if not graph.groups:
         reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
         raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")
-    return Subject(model, example, graph, count(graph), lost_groups=len(traced.groups) - len(graph.groups))
+    others = tuple(x for x, recording in recorded if recording is not None)
+    return Subject(model, example, graph, count(graph), len(traced.groups) - len(graph.groups), others)
 
 
 def with_samples(subject: Subject, source: Iterable[Any] | None, samples: int) -> Subject:
@@ -189,7 +203,8 @@ def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], 
         scores: of every group.
         recipe: its `allocate` says how.
         caps: costs and what they may be at most.
-        round_to: kept counts are multiples of it; None: as the recipe says.
+        round_to: kept counts are multiples of it; None: as the recipe says. If that is None too, they are multiples of
+            `alignment`; single units where these cannot meet the caps, or leave more than a twentieth of them unused.
 
     Raises:
         BudgetNotMet: the caps cannot be met; `plan` is the smallest plan.
@@ -197,15 +212,19 @@ def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], 
     """
     how = recipe.allocation
     units = {n: g.units for n, g in graph.groups.items() if n in scores}
+    step = how.round_to if round_to is None else round_to
+    allocator = partial(allocator_of(how).value, scores, caps, units, ties=graph.ties, floor=how.floor)
     try:
-        keep = allocator_of(how).value(
-            scores,
-            caps,
-            units,
-            ties=graph.ties,
-            floor=how.floor,
-            round_to=how.round_to if round_to is None else round_to,
-        )
+        try:
+            keep = allocator(round_to=step)
+        except BudgetNotMet:
+            if step is not None:
+                raise
+            keep = allocator(round_to=1)
+        else:
+            counts = {n: len(k) for n, k in keep.items()}
+            if step is None and all(c.cost(counts) < _USED * c.at_most for c in caps):
+                keep = allocator(round_to=1)
     except BudgetNotMet as e:
         if isinstance(e.plan, dict):
             e.plan = Plan(e.plan, recipe.name, graph.fingerprint)
@@ -227,7 +246,7 @@ def decide(subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, con
         return allocate(graph, scores, recipe, [*counted, *caps], round_to)
 
     if bounds.timed:
-        plan, trail = meet_latency(subject, recipe.allocation, bounds, plan_under, context.listener)
+        plan, trail = meet_latency(subject, recipe.allocation, bounds, plan_under, context)
     else:
         plan, trail = plan_under([]), ()
     if recipe.cut.fibres:
@@ -245,7 +264,17 @@ def apply(subject: Subject, plan: Plan) -> Cut:
     resolved = subject.graph.resolve(plan)
     edits = edits_for(subject.model, subject.graph, resolved)
     network = apply_edits(subject.model, edits)
-    return Cut(network, plan, edits, verify(subject, resolved, network))
+    verdict = verify(subject, resolved, network)
+    return Cut(network, plan, edits, verdict, layout(network))
+
+
+def verify_layout(cut: Cut, network: nn.Module) -> None:
+    """Check that repair and training left shapes, attributes and classes as they were when the cut was proved.
+
+    Raises:
+        ProofFailed: names what changed.
+    """
+    check_layout(cut.layout, network)
 
 
 def verify(
@@ -303,26 +332,21 @@ def train(
     )  # fmt: skip
 
 
-def evaluator(data: Data, judge: Judge, device: torch.device) -> Callable[[nn.Module], float] | None:
-    """The user's own evaluation, else top-1 accuracy on the validation part; None: there is neither."""
-    if judge.evaluate is not None or data.val is None:
-        return judge.evaluate
-    val = data.val
-    return lambda model: accuracy(model, val, device)
-
-
 def judge(subject: Subject, network: nn.Module, data: Data, judge: Judge) -> Quality:
-    """Quality on the validation part, and top-1 accuracy on the test part; None where there is nothing to judge by."""
+    """Quality on the validation part, and the judge's measure on the test part; None: there is nothing to judge by."""
     device = device_of(subject.model)
     evaluate = evaluator(data, judge, device)
+    reported = evaluator(Data(val=data.test), replace(judge, evaluate=None), device)
     return Quality(
-        None if evaluate is None else evaluate(network),
-        None if data.test is None else accuracy(network, data.test, device),
+        None if evaluate is None else float(evaluate(network)), None if reported is None else float(reported(network))
     )
 
 
 def observe(subject: Subject, network: nn.Module, target: Target | str, effort: Effort) -> Comparison:
-    """The latency of a network on a target, measured in turns with the original's."""
+    """The latency of a network on a target through the quick exporter, measured in turns with the original's.
+
+    For tables of many networks; the verdict of a run times the files that are delivered, see `deliver`.
+    """
     return compare_afresh(
         lambda: prepare(subject.model, subject.example, target),
         lambda: prepare(network, subject.example, target),
@@ -330,7 +354,17 @@ def observe(subject: Subject, network: nn.Module, target: Target | str, effort: 
     )
 
 
+def deliver(network: nn.Module, target: Target | str, effort: Effort, delivery: Delivery) -> Comparison:
+    """The latency of the file that is delivered, measured in turns with the original's, which was exported alike.
+
+    Raises:
+        SartorError: the network cannot be exported, or does not run on the target.
+    """
+    original, fitted = delivery.original_on(target), delivery.fitted_on(network, target)
+    return compare_artefacts(original, fitted, delivery.example, effort)
+
+
 __all__ = [
-    "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "evaluator", "heal", "judge",
-    "observe", "score", "search", "train", "understand", "verify", "with_held_out", "with_samples",
+    "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "deliver", "evaluator", "heal", "judge",
+    "observe", "score", "search", "train", "understand", "verify", "verify_layout", "with_held_out", "with_samples",
 ]  # fmt: skip

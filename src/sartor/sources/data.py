@@ -54,7 +54,7 @@ def load_data(spec: str, *, batch: int = 128, seed: int = 0, val: float | None =
         spec: one of
             'cifar10:DIR' the official Python batches, in DIR or DIR/cifar-10-batches-py;
             'imagefolder:DIR' with DIR/train/CLASS/*, or DIR/CLASS/*; DIR/val and DIR/test if there;
-            'npz:FILE' with x_train, y_train, and x_val, y_val, x_test, y_test if there;
+            'npz:FILE' with x_train, y_train, and x_val, y_val, x_test, y_test if there; y are classes, or numbers;
             'digits:' the 1,797 images of scikit-learn;
             'path/file.py:factory' or 'package.module:factory': a function that returns a `DataSet`, a dict with
             "train", "val" and "test", or a tuple (train, val) or (train, val, test) of loaders. It receives `batch` and
@@ -108,6 +108,7 @@ def _loaders(parts: Parts, spec: Spec, *, batch: int, seed: int, val: float | No
     inputs, _ = train_samples.take(torch.arange(1), None)
     sizes = f"{train_loader.count:,} train, {val_loader.count:,} val"
     sizes += f", {test_loader.count:,} test" if test_loader else ""
+    classes = f"{len(parts.classes)} classes, " if parts.classes else ""
     return DataSet(
         train=train_loader,
         val=val_loader,
@@ -115,7 +116,7 @@ def _loaders(parts: Parts, spec: Spec, *, batch: int, seed: int, val: float | No
         calibration=Loader(train_samples, batch=batch, shuffle=True, augment=augmented, seed=seed),
         example=inputs,
         classes=parts.classes,
-        describe=f"{parts.name}: {sizes}, {len(parts.classes)} classes, inputs {list(inputs.shape[1:])}",
+        describe=f"{parts.name}: {sizes}, {classes}inputs {list(inputs.shape[1:])}",
     )
 
 

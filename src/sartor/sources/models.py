@@ -15,6 +15,7 @@ from sartor.registry import Registry
 from sartor.sources.factory import call_factory, find_factory
 from sartor.sources.spec import parse_spec
 from sartor.sources.weights import load_weights_
+from sartor.wrappers import innermost
 
 _EXAMPLE = "timm:resnet18, torchvision:resnet18, path/file.py:factory or package.module:factory"
 
@@ -53,6 +54,7 @@ def load_model(spec: str, weights: str | Path | None = None, options: Mapping[st
         model = MODEL_LIBRARIES[parsed.kind].value.build(parsed.rest, merged)
     else:
         model = _from_factory(parsed.kind, parsed.rest, merged)
+    model = innermost(model)
     if weights is not None:
         load_weights_(model, weights)
     return model

@@ -21,7 +21,10 @@ _EXPECTED = "x_train and y_train; x_val and y_val, x_test and y_test are optiona
 
 
 def read_npz(spec: Spec) -> Parts:
-    """'npz:FILE': inputs x_* [n, ...] as the model takes them, and class numbers y_* [n].
+    """'npz:FILE': inputs x_* [n, ...] as the model takes them, and targets y_* [n, ...].
+
+    Targets with a fraction are continuous numbers, for regression. Whole numbers [n] are classes, [n, height, width]
+    classes of pixels; 0 and 1 in [n, labels] say which labels a sample has.
 
     uint8 values are scaled to [0, 1], other values are not. Options: mean and std, one number or one for every channel
     (dimension 1); augment=crop-flip for images [n, channels, height, width] (default: none); classes, the number of
@@ -39,14 +42,20 @@ def read_npz(spec: Spec) -> Parts:
         raise BadInput(f"npz {str(path)!r}: expected the arrays {_EXPECTED}; got {', '.join(sorted(arrays)) or 'none'}")
     mean, std = numbers(spec, "mean", None), numbers(spec, "std", None)
     augmented = choice(spec, "augment", ("crop-flip", "none"), "none") != "none"
-    labels = _labels(arrays["y_train"], "y_train", path)
-    classes = whole(spec, "classes", int(labels.max()) + 1)
+    train_targets = _targets(arrays["y_train"], "y_train", path)
+    of_classes = train_targets.dtype == torch.int64
+    classes = whole(spec, "classes", int(train_targets.max()) + 1) if of_classes else 0
     samples: dict[str, TensorSamples] = {}
     for part in ("train", "val", "test"):
         if f"x_{part}" not in arrays:
             continue
         x = _inputs(arrays[f"x_{part}"], f"x_{part}", path)
-        y = _labels(arrays[f"y_{part}"], f"y_{part}", path)
+        y = _targets(arrays[f"y_{part}"], f"y_{part}", path)
+        if y.dtype != train_targets.dtype or y.shape[1:] != train_targets.shape[1:]:
+            raise BadInput(
+                f"npz {str(path)!r}: y_{part} has targets {list(y.shape[1:])} of {y.dtype}; "
+                f"expected {list(train_targets.shape[1:])} of {train_targets.dtype} as in y_train"
+            )
         if len(x) != len(y):
             raise BadInput(
                 f"npz {str(path)!r}: x_{part} has {len(x)} samples and y_{part} {len(y)}; expected equal numbers"
@@ -56,7 +65,7 @@ def read_npz(spec: Spec) -> Parts:
                 f"npz {str(path)!r}: x_{part} has inputs {list(x.shape[1:])}; "
                 f"expected {list(samples['train'].inputs.shape[1:])} as in x_train"
             )
-        if int(y.max()) >= classes:
+        if of_classes and int(y.max()) >= classes:
             of = "option 'classes'" if "classes" in spec.options else "y_train"
             raise BadInput(
                 f"npz {str(path)!r}: y_{part} has the label {int(y.max())}; expected 0 ... {classes - 1}, as {of} says"
@@ -65,7 +74,7 @@ def read_npz(spec: Spec) -> Parts:
         samples[part] = TensorSamples(x, y, mean=mean, std=std, augment=augment)
     return Parts(
         train=samples["train"],
-        labels=samples["train"].targets,
+        labels=train_targets if of_classes and train_targets.dim() == 1 else torch.zeros(len(train_targets)),
         val=samples.get("val"),
         test=samples.get("test"),
         classes=tuple(str(c) for c in range(classes)),
@@ -99,11 +108,17 @@ def _inputs(array: np.ndarray, name: str, path: Path) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _labels(array: np.ndarray, name: str, path: Path) -> Tensor:
-    if array.dtype.kind not in "iu" or array.ndim != 1 or not len(array):
+def _targets(array: np.ndarray, name: str, path: Path) -> Tensor:
+    """Class numbers as int64, [n] or [n, height, width]; everything else as float32."""
+    if array.dtype.kind not in "fiub" or not array.ndim or not len(array):
         raise BadInput(
-            f"npz {str(path)!r}: expected class numbers [n] in {name}; got {array.dtype} {list(array.shape)}"
+            f"npz {str(path)!r}: expected class numbers [n], or numbers [n, ...], in {name}; "
+            f"got {array.dtype} {list(array.shape)}"
         )
+    if array.dtype.kind == "f" or array.dtype.kind == "b" or (array.ndim == 2 and set(np.unique(array)) <= {0, 1}):
+        if not np.isfinite(array).all():
+            raise BadInput(f"npz {str(path)!r}: {name} holds NaN or infinite values")
+        return torch.from_numpy(array.astype(np.float32))
     if array.min() < 0:
         raise BadInput(f"npz {str(path)!r}: {name} has the label {int(array.min())}; expected labels from 0")
     return torch.from_numpy(array.astype(np.int64))

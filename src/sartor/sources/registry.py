@@ -16,7 +16,7 @@ class Parts(NamedTuple):
     """What a source returns: the samples of each part. If `val` is None, validation samples are taken from `train`."""
 
     train: Samples
-    labels: Tensor  # [n] of `train`
+    labels: Tensor  # [n] of `train`, by which parts are stratified; equal where targets are no classes
     val: Samples | None
     test: Samples | None
     classes: tuple[str, ...]

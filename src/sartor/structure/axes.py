@@ -37,7 +37,7 @@ class Axis:
         self.kind = kind
         self.kids = list(kids)
         self.frozen = frozen  # why it cannot be cut
-        self.mix: tuple[Reason, ...] = ()  # why cutting it changes what the other units compute
+        self.mix: Mapping[Reason, None] = _NO_MIX  # why cutting it changes what the other units compute, in order
 
     def __repr__(self) -> str:
         a = find(self)
@@ -46,6 +46,7 @@ class Axis:
         return "(" + (" * " if a.kind == "p" else " + ").join(map(repr, a.kids)) + ")"
 
 
+_NO_MIX: Mapping[Reason, None] = {}
 Axes = list[Axis]
 UNIT = Axis(1, frozen=Reason("unit"))
 _EMPTY = Reason("empty")
@@ -94,7 +95,7 @@ def mixing(a: Axis, why: Reason | str) -> None:
         return
     reason = _reason(why)
     if reason not in a.mix:
-        a.mix = (*a.mix, reason)
+        a.mix = {**a.mix, reason: None}
     for k in a.kids:
         mixing(k, reason)
 

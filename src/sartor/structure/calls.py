@@ -49,7 +49,8 @@ class Op:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     out: Any  # Value, or a list of Values and None
-    live: bool = True
+    live: bool = True  # its result reaches an output, memory or Python
+    followed: bool = True  # its axes are solved: it is live, or a dead operator with parameters needs its result
     kind: str = ""  # rule family
     ties: list[Axes] = field(default_factory=list)  # axes that must keep equal sizes
     sizes: dict[str, Axis | Axes] = field(default_factory=dict)  # module attribute -> the axes whose size it states

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sartor.structure.axes import Axis, find, keep_mask, new_size
+from sartor.structure.axes import Axis, find
 from sartor.structure.calls import Op, Value, dim
+from sartor.structure.masks import Masks
 
 _FROM_OUTPUT = {"view", "expand", "factory"}
 
@@ -26,19 +27,19 @@ class Constant:
 
 def constants(op: Op, masks: Mapping[Axis, Tensor]) -> Iterator[Constant]:
     """Sequences first, then single numbers. Unchanged ones are included: they rule out other interpretations."""
-    kept = {a: int(m.sum()) for a, m in masks.items()}
-    if not op.live:
+    if not op.followed:
         return
+    cut = Masks.of(masks)
     if op.kind in _FROM_OUTPUT and isinstance(op.out, Value):
-        yield from _numbers([(find(a).size, new_size(a, kept)) for a in op.out.axes])
+        yield from _numbers([(find(a).size, cut.size(a)) for a in op.out.axes])
     elif op.kind == "split":
         x = op.args[0]
         d = dim(op.arg("dim", 0), x.ndim)
-        yield from _numbers([(find(o.axes[d]).size, new_size(o.axes[d], kept)) for o in op.outputs])
+        yield from _numbers([(find(o.axes[d]).size, cut.size(o.axes[d])) for o in op.outputs])
     elif op.kind == "slice":
         x = op.args[0]
         d = dim(op.arg("dim", 0), x.ndim)
-        mask = keep_mask(x.axes[d], masks)
+        mask = cut.mask(x.axes[d])
         ends = [v for v in (op.arg("start"), op.arg("end"), op.arg("length")) if isinstance(v, int)]
         yield from _numbers([(v, moved(v, mask)) for v in ends if abs(v) <= len(mask)])
     elif op.kind == "pad":
@@ -48,10 +49,10 @@ def constants(op: Op, masks: Mapping[Axis, Tensor]) -> Iterator[Constant]:
 def pads(op: Op, masks: Mapping[Axis, Tensor]) -> list[tuple[int, int]]:
     """(amount as traced, amount after the cut) for each side, in the order of the argument."""
     out: list[tuple[int, int]] = []
-    amounts = op.args[1]
+    cut, amounts = Masks.of(masks), op.args[1]
     for i in range(len(amounts) // 2):
         before, after = amounts[2 * i : 2 * i + 2]
-        mask = keep_mask(op.out.axes[op.out.ndim - 1 - i], masks)
+        mask = cut.mask(op.out.axes[op.out.ndim - 1 - i])
         out.append((before, int(mask[:before].sum()) if before > 0 else before))
         out.append((after, int(mask[len(mask) - after :].sum()) if after > 0 else after))
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from sartor.errors import BadInput, UnknownName
-from sartor.structure.axes import Axis, find, keep_mask, new_size, positions
+from sartor.structure.axes import Axis, find, new_size, positions
 from sartor.structure.calls import Op, Value
 from sartor.structure.fibres import Lines, Rows, bases, indices, lines, orders, rows_of
+from sartor.structure.masks import Masks
 from sartor.types import Counts, Frozen, Group, Member, Plan
 
 _SUMS = ("add", "sub")
@@ -43,12 +44,21 @@ class Graph:
     ties: tuple[tuple[str, ...], ...]  # groups that must keep equal counts
     fingerprint: str
     example: Any = None  # the inputs it was traced with; on meta unless the forward needed real values
+    holders: Mapping[tuple[str, str, Any], int | None] = field(default_factory=dict)
+    # (module path, attribute, number) -> index of the operator whose size the attribute holds; None: of no operator
     training: Graph | None = None  # the forward in training mode, if it uses parameters that evaluation does not use
+    variants: tuple[Graph, ...] = ()  # the forward on other inputs, where it calls other operators
+    branches: tuple[Graph, ...] = ()  # the forward with one decision turned round; see `recorder.record_branches`
 
     @property
     def every_op(self) -> tuple[Op, ...]:
-        """The operators, followed by those of the forward in training mode if it was recorded."""
-        return self.ops if self.training is None else self.ops + self.training.ops
+        """The operators, followed by those of the other recorded forwards."""
+        return self.ops + tuple(op for other in self.others for op in other.ops)
+
+    @property
+    def others(self) -> tuple[Graph, ...]:
+        """The other recorded forwards: that in training mode, those on other inputs, then the branches."""
+        return (*(() if self.training is None else (self.training,)), *self.variants, *self.branches)
 
     def group(self, name: str) -> Group:
         """One group by name."""
@@ -118,7 +128,7 @@ class Graph:
             sizes = {len(plan.keep[n]) if n in plan.keep else self.groups[n].units for n in tied}
             if len(sizes) > 1:
                 raise BadInput(f"plan: the groups {', '.join(tied)} must keep equal counts; got {sorted(sizes)}")
-        return Resolved(self, plan, masks, {name: self._order(plan, name) for name in plan.fibres})
+        return Resolved(self, plan, Masks(masks), {name: self._order(plan, name) for name in plan.fibres})
 
     def _order(self, plan: Plan, name: str) -> Tensor:
         """[units of the outer leaf, units]: the order in which each row's kept units come to the places of `keep`."""
@@ -197,13 +207,13 @@ class Resolved:
 
     graph: Graph
     plan: Plan
-    masks: Mapping[Axis, Tensor]  # leaf -> bool [units] of every leaf that is cut; of a fibred one, `keep` of the plan
+    masks: Masks  # leaf -> bool [units] of every leaf that is cut; of a fibred one, `keep` of the plan
     orders: Mapping[str, Tensor]  # fibred group -> [units of the outer leaf, units]: the unit that comes to each place
 
-    @cached_property
+    @property
     def counts(self) -> dict[Axis, int]:
         """Units that stay, by leaf, of the leaves that are cut."""
-        return {leaf: int(mask.sum()) for leaf, mask in self.masks.items()}
+        return self.masks.counts
 
     @cached_property
     def slices(self) -> dict[str, dict[int, Tensor | Rows]]:
@@ -214,16 +224,18 @@ class Resolved:
         """
         out: dict[str, dict[int, Tensor | Rows]] = {}
         for name, v in self.graph.tensors.items():
-            plain, by_row = self._indices(name, v)
-            for d, a in enumerate(v.axes):
-                mask = keep_mask(a, self.masks)
-                if not bool(mask.all()):
-                    kept = out.setdefault(name, {})
-                    if d in by_row:
-                        where, index = by_row[d]
-                        kept[d] = rows_of(where, plain[d][index][:, mask])
-                    else:
-                        kept[d] = plain[d][mask]
+            shrinking = [d for d, a in enumerate(v.axes) if not self.masks.is_whole(a)]
+            if not shrinking:
+                continue
+            plain, by_row = self._indices(name, v) if self.orders else ({}, {})
+            kept = out.setdefault(name, {})
+            for d in shrinking:
+                places = self.masks.kept(v.axes[d])
+                if d in by_row:
+                    where, index = by_row[d]
+                    kept[d] = rows_of(where, plain[d][index][:, places])
+                else:
+                    kept[d] = plain[d][places] if plain else places
         return out
 
     def _indices(self, name: str, v: Value) -> tuple[dict[int, Tensor], dict[int, tuple[Lines, Tensor]]]:

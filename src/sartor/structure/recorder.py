@@ -7,6 +7,9 @@ copy with real tensors instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 from torch import Tensor, nn
 
 from sartor.errors import CannotTrace
@@ -15,7 +18,9 @@ from sartor.structure.model_copy import clone, empty_like_on_meta, evaluating, n
 from sartor.structure.operator_watch import watching
 from sartor.structure.recording import Recording
 from sartor.structure.rules.shapes import META
-from sartor.structure.value_reads import Answers
+from sartor.structure.value_reads import Answers, Opposite, decisions
+
+_BRANCHES = 8  # decisions of one forward whose other branch is recorded, at most
 
 
 def record(model: nn.Module, example: Example) -> Recording:
@@ -54,11 +59,50 @@ def record_training(model: nn.Module, example: Example) -> Recording | None:
     return rec if [op.func for op in rec.ops] == [op.func for op in again.ops] else None
 
 
-def _record(model: nn.Module, example: Example, *, real: list[Tensor] | None = None) -> Recording:
-    """Record one forward; `real` holds the inputs with their values where model and example are on meta."""
+def record_variant(model: nn.Module, example: Example) -> Recording | None:
+    """The operator calls of model(example) in evaluation mode on meta tensors; None if the forward fails there."""
+    inputs = map_tensors(lambda t: t.detach().to(META) if t.device.type != "meta" else t, example)
+    try:
+        return _record(evaluating(clone(model, empty_like_on_meta)), inputs, real=list(tensors(example)))
+    except Exception:
+        return None
+
+
+def record_branches(model: nn.Module, example: Example, rec: Recording) -> Iterator[Recording]:
+    """The same forward with one decision turned round, for each of the first decisions that `rec` holds.
+
+    A decision is a value that Python reads as true or false (`if confidence.min() > 0.9: return early`). A branch that
+    fails, such as an assertion, or that calls the same operators is left out.
+    """
+    on_meta = all(t.device.type == "meta" for t in tensors(rec.example))
+    for place in decisions(rec)[:_BRANCHES]:
+        try:
+            if on_meta:
+                copy = evaluating(clone(model, empty_like_on_meta))
+                other = _record(copy, rec.example, real=list(tensors(example)), opposite=place)
+            else:
+                copy = clone(model, lambda t: t.detach().clone()).eval()
+                other = _record(copy, map_tensors(lambda t: t.detach().clone(), example), opposite=place)
+        except Exception:
+            continue
+        if [op.func for op in other.ops] != [op.func for op in rec.ops]:
+            yield other
+
+
+def _record(
+    model: nn.Module, example: Example, *, real: list[Tensor] | None = None, opposite: int | None = None
+) -> Recording:
+    """Record one forward.
+
+    Args:
+        real: the inputs with their values, where model and example are on meta.
+        opposite: number of the value that is read as the opposite of what it is; None: of no value.
+    """
     rec = Recording.opened(model, example)
     args, kwargs = as_args(example)
-    instead = None if real is None else Answers(rec, real)
+    instead: Callable[..., Any] | None = None if real is None else Answers(rec, real)
+    if opposite is not None:
+        instead = Opposite(opposite, instead)
     with watching(model, rec.see, meta=real is not None, instead=instead, same=rec.same):
         out = model(*args, **kwargs)
     rec.outputs = [rec.value(t, "op") for t in tensors(out)]
@@ -68,4 +112,4 @@ def _record(model: nn.Module, example: Example, *, real: list[Tensor] | None = N
     return rec
 
 
-__all__ = ["record", "record_training"]
+__all__ = ["record", "record_branches", "record_training", "record_variant"]

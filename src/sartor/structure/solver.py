@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from sartor.structure.axes import Axes, Axis, Conflict, find, freeze, fresh, leaves
 from sartor.structure.calls import Op, Value, frozen_axes
+from sartor.structure.example import tensors
 from sartor.structure.graph import Graph
 from sartor.structure.kinds import kinds
 from sartor.structure.reasons import sentence
 from sartor.structure.recording import Recording
 from sartor.structure.rules.registry import facts, freeze_all, lookup, opaque
+from sartor.structure.value_reads import QUESTIONS
 from sartor.types import Frozen, Group, Member, Reason
 
 
-def solve(rec: Recording, more: Callable[[], Recording | None] = lambda: None) -> Graph:
+def solve(
+    rec: Recording,
+    more: Callable[[], Recording | None] = lambda: None,
+    branches: Callable[[], Iterable[Recording]] = tuple,
+    variants: Iterable[Recording] = (),
+) -> Graph:
     """Axes for every value, groups, frozen axes with reasons, ties.
 
     Args:
         rec: the forward in evaluation mode.
         more: records the same model's forward in training mode. Called if evaluation does not use all parameters; the
             rules are then applied to that forward as well.
+        branches: records the forward with one decision turned round. Called if the decisions depend on weights, or if
+            some parameters are still unused.
+        variants: forwards on other inputs; one that calls the same operators in the same modules adds nothing.
     """
     for v in {id(v): v for v in rec.tensors.values()}.values():
         v.axes = [fresh(n) for n in v.shape]
@@ -33,41 +43,88 @@ def solve(rec: Recording, more: Callable[[], Recording | None] = lambda: None) -
         for name, v in training.tensors.items():
             v.axes = rec.tensors[name].axes
         touched |= _follow(training)
+    different: list[Recording] = []
+    for other in variants:
+        if all(_calls(other) != _calls(known) for known in (rec, *different)):
+            different.append(other)
+            touched |= _follow_beside(rec, other)
+    others: list[Recording] = []
+    if not _on_meta(rec) or any(v.origin == "parameter" and n not in touched for n, v in rec.tensors.items()):
+        for other in branches():
+            others.append(other)
+            touched |= _follow_beside(rec, other)
     for name, v in rec.tensors.items():
         if name not in touched:
             for a in v.axes:
                 freeze(a, Reason("unused"))
-    for v in (*rec.outputs, *(training.outputs if training else ())):
+    for v in (o for r in (rec, training, *different, *others) if r is not None for o in r.outputs):
         for a in _axes(v):
             freeze(a, Reason("output"))
     graph = read_off(rec)
-    if training is None:
-        return graph
-    parts = {"inputs": tuple(training.inputs), "outputs": tuple(training.outputs), "example": training.example}
-    return replace(graph, training=replace(graph, ops=tuple(training.ops), **parts))
+    return replace(
+        graph,
+        training=None if training is None else _beside(graph, training),
+        variants=tuple(_beside(graph, other) for other in different),
+        branches=tuple(_beside(graph, other) for other in others),
+    )
+
+
+def _calls(rec: Recording) -> list[tuple[Any, str]]:
+    return [(op.func, op.path) for op in rec.ops]
+
+
+def _follow_beside(rec: Recording, other: Recording) -> set[str]:
+    """Apply the rules to another forward of the same model; its parameters have the same axes."""
+    for name, v in other.tensors.items():
+        v.axes, v.roles = rec.tensors[name].axes, rec.tensors[name].roles
+    return _follow(other)
+
+
+def _on_meta(rec: Recording) -> bool:
+    return all(t.device.type == "meta" for t in tensors(rec.example))
+
+
+def _beside(graph: Graph, other: Recording) -> Graph:
+    """The graph of another forward of the same model, with the same axes."""
+    parts = {"inputs": tuple(other.inputs), "outputs": tuple(other.outputs), "example": other.example}
+    return replace(graph, ops=tuple(other.ops), **parts)
 
 
 def _follow(rec: Recording) -> set[str]:
     """Apply the rules in order; returns the names of the parameters and buffers that were used."""
     for v in rec.inputs:
         v.axes = frozen_axes(v.shape, Reason("input"))
-    _mark_live(rec)
+    _mark(rec)
     touched: set[int] = set()
-    for op in rec.ops:  # a dead operator with parameters still runs after the cut, so its sizes must fit
-        inputs = op.inputs
-        if op.live or any(v.name is not None for v in inputs):
-            touched.update(map(id, inputs))
-            _apply(op, inputs)
+    for op in rec.ops:
+        if op.followed:
+            touched.update(map(id, op.inputs))
+            _apply(op, op.inputs)
+    read = {id(v) for op in rec.ops if op.followed for v in op.inputs}
+    for op in rec.ops:  # another forward of this model may return what this one drops
+        if op.followed and not op.live:
+            for a in (a for v in op.outputs if id(v) not in read for a in v.axes):
+                freeze(a, Reason("unused"))
     return {n for n, v in rec.tensors.items() if id(v) in touched}
 
 
-def _mark_live(rec: Recording) -> None:
-    """An operator is live if its result reaches an output or if it writes to memory; the others are dead."""
+def _mark(rec: Recording) -> None:
+    """Mark which operators are live and which are followed.
+
+    An operator is live if its result reaches an output, if it writes to memory, or if it gives Python a value, which
+    the forward may branch on; the others are dead. A dead operator with parameters still runs after the cut, so its
+    sizes must fit: it is followed like a live one, and so is everything that its inputs are computed from.
+    """
     alive = {id(v) for v in rec.outputs}
+    needed: set[int] = set()
     for op in reversed(rec.ops):
-        op.live = op.mutates or any(id(v) in alive for v in op.outputs)
+        results = list(map(id, op.outputs))
+        op.live = op.mutates or op.name in QUESTIONS or not alive.isdisjoint(results)
+        op.followed = op.live or any(v.name is not None for v in op.inputs) or not needed.isdisjoint(results)
         if op.live:
             alive.update(map(id, op.inputs))
+        if op.followed:
+            needed.update(map(id, op.inputs))
 
 
 def _axes(v: Value) -> Axes:

@@ -8,7 +8,7 @@ weight is read.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +77,34 @@ class Answers:
                     found[op.index] = op
                     todo += [*op.inputs, *op.outputs]
         return [found[i] for i in sorted(found)]
+
+
+def decisions(recording: Recording) -> list[int]:
+    """Which of the values that Python read were true or false: their numbers among all values that it read."""
+    given = [op.out for op in recording.ops if op.name in QUESTIONS]
+    return [n for n, value in enumerate(given) if type(value) is bool]
+
+
+class Opposite:
+    """Answers what `usual` answers, except for one value that is true or false: it gets the opposite.
+
+    Args:
+        place: number of the value among all that the forward reads.
+        usual: gives the results of operators that read values, or NotImplemented; None: they run as they are.
+    """
+
+    def __init__(self, place: int, usual: Callable[..., Any] | None):
+        self._place, self._usual, self._read = place, usual, 0
+
+    def __call__(self, func: OpOverload, args: Any, kwargs: Any) -> Any:
+        """The value that an operator gives Python; NotImplemented for every other operator."""
+        if short_name(func) not in QUESTIONS:
+            return NotImplemented
+        value = NotImplemented if self._usual is None else self._usual(func, args, kwargs)
+        if value is NotImplemented:
+            value = func(*args, **kwargs)
+        self._read += 1
+        return not value if self._read == self._place + 1 and type(value) is bool else value
 
 
 def repeated(op: Op, func: OpOverload) -> Any:

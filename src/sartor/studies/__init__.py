@@ -8,10 +8,12 @@ from sartor.studies import (  # noqa: F401
     fibres,
     latency_study,
     measured,
+    mutations,
     noise,
     oneshot,
     predictor,
     snapshot,
+    verdicts,
 )
 from sartor.studies.grid import Grid, Part, bullets, machine, markdown
 from sartor.studies.registry import STUDIES, Option, Row, Study, study

@@ -12,11 +12,13 @@ from sartor.structure.axes import Axis
 from sartor.structure.fibres import Rows
 from sartor.structure.graph import Graph, Resolved
 from sartor.surgery.attributes import Attributes, attributes_for
+from sartor.surgery.blocks import lineage
 from sartor.surgery.edits import Edits, apply_edits
 from sartor.surgery.program import Program
-from sartor.surgery.rewrite import CannotRewrite, Tape, lineage, program_for
+from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
 from sartor.surgery.shape_check import Mismatch, check
 from sartor.types import Plan
+from sartor.wrappers import unwrapped
 
 
 def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
@@ -27,6 +29,7 @@ def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
         CannotCut: an operator would not run with the new sizes.
         BadInput: the plan is not for this graph.
     """
+    model = unwrapped(model).module
     resolved = graph.resolve(plan)
     if not resolved.masks:
         raise NothingToDo("the plan keeps every unit of every group")
@@ -37,10 +40,16 @@ def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
             f"{problem.message}; the forward states a size that no attribute holds. "
             "`probe(model, graph)` freezes such groups; holding the size in an attribute frees them"
         )
-    slices = {
-        n: {d: i if isinstance(i, Rows) else tuple(i.tolist()) for d, i in s.items()}
-        for n, s in resolved.slices.items()
-    }
+    tuples: dict[int, tuple[int, ...]] = {}  # tensors that are sliced alike share their indices
+
+    def plain(index: Tensor | Rows) -> tuple[int, ...] | Rows:
+        if isinstance(index, Rows):
+            return index
+        if id(index) not in tuples:
+            tuples[id(index)] = tuple(index.tolist())
+        return tuples[id(index)]
+
+    slices = {n: {d: plain(i) for d, i in s.items()} for n, s in resolved.slices.items()}
     return Edits(
         slices, tuple((p, a, v) for (p, a), v in attributes.items()), {n: graph.tensors[n].shape for n in slices},
         programs,

@@ -21,6 +21,7 @@ from sartor.surgery.program import Program, rewrite_
 from sartor.torch_internals import is_view
 from sartor.types.rows import FORMAT
 from sartor.version import version
+from sartor.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -68,24 +69,37 @@ def _kept(indices: list[int] | KeptRows) -> tuple[int, ...] | Rows:
     return tuple(indices)
 
 
-def sliced(t: Tensor, keep: Mapping[int, tuple[int, ...] | Rows]) -> Tensor:
-    """The kept indices of each dimension, as a new tensor."""
+def sliced(
+    t: Tensor, keep: Mapping[int, tuple[int, ...] | Rows], known: dict[tuple[int, torch.device], Tensor] | None = None
+) -> Tensor:
+    """The kept indices of each dimension, as a new tensor.
+
+    Args:
+        t: a parameter or buffer.
+        keep: kept indices by dimension.
+        known: kept indices as tensors, by identity and device; filled here, for several tensors of one cut.
+    """
+    known = {} if known is None else known
     out = t.detach()
     for d, i in keep.items():  # rows refer to indices of the whole tensor, so they come first
         if isinstance(i, Rows):
             out = i.pick(out, d)
     for d, i in keep.items():
         if not isinstance(i, Rows):
-            out = out.index_select(d, torch.as_tensor(i, device=t.device))
+            index = known.get((id(i), t.device))
+            if index is None:
+                index = known[id(i), t.device] = torch.as_tensor(i, device=t.device)
+            out = out.index_select(d, index)
     return out.clone(memory_format=torch.contiguous_format) if out is t or is_view(out) else out
 
 
 def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
-    """A cut copy of the model, which shares nothing with it; the model itself is not changed.
+    """A cut copy of the model (of the network inside, if it is wrapped), which shares nothing with it.
 
     Raises:
         BadInput: the model is not of the class that the edits were made for; names the first difference.
     """
+    model = unwrapped(model).module
     tensors = {name: t for *_, name, t in named_tensors(model)}
     modules = dict(model.named_modules())
     for name, shape in edits.shapes.items():
@@ -102,7 +116,8 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
         if path not in modules or not hasattr(modules[path], attribute):
             raise BadInput(f"the model has no attribute {attribute!r} in module {path!r} that the edits set")
     keep = {id(tensors[name]): s for name, s in edits.slices.items()}
-    new = clone(model, lambda t: sliced(t, keep[id(t)]) if id(t) in keep else t.detach().clone())
+    known: dict[tuple[int, torch.device], Tensor] = {}
+    new = clone(model, lambda t: sliced(t, keep[id(t)], known) if id(t) in keep else t.detach().clone())
     for (*_, old), (*_, t) in zip(named_tensors(model), named_tensors(new)):
         t.requires_grad_(old.requires_grad)
     set_attributes_(new, edits.attributes)

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from sartor.structure.axes import Axis, keep_mask, new_size
+from sartor.structure.axes import Axis
 from sartor.structure.calls import Op, Value, dim, values
 from sartor.structure.constants import moved, pads
 from sartor.structure.functions import FunctionOp
 from sartor.structure.graph import Graph
+from sartor.structure.masks import Masks
 from sartor.structure.op_json import encoded, operator_name
 from sartor.surgery.program import FORMAT, SPLITS, Program
 from sartor.surgery.size_formula import SizeTable
@@ -21,20 +22,6 @@ from sartor.torch_internals import schema
 
 _NOT_SIZES = {"repeat", "tile", "repeat_interleave", "as_strided"}  # their lists hold numbers of copies, or strides
 _FLAGS = {"batch_norm": "training", "dropout": "train", "instance_norm": "use_input_stats"}
-Masks = Mapping[Axis, Tensor]
-
-
-def lineage(path: str) -> list[str]:
-    """The path of a module and those of the modules around it; the model itself comes last.
-
-    >>> lineage("a.b")
-    ['a.b', 'a', '']
-    """
-    found = [path]
-    while path:
-        path = path.rpartition(".")[0]
-        found.append(path)
-    return found
 
 
 @dataclass(frozen=True)
@@ -43,16 +30,10 @@ class _Setting:
 
     take: Take
     masks: Masks
-    kept: Mapping[Axis, int]
-
-    @classmethod
-    def of(cls, take: Take, graph: Graph, masks: Masks) -> _Setting:
-        own = take.masks(graph, masks)
-        return cls(take, own, {a: int(m.sum()) for a, m in own.items()})
 
     def shape(self, v: Value) -> tuple[int, ...]:
         """The shape of a value after the cut."""
-        return tuple(new_size(a, self.kept) for a in v.axes) if v.axes else v.shape
+        return tuple(map(self.masks.size, v.axes)) if v.axes else v.shape
 
 
 class Rewriting:
@@ -63,8 +44,8 @@ class Rewriting:
         masks: of the leaves of `tape.graph` that are cut.
     """
 
-    def __init__(self, tape: Tape, masks: Masks):
-        self.tape, self._masks = tape, masks
+    def __init__(self, tape: Tape, masks: Mapping[Axis, Tensor]):
+        self.tape, self._masks = tape, Masks.of(masks)
         self._settings: dict[int, list[_Setting]] = {}  # by id of a family
 
     def program(self, path: str) -> Program:
@@ -92,12 +73,12 @@ class Rewriting:
 
     def _of(self, family: Family) -> list[_Setting]:
         if id(family) not in self._settings:
-            settings = [_Setting.of(take, self.tape.graph, self._masks) for take in family.takes]
+            settings = [_Setting(take, take.masks(self.tape.graph, self._masks)) for take in family.takes]
             self._settings[id(family)] = settings
         return self._settings[id(family)]
 
 
-def program_for(graph: Graph, tape: Tape, path: str, masks: Masks) -> Program:
+def program_for(graph: Graph, tape: Tape, path: str, masks: Mapping[Axis, Tensor]) -> Program:
     """The forward of the module at `path` after a cut by `masks` of the leaves of `graph`; see `Rewriting.program`."""
     assert graph.ops is tape.graph.ops
     return Rewriting(tape, masks).program(path)
@@ -273,8 +254,8 @@ def _split(op: Op, setting: _Setting) -> tuple[list[Any], dict[str, Any]]:
 def _resized(op: Op, setting: _Setting) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of an operator with the sizes after the cut."""
     args, kwargs = list(op.args), dict(op.kwargs)
-    if op.live:
-        for place, new in _changes(op, setting):
+    if op.followed:
+        for place, new in _changes(op, setting.masks):
             if isinstance(place, int):
                 args[place] = new
             else:
@@ -282,23 +263,22 @@ def _resized(op: Op, setting: _Setting) -> tuple[list[Any], dict[str, Any]]:
     return args, kwargs
 
 
-def _changes(op: Op, setting: _Setting) -> list[tuple[int | str, Any]]:
+def _changes(op: Op, masks: Masks) -> list[tuple[int | str, Any]]:
     """(place of an argument, its value) for the arguments that a cut may change."""
-    kept, masks = setting.kept, setting.masks
     found: list[tuple[int | str, Any]] = []
     for name, axes in op.sizes.items():
         place = _place(op, name)
         if place is not None:
-            found.append((place, [new_size(x, kept) for x in axes] if isinstance(axes, list) else new_size(axes, kept)))
+            found.append((place, list(map(masks.size, axes)) if isinstance(axes, list) else masks.size(axes)))
     if op.kind in ("view", "expand", "factory") and op.name not in _NOT_SIZES and isinstance(op.out, Value):
         for i, x in enumerate(op.args):
             if isinstance(x, list | tuple) and x and all(type(n) is int for n in x):
-                sizes = _sizes(op, list(x), kept)
+                sizes = _sizes(op, list(x), masks)
                 if sizes is not None:
                     found.append((i, sizes))
     elif op.kind == "slice":
         x = op.args[0]
-        mask = keep_mask(x.axes[dim(op.arg("dim", 0), x.ndim)], masks)
+        mask = masks.mask(x.axes[dim(op.arg("dim", 0), x.ndim)])
         if bool(mask.all()):
             return found
         start, length = op.arg("start"), op.arg("length")
@@ -314,7 +294,7 @@ def _changes(op: Op, setting: _Setting) -> list[tuple[int | str, Any]]:
     return found
 
 
-def _sizes(op: Op, old: list[int], kept: Mapping[Axis, int]) -> list[int] | None:
+def _sizes(op: Op, old: list[int], masks: Masks) -> list[int] | None:
     """A list of sizes after the cut; None if the list does not hold sizes."""
     axes = op.out.axes
     if len(old) != len(axes):
@@ -322,7 +302,7 @@ def _sizes(op: Op, old: list[int], kept: Mapping[Axis, int]) -> list[int] | None
             return None
         first = dim(op.arg("dim", 0), op.args[0].ndim)
         axes = axes[first : first + len(old)]
-    return [n if n == -1 else new_size(a, kept) for n, a in zip(old, axes)]
+    return [n if n == -1 else masks.size(a) for n, a in zip(old, axes)]
 
 
 def _place(op: Op, name: str) -> int | str | None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sartor.errors import SartorError
-from sartor.structure.axes import Axis, keep_mask, leaves, positions
+from sartor.structure.axes import Axis, leaves, positions
 from sartor.structure.calls import Op, Value, short_name
 from sartor.structure.example import Example, as_args, map_tensors, tensors
 from sartor.structure.graph import Graph
+from sartor.structure.masks import Masks
 from sartor.structure.model_copy import clone, empty_like_on_meta
 from sartor.structure.operator_watch import watching
 from sartor.structure.recording import Recording
@@ -56,27 +57,30 @@ class Take:
         """The operators inside a call."""
         return self.graph.ops[call.start : call.stop]
 
-    def masks(self, original: Graph, masks: Mapping[Axis, Tensor]) -> dict[Axis, Tensor]:
+    def masks(self, original: Graph, masks: Masks) -> Masks:
         """The masks of another graph of this model, on the leaves of this one.
 
         Raises:
             CannotRewrite: what is removed there cannot be expressed in these axes.
         """
+        if self.graph is original:
+            return masks
         found: dict[Axis, Tensor] = {}
         removed: list[tuple[str, int, Axis, Tensor]] = []
         for name, v in self.graph.tensors.items():
             for d, a in enumerate(v.axes):
-                keep = keep_mask(original.tensors[name].axes[d], masks)
-                if not bool(keep.all()):
-                    removed.append((name, d, a, keep))
+                whole = original.tensors[name].axes[d]
+                if not masks.is_whole(whole):
+                    removed.append((name, d, a, masks.mask(whole)))
         for _, _, a, keep in removed:
             for leaf in dict.fromkeys(leaves(a)):
                 if not leaf.frozen and leaf not in found:
                     found[leaf] = keep[positions(a, leaf)].any(1)
+        cut = Masks({leaf: keep for leaf, keep in found.items() if not bool(keep.all())})
         for name, d, a, keep in removed:
-            if not torch.equal(keep_mask(a, found), keep):
+            if not torch.equal(cut.mask(a), keep):
                 raise CannotRewrite(f"with other input sizes, dimension {d} of {name} has other units")
-        return found
+        return cut
 
 
 @dataclass(frozen=True)

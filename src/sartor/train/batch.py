@@ -11,7 +11,7 @@ from torch import Tensor
 from sartor.errors import BadInput
 from sartor.structure.example import Example, batch_of, map_tensors
 
-_TARGET_KEYS = ("labels", "label")
+TARGET_KEYS = ("labels", "label")
 
 
 def split(batch: Any) -> tuple[Example, Any]:
@@ -32,7 +32,7 @@ def split(batch: Any) -> tuple[Example, Any]:
     ({'input_ids': [[7]]}, [1])
     """
     if isinstance(batch, Mapping):
-        for key in _TARGET_KEYS:
+        for key in TARGET_KEYS:
             if key in batch:
                 return {k: v for k, v in batch.items() if k != key}, batch[key]
         raise BadInput(

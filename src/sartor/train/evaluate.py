@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput
 from sartor.structure.example import call, first_tensor
 from sartor.train.batch import move, split
+from sartor.train.targets import check_classes, is_distribution
+from sartor.types import Data, Judge
 
 
 def accuracy(model: nn.Module, loader: Iterable[Any], device: torch.device | str | None = None) -> float:
@@ -51,15 +53,30 @@ def accuracy(model: nn.Module, loader: Iterable[Any], device: torch.device | str
     return 100.0 * int(right) / total
 
 
+def evaluator(data: Data, judge: Judge, device: torch.device) -> Callable[[nn.Module], float] | None:
+    """The user's own evaluation, else the judge's measure on the validation part; None: there is neither."""
+    if judge.evaluate is not None or data.val is None:
+        return judge.evaluate
+    val, measure = data.val, judge.measure
+    return lambda model: accuracy(model, val, device) if measure is None else measure(model, val)
+
+
 def _hits(logits: Tensor, targets: Tensor) -> Tensor:
     """Whether the largest logit is the target, for every position."""
     if logits.dim() < 2 or logits.shape[1] < 2:
         raise BadInput(
             f"accuracy: expected logits [n, classes] with at least two classes; got {list(logits.shape)}. "
-            "For other outputs pass your own evaluate(model)"
+            "For other outputs pass metric= or your own evaluate(model)"
         )
     if targets.shape == logits.shape:
+        if not is_distribution(targets):
+            raise BadInput(
+                "accuracy: expected one class for every sample, or shares of classes that add up to 1; got rows with "
+                "several or no classes (multi-label). Pass metric='f1', or your own evaluate(model)"
+            )
         targets = targets.argmax(1)
+    else:
+        check_classes(logits, targets, "accuracy")
     answers = logits.argmax(1)
     if targets.shape != answers.shape:
         raise BadInput(

@@ -22,8 +22,10 @@ from sartor.structure.example import batch_of, call, first_tensor
 from sartor.train.average import Average
 from sartor.train.batch import move, split
 from sartor.train.distill import distillation
-from sartor.train.evaluate import accuracy
+from sartor.train.evaluate import evaluator
+from sartor.train.targets import check_classes
 from sartor.types import SILENT, Data, FineTune, Judge, Listener
+from sartor.units import show_seconds
 
 Loss = Callable[[Any, Any], Tensor]
 _DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -92,7 +94,7 @@ def fine_tune(
         model: trained in place, on the device of its parameters. Parameters that require no gradient stay as they are;
             training modes of modules are restored.
         data: `train` is iterated once an epoch, with batches as `sartor.train.split` reads them. `val` is read after
-            every epoch, unless `judge.evaluate` replaces top-1 accuracy on it; None: quality is not evaluated.
+            every epoch, unless `judge.evaluate` replaces the judge's measure on it; None: quality is not evaluated.
         setup: the options (see `FineTune`), the teacher and the seed. Learning rate: linear warm-up, then a cosine to
             0, evaluated in the middle of each step; if `train` has no length, once an epoch. SGD uses Nesterov's
             momentum. Weight decay applies to every parameter. The teacher is not changed: it is copied if it has to
@@ -122,7 +124,7 @@ def fine_tune(
     if not trained:
         raise NothingToDo("fine-tuning: no parameter of the model requires a gradient")
     device = device_of(model)
-    evaluate = judge.evaluate or _accuracy_on(data.val, device)
+    evaluate = evaluator(data, judge, device)
     with ExitStack() as stack:
         stack.enter_context(seeded(setup.seed))
         stack.enter_context(_deterministic(device))
@@ -225,7 +227,7 @@ def _one_epoch(step: _Step, train: Iterable[Any], epoch: int, listener: Listener
     step.model.train()
     watch = _LossWatch(epoch, options, _CHECK_EVERY.get(step.device.type, 20))
     told_at = -math.inf
-    rate = 0.0
+    rate, began = 0.0, time.monotonic()
     for i, batch in enumerate(train):
         within = min(1.0, (i + 0.5) / steps) if steps else 0.5
         done = (epoch + within) / options.epochs
@@ -233,9 +235,11 @@ def _one_epoch(step: _Step, train: Iterable[Any], epoch: int, listener: Listener
         watch.add(*step(batch, rate), rate)
         if time.monotonic() - told_at > _TELL_EVERY_S:
             told_at = time.monotonic()
+            left = (told_at - began) * (options.epochs - epoch - within) / within if steps else None
+            until = "" if left is None else f", about {show_seconds(left)} left"
             of = f"/{steps}" if steps else ""
             listener.tell(
-                f"epoch {epoch + 1}/{options.epochs} step {i + 1}{of} loss {watch.last:.4f} lr {rate:.3g}", done
+                f"epoch {epoch + 1}/{options.epochs} step {i + 1}{of} loss {watch.last:.4f} lr {rate:.3g}{until}", done
             )
     mean = watch.mean()
     for name, p in step.model.named_parameters():
@@ -290,14 +294,14 @@ def _advice(options: FineTune) -> str:
     return f"Lower lr (now {options.lr:g}), set clip=1.0, lengthen the warm-up{precision}, or look for NaN in the data"
 
 
-def _accuracy_on(val: Iterable[Any] | None, device: torch.device) -> Callable[[nn.Module], float] | None:
-    return None if val is None else lambda model: accuracy(model, val, device)
-
-
 def _cross_entropy(options: FineTune) -> Loss:
-    return lambda output, targets: F.cross_entropy(
-        first_tensor(output).float(), targets, label_smoothing=options.label_smoothing
-    )
+    def loss(output: Any, targets: Any) -> Tensor:
+        logits = first_tensor(output).float()
+        if isinstance(targets, Tensor) and targets.device.type == "cpu" and targets.shape != logits.shape:
+            check_classes(logits, targets, "fine-tuning")  # other devices would have to be waited for
+        return F.cross_entropy(logits, targets, label_smoothing=options.label_smoothing)
+
+    return loss
 
 
 def _sgd(parameters: list[nn.Parameter], options: FineTune, fused: bool) -> torch.optim.Optimizer:

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
         Uniform,
     )
     from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Normalise, Reduce, Scaling
-    from sartor.types.timing import SECTIONS, Comparison, Effort, Latency, Target, median_interval, wide_interval
+    from sartor.types.timing import (
+        SECTIONS,
+        Comparison,
+        Effort,
+        Latency,
+        LimitStatus,
+        Target,
+        median_interval,
+        wide_interval,
+    )
     from sartor.types.verdict import Verdict
 
 _HOMES = {
@@ -102,6 +111,7 @@ _HOMES = {
         "Comparison",
         "Effort",
         "Latency",
+        "LimitStatus",
         "Target",
         "median_interval",
         "wide_interval",
@@ -111,9 +121,9 @@ _HOMES = {
 __all__ = [
     "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion", "Custom",
     "Data", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep", "Judge",
-    "Knapsack", "Latency", "Limit", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS", "Normalise",
-    "OneShot", "Plan", "Precision", "Progress", "Reason", "REDUCTIONS", "Recipe", "Reduce", "RefreshNorms", "Ridge",
-    "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Target", "Uniform", "Verdict",
-    "WARNINGS", "asdict", "check_precision", "median_interval", "to_plain", "wide_interval",
+    "Knapsack", "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS",
+    "Normalise", "OneShot", "Plan", "Precision", "Progress", "Reason", "REDUCTIONS", "Recipe", "Reduce",
+    "RefreshNorms", "Ridge", "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Target",
+    "Uniform", "Verdict", "WARNINGS", "asdict", "check_precision", "median_interval", "to_plain", "wide_interval",
 ]  # fmt: skip
 __getattr__ = lazy_names("sartor.types", _HOMES)  # `sartor --help` needs no torch

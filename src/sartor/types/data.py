@@ -34,4 +34,6 @@ class Judge:
     evaluate: Callable[[nn.Module], float] | None = (
         None  # larger is better; None: top-1 accuracy on `Data.val`, percent
     )
-    metric: str = "accuracy"  # what `evaluate` is called in the report
+    metric: str = "accuracy"  # what `evaluate` or `measure` is called in the report
+    measure: Callable[[nn.Module, Batches], float] | None = None
+    # quality on a part of the data, larger is better; None: top-1 accuracy in percent. `evaluate` goes before

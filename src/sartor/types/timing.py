@@ -7,10 +7,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sartor.errors import BadInput
 
+LimitStatus = Literal["met", "within noise", "missed", "not measured"]  # of one limit, or of a whole budget
 SECTIONS = 10  # of samples taken on a noisy machine, at least; see `wide_interval`
 
 
@@ -127,9 +128,18 @@ class Comparison:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the median ratio; on a noisy machine a wide one."""
+        """95 % confidence interval of the median ratio.
+
+        On a noisy machine, and of several sessions, it is the wide one: pairs of one session resemble each other.
+        """
         sessions = int(self.original.environment.get("sessions", 1))
-        return wide_interval(self.ratios, sessions) if self.noisy else median_interval(self.ratios)
+        wide = bool(self.noisy) or sessions > 1
+        return wide_interval(self.ratios, sessions) if wide else median_interval(self.ratios)
+
+    def against(self, limit: float) -> LimitStatus:
+        """Whether the ratio is at most `limit`, by its interval: wholly at or below it, around it, or wholly above."""
+        low, high = self.interval
+        return "met" if high <= limit else "missed" if low > limit else "within noise"
 
     @property
     def noisy(self) -> str:

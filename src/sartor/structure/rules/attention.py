@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sartor.structure.axes import Axes, Axis, find, fixed, freeze, mixing, split_product, total, unify
 from sartor.structure.calls import Op, Value
-from sartor.structure.rules.registry import Terms, freeze_all, rule
+from sartor.structure.rules.registry import MetaRule, Terms, freeze_all, rule
 from sartor.structure.rules.shapes import alike, new
 
 
@@ -70,12 +70,41 @@ def sdpa(op: Op) -> Axes:
     return [*map(find, lead), q.axes[-2], v.axes[-1]]
 
 
-@rule("rnn", "lstm gru rnn_tanh rnn_relu", macs=lambda op: _rnn_macs(op))
+def _recurrent_meta(gates: int) -> MetaRule:
+    """The outputs of a recurrent layer in one step: PyTorch's meta kernel runs every time step in Python."""
+
+    def meta(x: Tensor, hx: Any, params: Any, *numbers: Any) -> Any:
+        """`hx` is the hidden state, or a list of it and the cell state; `numbers` are biases to batch_first."""
+        states = list(hx) if isinstance(hx, list | tuple) else [hx]
+        if len(states) != (2 if gates == 4 else 1) or not isinstance(params, list | tuple) or x.ndim != 3:
+            return NotImplemented
+        biases, layers, _dropout, _train, both, batch_first = numbers
+        directions, each = (2 if both else 1), (4 if biases else 2)
+        if not params or len(params) != layers * directions * each or not alike(x, *states, *params):
+            return NotImplemented
+        steps, batch = (x.shape[1], x.shape[0]) if batch_first else (x.shape[0], x.shape[1])
+        hidden = params[1].shape[-1]
+        for i, t in enumerate(params):
+            reads = x.shape[2] if i < directions * each else hidden * directions
+            shapes = ((gates * hidden, reads), (gates * hidden, hidden), (gates * hidden,), (gates * hidden,))
+            if tuple(t.shape) != shapes[i % each]:
+                return NotImplemented
+        if 0 in x.shape or any(tuple(s.shape) != (layers * directions, batch, hidden) for s in states):
+            return NotImplemented
+        out = new(x, [steps, batch, hidden * directions])
+        return (out.transpose(0, 1) if batch_first else out, *(new(x, s.shape) for s in states))
+
+    return meta
+
+
+@rule("rnn", "lstm", macs=lambda op: _rnn_macs(op), meta=_recurrent_meta(4))
+@rule("rnn", "gru", macs=lambda op: _rnn_macs(op), meta=_recurrent_meta(3))
+@rule("rnn", "rnn_tanh rnn_relu", macs=lambda op: _rnn_macs(op), meta=_recurrent_meta(1))
 def recurrent(op: Op) -> Any:
     """Weights hold 4, 3 or 1 gates times the hidden units; all layers share them, since their states are stacked."""
     spec = _recurrent_spec(op)
     if spec is None:
-        return freeze_all(op, op.reason("form", "projections and packed sequences"))
+        return freeze_all(op, op.reason("form", "projected hidden states"))
     x, state, layers, gates = spec
     reads = x.axes[-1]
     hidden: Axis | None = None
@@ -102,14 +131,36 @@ def recurrent(op: Op) -> Any:
     return [[*x.axes[:-1], find(reads)], *rest]
 
 
+@rule("pack", "_pack_padded_sequence")
+def pack(op: Op) -> Any:
+    """[batch, steps, ...] or [steps, batch, ...] to [all steps, ...] and how many sequences have each step."""
+    x, lengths = op.args[:2]
+    why = op.reason("sequences")
+    for a in (*x.axes[:2], *lengths.axes):
+        freeze(a, why)
+    return [[fixed(op.out[0].shape[0], why), *x.axes[2:]], [fixed(op.out[1].shape[0], why)]]
+
+
+@rule("pack", "_pad_packed_sequence")
+def unpack(op: Op) -> Any:
+    """The inverse: [all steps, ...] to [batch, steps, ...] or [steps, batch, ...] and the lengths."""
+    data, counts = op.args[:2]
+    why = op.reason("sequences")
+    for a in (data.axes[0], *counts.axes):
+        freeze(a, why)
+    padded, lengths = op.out
+    return [[*(fixed(n, why) for n in padded.shape[:2]), *data.axes[1:]], [fixed(lengths.shape[0], why)]]
+
+
 def _recurrent_spec(op: Op) -> tuple[Value, list[Value], list[list[list[Value]]], int] | None:
-    """(input, initial states, weights [layer][direction][tensor], gates); None for forms not covered."""
-    if not isinstance(op.args[2], list | tuple) or len(op.args) < 9:
-        return None
+    """(input, initial states, weights [layer][direction][tensor], gates); None for forms not covered.
+
+    The input is [..., features]: padded sequences, or the rows of packed ones.
+    """
     gates = {"lstm": 4, "gru": 3}.get(op.name, 1)
-    x, hx, params, biases, layers = op.args[:5]
-    directions = 2 if op.args[7] else 1
-    each = 4 if biases else 2
+    x, hx, params, layers = op.args[0], op.arg("hx"), op.arg("params"), op.arg("num_layers")
+    directions = 2 if op.arg("bidirectional") else 1
+    each = 4 if op.arg("has_biases") else 2
     if len(params) != each * layers * directions:
         return None
     state = list(hx) if isinstance(hx, list | tuple) else [hx]

@@ -19,6 +19,7 @@ _EXACT = {
     "norm",
     "nansum",
     "count_nonzero",
+    "any",
 }  # removed units are zero, and zeros do not change these
 
 

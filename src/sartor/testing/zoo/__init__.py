@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from sartor.testing.zoo import (
     attention,
+    branches,
     concat,
     interfaces,
     mobile,
@@ -39,6 +40,6 @@ def cases(*, without: tuple[str, ...] = (), exact: bool | None = None) -> list[C
 
 
 __all__ = [
-    "MARKS", "ZOO", "Case", "attention", "case", "cases", "concat", "images", "interfaces", "mobile", "norms",
-    "operators", "plain", "randomise_", "residual", "rows", "scales", "sequences", "tensors", "tokens",
+    "MARKS", "ZOO", "Case", "attention", "branches", "case", "cases", "concat", "images", "interfaces", "mobile",
+    "norms", "operators", "plain", "randomise_", "residual", "rows", "scales", "sequences", "tensors", "tokens",
 ]  # fmt: skip
