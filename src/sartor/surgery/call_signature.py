@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sartor.structure.example import tensors
@@ -96,7 +95,7 @@ def tensors_of(values: Mapping[str, Any], order: Sequence[str]) -> list[Tensor]:
 def plain_value(x: Any) -> Any:
     """A value as JSON, with "*" for tensors and {"type": name} for what JSON cannot hold.
 
-    >>> plain_value((torch.ones(2), None, {"a": 1.5}))
+    >>> plain_value((Tensor([1]), None, {"a": 1.5}))
     ['*', None, {'a': 1.5}]
     """
     if isinstance(x, Tensor):

@@ -23,7 +23,7 @@ class Formula(Row):
     """(times * product of sizes + plus) // (by * product of other sizes); see `sartor.surgery.size_formula`."""
 
     of: Annotated[list[tuple[Index, Index]], Field(min_length=1)]  # slot and dimension of each factor
-    over: list[tuple[Index, Index]] = []
+    over: list[tuple[Index, Index]] = Field(default_factory=list)
     times: int = 1
     plus: int = 0
     by: Annotated[int, Field(strict=True, ge=1)] = 1
@@ -52,7 +52,7 @@ class ProgramFile(Row):
     positional: list[str]  # names of the parameters that may be passed by position
     defaults: dict[str, JsonValue]  # of the parameters that have one
     variants: Annotated[list[VariantFile], Field(min_length=1)]
-    fixed: list[str] = []  # sentences: what it does not take although the original may
+    fixed: list[str] = Field(default_factory=list)  # sentences: what it does not take although the original may
 
 
 class BatchSize(Row):
@@ -129,7 +129,9 @@ class EditsFile(Row):
     sartor: str = ""
     tensors: dict[str, TensorEdit]
     attributes: list[tuple[str, str, JsonValue]]  # module path, attribute, new value
-    forwards: dict[str, Annotated[ProgramFile | OldProgramFile, Field(discriminator="format")]] = Field(default_factory=dict)  # by module path
+    forwards: dict[str, Annotated[ProgramFile | OldProgramFile, Field(discriminator="format")]] = Field(
+        default_factory=dict
+    )  # by module path
 
     @classmethod
     def read(cls, text: str) -> EditsFile:

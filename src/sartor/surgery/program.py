@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from sartor.errors import BadInput, CorruptFile
 from sartor.structure.op_json import operator
 from sartor.surgery.call_signature import bound, plain_value, tensors_of
-from sartor.surgery.edits_file import PROGRAM_FORMAT as FORMAT
 from sartor.surgery.edits_file import Formula, OldProgramFile, ProgramFile
 from sartor.surgery.size_formula import evaluated
 from sartor.torch_internals import OpOverload, children_table

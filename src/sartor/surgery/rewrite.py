@@ -15,7 +15,8 @@ from sartor.structure.functions import FunctionOp
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
 from sartor.structure.op_json import encoded, operator_name
-from sartor.surgery.program import FORMAT, SPLITS, Program
+from sartor.surgery.edits_file import PROGRAM_FORMAT
+from sartor.surgery.program import SPLITS, Program
 from sartor.surgery.size_formula import SizeTable
 from sartor.surgery.tape import Call, CannotRewrite, Family, Take, Tape
 from sartor.torch_internals import schema
@@ -69,7 +70,7 @@ class Rewriting:
         if not variants:
             raise CannotRewrite(f"module {path!r} is not called")
         takes = {"positional": list(forward.positional), "defaults": dict(forward.defaults)}
-        return Program({"format": FORMAT, **takes, "variants": variants, "fixed": list(fixed)})
+        return Program({"format": PROGRAM_FORMAT, **takes, "variants": variants, "fixed": list(fixed)})
 
     def _of(self, family: Family) -> list[_Setting]:
         if id(family) not in self._settings:
@@ -171,7 +172,9 @@ class _Writer:
         pattern: list[Any] = []
         for d, sizes in enumerate(zip(*shapes)):
             before = self.sizes.input_with(sizes)
-            pattern.append(sizes[0] if len(set(sizes)) == 1 else None if before is None else {"size": {"of": [list(before)]}})
+            pattern.append(
+                sizes[0] if len(set(sizes)) == 1 else None if before is None else {"size": {"of": [list(before)]}}
+            )
             self.sizes.add(sizes, (i, d), is_input=True)
         return pattern
 
