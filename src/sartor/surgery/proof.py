@@ -233,11 +233,15 @@ class _Pair:
         result = _Result(original, precision="float64" if double else "own")
         result.tolerance = _TOLERANCE_DOUBLE if double else _TOLERANCE_FLOAT
         notes = [note] if note else []
-        for one in inputs:
+        for i, one in enumerate(inputs):
             try:
                 self._compare(result, network, one)
             except _OriginalFailed as e:
                 notes.append(f"not compared with redrawn weights and {_batch_size(one)} samples: {e}"[:200])
+            except _Refused as e:
+                if i < len(inputs) - len(given.others[:_MOST_OTHERS]):
+                    raise
+                notes.append(f"the cut network refuses an input that the original takes: {e}"[:300])
         if not result.examples:
             raise _OriginalFailed("; ".join(notes))
         result.note = "; ".join(notes)
@@ -304,7 +308,8 @@ class _Pair:
         try:
             actual = _output(network, example, double=double)
         except Exception as e:
-            raise ProofFailed(
+            kind = _Refused if isinstance(e, BadInput) else ProofFailed
+            raise kind(
                 f"the cut network fails where the original runs: {type(e).__name__}: {e} (batch size "
                 f"{_batch_size(example)}); report the model"
             ) from e
@@ -313,6 +318,10 @@ class _Pair:
 
 class _OriginalFailed(Exception):
     """The original does not run on an input, or in a precision."""
+
+
+class _Refused(ProofFailed):
+    """The cut network has a rewritten forward that refuses an input by name; it does not compute a wrong result."""
 
 
 class _Incomplete(Exception):
