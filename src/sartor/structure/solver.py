@@ -16,6 +16,7 @@ from sartor.structure.reasons import sentence
 from sartor.structure.recording import Recording
 from sartor.structure.rules.registry import facts, freeze_all, lookup, opaque
 from sartor.structure.value_reads import QUESTIONS
+from sartor.structure.weight_arithmetic import pass_roles_back
 from sartor.types import Frozen, Group, Member, Reason
 
 
@@ -55,6 +56,7 @@ def solve(
     for v in (o for r in (rec, training, *others) if r is not None for o in r.outputs):
         for a in _axes(v):
             freeze(a, Reason("output"))
+    pass_roles_back(rec.ops)
     graph = read_off(rec)
     return replace(
         graph,
