@@ -56,6 +56,7 @@ def solve(
     for v in (o for r in (rec, training, *others) if r is not None for o in r.outputs):
         for a in _axes(v):
             freeze(a, Reason("output"))
+    _forget_dead_mixing(rec, [r for r in (rec, training, *others) if r is not None])
     pass_roles_back(rec.ops)
     graph = read_off(rec)
     return replace(
@@ -63,6 +64,14 @@ def solve(
         training=None if training is None else _beside(graph, training),
         branches=tuple(_beside(graph, other) for other in others),
     )
+
+
+def _forget_dead_mixing(rec: Recording, forwards: Iterable[Recording]) -> None:
+    """A norm over units whose result reaches nothing does not change what the other units compute."""
+    live = {(op.name, op.path) for forward in forwards for op in forward.ops if op.live}
+    for v in rec.tensors.values():
+        for leaf in (leaf for a in v.axes for leaf in leaves(a)):
+            leaf.mix = tuple(r for r in leaf.mix if not r.op or (r.op, r.module) in live)
 
 
 def _on_meta(rec: Recording) -> bool:

@@ -69,7 +69,7 @@ def _makers(ops: Sequence[Op]) -> dict[int, Op]:
     for op in ops:
         inputs = op.inputs
         if op.followed and not op.mutates and inputs and all(v.name is not None or id(v) in makers for v in inputs):
-            makers.update({id(v): op for v in op.outputs})
+            makers.update({id(v): op for v in op.outputs if v.name is None})
     return makers
 
 
