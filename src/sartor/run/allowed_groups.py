@@ -8,7 +8,6 @@ from sartor.structure import Graph
 from sartor.surgery.probe import without_groups
 from sartor.types import Recipe
 
-
 _NAMED = "tokens"  # the kind of group that is left whole unless a pattern names it
 
 
