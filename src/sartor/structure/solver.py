@@ -77,7 +77,7 @@ def _forget_dead_mixing(rec: Recording, forwards: Iterable[Recording]) -> None:
     live = {(op.name, op.path) for forward in forwards for op in forward.ops if op.live}
     for v in rec.tensors.values():
         for leaf in (leaf for a in v.axes for leaf in leaves(a)):
-            leaf.mix = tuple(r for r in leaf.mix if not r.op or (r.op, r.module) in live)
+            leaf.mix = {r: None for r in leaf.mix if not r.op or (r.op, r.module) in live}
 
 
 def _calls(rec: Recording) -> list[tuple[Any, str]]:
