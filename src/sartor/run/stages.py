@@ -10,7 +10,7 @@ called here and nowhere else.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,10 +35,12 @@ from sartor.run.context import Context
 from sartor.run.latency_search import meet_latency
 from sartor.run.per_head_plans import with_fibres
 from sartor.run.subject import Subject, apart
-from sartor.structure import Graph, trace
+from sartor.structure import Graph, record_variant, trace
 from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
 from sartor.structure.graph import Resolved
+from sartor.structure.other_inputs import other_inputs, several_examples
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
+from sartor.surgery.delivered import check_layout, layout
 from sartor.train import History, TrainingSetup, fine_tune
 from sartor.train.batch import first_samples
 from sartor.train.evaluate import evaluator
@@ -80,6 +82,7 @@ class Cut:
     plan: Plan
     edits: Edits
     verdict: Verdict
+    layout: Mapping[str, Any]  # shapes, attributes and classes of the network that was proved
 
 
 class Quality(NamedTuple):
@@ -94,7 +97,8 @@ def understand(model: nn.Module, example: Example, device: torch.device | str | 
 
     Args:
         model: borrowed, without its wrappers; a copy is taken if it lies on another device than `device`.
-        example: inputs that the network can be called with; one sample is traced.
+        example: inputs that the network can be called with; one sample is traced. A list holds several examples if the
+            network takes each of them alone (see `several_examples`).
         device: where to compute; None: where the model lies.
 
     Raises:
@@ -105,13 +109,17 @@ def understand(model: nn.Module, example: Example, device: torch.device | str | 
     where = torch.device(device) if device is not None else device_of(model)
     if where != device_of(model):
         model = copy.deepcopy(model).to(where)
-    example = to_device(map_tensors(lambda t: t.detach(), with_batch(example, 1)), where)
-    traced = trace(model, example)
+    first, given, _ = several_examples(model, example)
+    prepared = [to_device(map_tensors(lambda t: t.detach(), with_batch(x, 1)), where) for x in (first, *given)]
+    example = prepared[0]
+    recorded = [(x, record_variant(model, x)) for x in (*prepared[1:], *other_inputs(model, example))]
+    traced = trace(model, example, [r for _, r in recorded if r is not None])
     graph = probe(model, traced)
     if not graph.groups:
         reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
         raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")
-    return Subject(model, example, graph, count(graph), lost_groups=len(traced.groups) - len(graph.groups))
+    others = tuple(x for x, recording in recorded if recording is not None)
+    return Subject(model, example, graph, count(graph), len(traced.groups) - len(graph.groups), others)
 
 
 def with_samples(subject: Subject, source: Iterable[Any] | None, samples: int) -> Subject:
@@ -256,7 +264,17 @@ def apply(subject: Subject, plan: Plan) -> Cut:
     resolved = subject.graph.resolve(plan)
     edits = edits_for(subject.model, subject.graph, resolved)
     network = apply_edits(subject.model, edits)
-    return Cut(network, plan, edits, verify(subject, resolved, network))
+    verdict = verify(subject, resolved, network)
+    return Cut(network, plan, edits, verdict, layout(network))
+
+
+def verify_layout(cut: Cut, network: nn.Module) -> None:
+    """Check that repair and training left shapes, attributes and classes as they were when the cut was proved.
+
+    Raises:
+        ProofFailed: names what changed.
+    """
+    check_layout(cut.layout, network)
 
 
 def verify(
@@ -348,5 +366,5 @@ def deliver(network: nn.Module, target: Target | str, effort: Effort, delivery: 
 
 __all__ = [
     "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "deliver", "evaluator", "heal", "judge",
-    "observe", "score", "search", "train", "understand", "verify", "with_held_out", "with_samples",
+    "observe", "score", "search", "train", "understand", "verify", "verify_layout", "with_held_out", "with_samples",
 ]  # fmt: skip

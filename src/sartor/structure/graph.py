@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -44,7 +44,10 @@ class Graph:
     ties: tuple[tuple[str, ...], ...]  # groups that must keep equal counts
     fingerprint: str
     example: Any = None  # the inputs it was traced with; on meta unless the forward needed real values
+    holders: Mapping[tuple[str, str, Any], int | None] = field(default_factory=dict)
+    # (module path, attribute, number) -> index of the operator whose size the attribute holds; None: of no operator
     training: Graph | None = None  # the forward in training mode, if it uses parameters that evaluation does not use
+    variants: tuple[Graph, ...] = ()  # the forward on other inputs, where it calls other operators
     branches: tuple[Graph, ...] = ()  # the forward with one decision turned round; see `recorder.record_branches`
 
     @property
@@ -54,8 +57,8 @@ class Graph:
 
     @property
     def others(self) -> tuple[Graph, ...]:
-        """The other recorded forwards: that in training mode, then the branches."""
-        return self.branches if self.training is None else (self.training, *self.branches)
+        """The other recorded forwards: that in training mode, those on other inputs, then the branches."""
+        return (*(() if self.training is None else (self.training,)), *self.variants, *self.branches)
 
     def group(self, name: str) -> Group:
         """One group by name."""

@@ -9,6 +9,7 @@ from sartor.studies import (  # noqa: F401
     fibres,
     latency_study,
     measured,
+    mutations,
     noise,
     oneshot,
     predictor,

@@ -2,85 +2,212 @@
 
 Rules name the attributes of torch.nn modules (`in_channels`, `num_features`, `groups`). Numbers that a user's forward
 passes to view, split, slice or pad are looked for by value, in the module that made the call and then in its ancestors.
-A match by value can be wrong; the shape check (`shape_check.py`) decides.
+Such a match is a claim: "this attribute holds that size". A claim by value can be wrong, and two claims on one
+attribute can differ. The shape check (`shape_check.py`) decides; `probe.py` says which claim holds, or that none does.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
-from sartor.structure.axes import Axis, find, new_size
-from sartor.structure.constants import Constant, constants
+from sartor.structure.axes import Axis, find
+from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
+from sartor.structure.masks import Masks
+from sartor.structure.stated_sizes import Stated, stated_sizes
 
 _NOT_WIDTHS = re.compile(
     r"kernel|stride|dilat|window|patch|img|image|grid|resol|shift|pool|level|depth|stage|num_layers|training|eps"
 )
 Attributes = dict[tuple[str, str], Any]  # (module path, attribute) -> new value
+Place = tuple[str, str, Any]  # module path, attribute, the old value of it or of one of its elements
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An operator states a size, and an attribute holds the same number."""
+
+    place: Place
+    op: int  # index in graph.every_op
+    size: Stated
+
+
+@dataclass(frozen=True)
+class Claims:
+    """All claims of a graph on the attributes of a model."""
+
+    named: Mapping[tuple[str, str], tuple[list[Axis], bool]]  # by rules: the axes, and whether there are several
+    by_value: Mapping[Place, list[Claim]]  # in the order of the operators
+    found: _Holders
+
+    @classmethod
+    def of(cls, model: nn.Module, graph: Graph) -> Claims:
+        """The claims of every operator, each once."""
+        modules = dict(model.named_modules())
+        named: dict[tuple[str, str], tuple[list[Axis], bool]] = {}
+        for op in graph.every_op:
+            module = modules.get(op.path)
+            for name, axes in op.sizes.items() if module is not None else ():
+                several = isinstance(axes, list)
+                listed = axes if isinstance(axes, list) else [axes]
+                old = tuple(find(a).size for a in listed)
+                has = getattr(module, name, None)
+                if has == (old if several else old[0]) or (several and has == list(old)):
+                    named.setdefault((op.path, name), (listed, several))
+        by_value: dict[Place, list[Claim]] = {}
+        holders = _Holders(modules, set(named))
+        for i, op in enumerate(graph.every_op):
+            for size in stated_sizes(op):
+                for place in holders.of(op.path, size.old):
+                    claims = by_value.setdefault(place, [])
+                    if all(not alike_sizes(c.size, size) for c in claims):
+                        claims.append(Claim(place, i, size))
+        return cls(named, by_value, holders)
+
+    def at(self, op: Op) -> Iterator[tuple[Place, Stated]]:
+        """The places that one operator claims."""
+        for size in stated_sizes(op):
+            for place in self.found.of(op.path, size.old):
+                yield place, size
+
+    def first(self, place: Place, size: Stated) -> int | None:
+        """The first operator that claims this size of a place."""
+        return next((c.op for c in self.by_value[place] if alike_sizes(c.size, size)), None)
+
+    @cached_property
+    def places(self) -> Mapping[tuple[str, str], list[Place]]:
+        """The claimed places of each attribute."""
+        found: dict[tuple[str, str], list[Place]] = {}
+        for place in self.by_value:
+            found.setdefault(place[:2], []).append(place)
+        return found
+
+    def holding(self, place: Place, holders: Mapping[Place, int | None]) -> Claim | None:
+        """The claim that decides: the one that `holders` names, otherwise the first whose size a cut changes."""
+        claims = self.by_value[place]
+        if place in holders:
+            return next((c for c in claims if c.op == holders[place]), None)
+        return next((c for c in claims if not c.size.fixed), None)
+
+    def values(self, model: nn.Module, masks: Mapping[Axis, Tensor], holders: Mapping[Place, int | None]) -> Attributes:
+        """New values of all attributes that a cut by `masks` changes."""
+        cut = Masks.of(masks)
+        changed: Attributes = {}
+        for key, (axes, several) in self.named.items():
+            new = tuple(map(cut.size, axes))
+            if new != tuple(find(a).size for a in axes):
+                changed[key] = new if several else new[0]
+        modules = dict(model.named_modules())
+        for (path, name), places in self.places.items():
+            old = getattr(modules[path], name)
+            new_value = old if isinstance(old, int) else tuple(old)
+            elements: dict[int, int] = {}
+            for place in places:
+                claim = self.holding(place, holders)
+                if claim is None:
+                    continue
+                value = claim.size.new(cut)
+                if place[2] == (old if isinstance(old, int) else tuple(old)):
+                    new_value = value  # type: ignore[assignment]
+                else:
+                    elements[place[2]] = value  # type: ignore[assignment]
+            if elements and new_value == tuple(old):
+                new_value = tuple(elements.get(x, x) for x in old)
+            if new_value != (old if isinstance(old, int) else tuple(old)):
+                changed[path, name] = new_value
+        return changed
 
 
 def attributes_for(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor]) -> Attributes:
     """New values of all attributes that a cut by `masks` changes."""
-    modules = dict(model.named_modules())
-    kept = {a: int(m.sum()) for a, m in masks.items()}
-    known = {op.path for op in graph.ops}
-    ops = graph.ops + tuple(op for op in graph.every_op[len(graph.ops) :] if op.path not in known)
-    ops += tuple(op for branch in graph.branches for op in branch.ops if op.path in known)
-    found: Attributes = {}
-    named: set[tuple[str, str]] = set()  # attributes that a rule has named
-    for op in ops:
-        module = modules.get(op.path)
-        if module is None:
+    return Claims.of(model, graph).values(model, masks, graph.holders)
+
+
+class _Holders:
+    """Attributes by the number they hold: those of the nearest module that holds it."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], named: set[tuple[str, str]]):
+        self.modules, self.named = modules, named
+        self._own: dict[str, list[tuple[str, Any]]] = {}
+        self._known: dict[tuple[str, Any], list[Place]] = {}
+
+    def of(self, path: str, number: Any) -> list[Place]:
+        """The places of a number or tuple of numbers, seen from the module at `path`."""
+        key = (path, number)
+        if key not in self._known:
+            found = list(self._inside(path, number))
+            if not found and path:
+                found = self.of(path.rpartition(".")[0], number)
+            self._known[key] = found
+        return self._known[key]
+
+    def _inside(self, path: str, number: Any) -> Iterator[Place]:
+        if path not in self._own:
+            own = vars(self.modules[path]) if path in self.modules else {}
+            self._own[path] = [
+                (name, value if isinstance(value, int) else tuple(value))
+                for name, value in own.items()
+                if not (name.startswith("_") or (path, name) in self.named or _NOT_WIDTHS.search(name))
+                and (type(value) is int or (isinstance(value, list | tuple) and all(type(x) is int for x in value)))
+            ]
+        for name, value in self._own[path]:
+            if isinstance(number, tuple) or type(value) is int:
+                hit = value == number
+            else:
+                hit = number in value
+            if hit and (isinstance(number, tuple) or number > 1):
+                yield path, name, number
+
+
+def alike_sizes(a: Stated, b: Stated) -> bool:
+    """Whether two stated sizes are equal after every cut."""
+    return len(a.parts) == len(b.parts) and all(
+        (find(x.axis), x.start, x.stop, x.sign) == (find(y.axis), y.start, y.stop, y.sign)
+        or (x.whole and y.whole and x.sign == y.sign and _same_axis(x.axis, y.axis))
+        for x, y in zip(a.parts, b.parts)
+    )
+
+
+def _same_axis(a: Axis, b: Axis) -> bool:
+    """Whether two axes consist of the same leaves in the same way."""
+    a, b = find(a), find(b)
+    if a is b or (a.frozen and b.frozen):
+        return a.size == b.size
+    if a.kind != b.kind or a.kind is None or a.frozen or b.frozen or len(a.kids) != len(b.kids):
+        return False
+    return all(map(_same_axis, a.kids, b.kids))
+
+
+def pairs_to_tie(a: Stated, b: Stated) -> list[tuple[Axis, Axis]] | None:
+    """Leaves that must keep equal counts so that two stated sizes are equal after every cut; None: no ties do that."""
+    found: list[tuple[Axis, Axis]] = []
+    if len(a.parts) != len(b.parts):
+        return None
+    for x, y in zip(a.parts, b.parts):
+        if alike_sizes(Stated((x,)), Stated((y,))):
             continue
-        for name, axes in op.sizes.items():
-            several = isinstance(axes, list)
-            listed = axes if isinstance(axes, list) else [axes]
-            old = tuple(find(a).size for a in listed)
-            new = tuple(new_size(a, kept) for a in listed)
-            has = getattr(module, name, None)
-            if has == (old if several else old[0]) or (several and has == list(old)):
-                named.add((op.path, name))
-                if old != new:
-                    found[op.path, name] = new if several else new[0]
-    for op in ops:
-        for c in constants(op, masks):
-            if c.old != c.new:
-                _place(modules, op.path, c, found, named)
-    return found
+        if not (x.whole and y.whole and x.sign == y.sign):
+            return None
+        matched = _matched(x.axis, y.axis)
+        if matched is None:
+            return None
+        found += matched
+    return list(dict.fromkeys(found))
 
 
-def _place(
-    modules: Mapping[str, nn.Module], path: str, c: Constant, found: Attributes, named: set[tuple[str, str]]
-) -> None:
-    """Set a changed constant at the nearest module that holds its old value."""
-    while True:
-        module = modules.get(path)
-        if module is not None and _place_in(module, path, c, found, named):
-            return
-        if not path:
-            return
-        path = path.rpartition(".")[0]
-
-
-def _place_in(module: nn.Module, path: str, c: Constant, found: Attributes, named: set[tuple[str, str]]) -> bool:
-    hit = False
-    for name, value in vars(module).items():
-        key = (path, name)
-        if name.startswith("_") or key in named or _NOT_WIDTHS.search(name):
-            continue
-        if isinstance(c.old, tuple):
-            if isinstance(value, list | tuple) and tuple(value) == c.old:
-                found[key] = c.new
-                hit = True
-        elif type(value) is int and value == c.old and value > 1:
-            found.setdefault(key, c.new)
-            hit = True
-        elif isinstance(value, list | tuple) and c.old > 1 and c.old in value and all(type(x) is int for x in value):
-            if key not in found:
-                found[key] = tuple(c.new if x == c.old else x for x in value)
-            hit = True
-    return hit
+def _matched(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
+    a, b = find(a), find(b)
+    if a is b or (a.frozen and b.frozen and a.size == b.size):
+        return []
+    if a.size != b.size or a.frozen or b.frozen or a.kind != b.kind or len(a.kids) != len(b.kids):
+        return None
+    if a.kind is None:
+        return [(a, b)]
+    parts = [_matched(x, y) for x, y in zip(a.kids, b.kids)]
+    return None if any(p is None for p in parts) else [pair for p in parts for pair in p or ()]

@@ -12,9 +12,10 @@ from sartor.structure.axes import Axis
 from sartor.structure.fibres import Rows
 from sartor.structure.graph import Graph, Resolved
 from sartor.surgery.attributes import Attributes, attributes_for
+from sartor.surgery.blocks import lineage
 from sartor.surgery.edits import Edits, apply_edits
 from sartor.surgery.program import Program
-from sartor.surgery.rewrite import CannotRewrite, Tape, lineage, program_for
+from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
 from sartor.surgery.shape_check import Mismatch, check
 from sartor.types import Plan
 from sartor.wrappers import unwrapped

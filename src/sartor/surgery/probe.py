@@ -1,15 +1,22 @@
 """Find out by trial cuts on meta tensors which groups can be cut in the model's own class.
 
-The axes say which units may be removed, but a forward with `x.view(-1, 400)` cannot run with another size. Such groups
-are frozen, with the operator as the reason. If a forward derives two sizes from one number, the groups can be cut as
-long as they keep equal counts: they become a tie.
+The axes say which units may be removed, but a forward with `x.view(-1, 400)` cannot run with another size. A trial cut
+that fails at an operator is answered by the first of these that lets it run further:
+
+1. Two operators claim one attribute with different sizes: the attribute holds the other one's size.
+2. The two sizes are stated by one number: the groups are tied, they keep equal counts.
+3. An attribute that equals a width by chance is left alone.
+4. The forward of the module is rewritten.
+5. The groups at the operator are frozen, with the operator as the reason.
+
+What was found for one block holds for every block that is built alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -17,103 +24,44 @@ from torch import Tensor, nn
 from sartor.structure.axes import Axis, find, leaves
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
-from sartor.surgery.attributes import attributes_for
+from sartor.structure.masks import Masks
+from sartor.structure.stated_sizes import Stated
+from sartor.surgery.attributes import Claim, Claims, Place, alike_sizes, pairs_to_tie
+from sartor.surgery.blocks import Blocks, lineage
 from sartor.surgery.program import Program
-from sartor.surgery.rewrite import CannotRewrite, Tape, lineage, program_for
+from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
 from sartor.surgery.shape_check import Mismatch, check
 from sartor.types import Frozen
 from sartor.wrappers import unwrapped
 
-_SHARES = (  # two trial cuts: sizes that are equal by chance in one differ in the other
-    (Fraction(1, 2), Fraction(3, 4), Fraction(5, 8)),
-    (Fraction(2, 3), Fraction(1, 2), Fraction(4, 5), Fraction(3, 7)),
-)
-_END = (len(_SHARES), 0)
+_TRIALS = (0.618034, 0.414214)  # two trial cuts: sizes that are equal by chance in one differ in the other
+_LOW, _HIGH = 0.4, 0.9  # shares of the units that a trial cut keeps
+_END = (len(_TRIALS), 0)
+_MOST = 8  # suspects that are frozen on trial
 
 
-def probe(model: nn.Module, graph: Graph) -> Graph:
-    """The graph without the groups that cannot be cut in this class; these are frozen, with the reason."""
-    model = unwrapped(model).module
-    names = {find(leaf): name for name, leaf in graph.leaves.items()}
-    rank = {find(leaf): i for i, leaf in enumerate(graph.leaves.values())}
-    ties = [set(t) for t in graph.ties]
-    gone: dict[str, str] = {}
-    writer = _Rewriter(model, graph)
+@dataclass(frozen=True)
+class _State:
+    """What the search has decided so far."""
 
-    def attempt(without: set[str], tied: list[set[str]], also: str | None = None) -> _Problem | None:
-        for i, shares in enumerate(_SHARES):
-            found = trial(shares, without, tied, also)
-            if found is not None:
-                return _Problem((i, found.op), found)
-        return None
+    ties: tuple[frozenset[str], ...] = ()
+    holders: Mapping[Place, int | None] = field(default_factory=dict)
+    rewritten: tuple[str, ...] = ()
+    gone: Mapping[str, str] = field(default_factory=dict)  # group -> reason
 
-    def trial(
-        shares: tuple[Fraction, ...], without: set[str], tied: list[set[str]], also: str | None
-    ) -> Mismatch | None:
-        share = {n: shares[rank[find(leaf)] % len(shares)] for n, leaf in graph.leaves.items()}
-        for t in tied:
-            share.update(dict.fromkeys(t, shares[0]))
-        masks = {
-            find(leaf): _mask(find(leaf).size, share[n])
-            for n, leaf in graph.leaves.items()
-            if n not in gone and n not in without
-        }
-        return check(model, graph, masks, attributes_for(model, graph, masks), writer.programs(masks, also))
+    def tied(self, more: Iterable[frozenset[str]]) -> _State:
+        return replace(self, ties=(*self.ties, *(t for t in more if len(t) > 1)))
 
-    problem = attempt(set(), ties)
-    while problem is not None:
-        suspects = _suspects(graph, problem.what, names, gone)
-        if not suspects:
-            suspects = [n for n in graph.leaves if n not in gone]
-            if not suspects:
-                break
-        equal = [n for n in suspects if graph.groups[n].units == graph.groups[suspects[0]].units]
-        if len(equal) > 1 and not any(set(equal) <= t for t in ties):
-            after = attempt(set(), [*ties, set(equal)])
-            if problem.solved_by(after):
-                ties.append(set(equal))
-                problem = after
-                continue
-        further = _written(writer, problem, graph, lambda path: attempt(set(), ties, path))
-        if further is not problem:
-            problem = further
-            continue
-        best: tuple[tuple[int, int], str, _Problem | None] | None = None
-        for name in suspects[:8]:
-            after = attempt({name}, ties)
-            reach = _END if after is None else after.reach
-            if best is None or reach > best[0]:
-                best = (reach, name, after)
-        assert best is not None
-        if best[0] <= problem.reach:  # leaving out any single one does not help: all of them are frozen
-            for name in suspects:
-                gone[name] = writer.reason(problem.what)
-            problem = attempt(set(), ties)
-        else:
-            gone[best[1]] = writer.reason(problem.what)
-            problem = best[2]
-    return without_groups(graph, gone, ties)
+    def held(self, more: Mapping[Place, int | None]) -> _State:
+        return replace(self, holders={**self.holders, **more})
 
+    def without(self, more: Mapping[str, str]) -> _State:
+        return replace(self, gone={**self.gone, **more})
 
-def _written(
-    writer: _Rewriter, problem: _Problem, graph: Graph, attempt: Callable[[str], _Problem | None]
-) -> _Problem | None:
-    """The next problem after rewriting the failing module or one around it; the same problem if that does not help."""
-    for path in lineage(
-        graph.every_op[problem.what.op].path
-    ):  # an operator outside of any module belongs to the next one
-        if not writer.may(path):
-            continue
-        try:
-            after = attempt(path)
-        except CannotRewrite as e:
-            writer.refused[path] = str(e)
-            continue
-        if problem.solved_by(after):
-            writer.paths.append(path)
-            return after
-        writer.refused[path] = "the rewritten forward does not run either"
-    return problem
+    def is_tied(self, names: Iterable[str]) -> bool:
+        """Whether the groups must keep equal counts already."""
+        wanted = set(names)
+        return any(wanted <= set(t) for t in joined([tuple(t) for t in self.ties]))
 
 
 @dataclass(frozen=True)
@@ -128,18 +76,212 @@ class _Problem:
         return after is None or after.reach > self.reach
 
 
+def probe(model: nn.Module, graph: Graph) -> Graph:
+    """The graph without the groups that cannot be cut in this class; these are frozen, with the reason."""
+    return _Search(unwrapped(model).module, graph).result()
+
+
+class _Search:
+    def __init__(self, model: nn.Module, graph: Graph):
+        self.model, self.graph = model, graph
+        self.ops = graph.every_op
+        self.names = {find(leaf): name for name, leaf in graph.leaves.items()}
+        self.claims = Claims.of(model, graph)
+        self.blocks = Blocks(model, graph)
+        self.writer = _Rewriter(model, graph)
+
+    def result(self) -> Graph:
+        state = _State(ties=tuple(frozenset(t) for t in self.graph.ties))
+        problem = self.attempt(state)
+        while problem is not None:
+            state, problem = self.step(state, problem)
+        probed = without_groups(self.graph, dict(state.gone), [set(t) for t in state.ties])
+        return replace(probed, holders=dict(state.holders))
+
+    def step(self, state: _State, problem: _Problem) -> tuple[_State, _Problem | None]:
+        """The state after the first change that lets the trials come further."""
+        for change in self.changes(state, problem):
+            after = self.attempt(change)
+            if problem.solved_by(after):
+                return change, after
+        for path in lineage(self.ops[problem.what.op].path):  # an operator outside of modules belongs to the next one
+            if not self.writer.may(path, state):
+                continue
+            changed = replace(state, rewritten=(*state.rewritten, path, *self.blocks.alike(path)))
+            try:
+                after = self.attempt(changed)
+            except CannotRewrite as e:
+                self.writer.refused[path] = str(e)
+                continue
+            if problem.solved_by(after):
+                return changed, after
+            self.writer.refused[path] = "the rewritten forward does not run either"
+        return self.frozen(state, problem)
+
+    def attempt(self, state: _State) -> _Problem | None:
+        """The first problem of the trial cuts; None: both run."""
+        for i in range(len(_TRIALS)):
+            masks = self.masks(state, i)
+            attributes = self.claims.values(self.model, masks, state.holders)
+            programs = self.writer.programs(masks, state)
+            problem = check(self.model, self.graph, masks, attributes, programs)
+            if problem is not None:
+                return _Problem((i, problem.op), problem)
+        return None
+
+    def masks(self, state: _State, trial: int) -> Masks:
+        """The masks of a trial cut: another share of every group, equal counts of tied ones.
+
+        Groups that claim one attribute keep different counts wherever they have units enough.
+        """
+        group_of = {
+            n: t for t in joined([tuple(n for n in self.graph.leaves if n in t) for t in state.ties]) for n in t
+        }
+        counts: dict[str, int] = {}
+        for i, (name, leaf) in enumerate(self.graph.leaves.items()):
+            tied = group_of.get(name, (name,))
+            if name in state.gone or name in counts:
+                continue
+            size = find(leaf).size
+            share = _LOW + (_HIGH - _LOW) * ((i + 1) * _TRIALS[trial] % 1)
+            wanted = min(size - 1, max(1, round(size * share)))
+            taken = {counts.get(n) for t in tied for n in self.rivals.get(t, ()) if n not in tied}
+            nearest = sorted(range(1, size), key=lambda k: abs(k - wanted)) if wanted in taken else [wanted]
+            count = next((k for k in nearest if k not in taken), wanted)
+            counts.update((n, count) for n in tied if n not in state.gone)
+        return Masks(
+            {find(leaf): _mask(find(leaf).size, counts[n]) for n, leaf in self.graph.leaves.items() if n in counts}
+        )
+
+    @cached_property
+    def rivals(self) -> dict[str, set[str]]:
+        """Group -> groups with as many units that claim one of the attributes it claims."""
+        found: dict[str, set[str]] = {}
+        for claims in self.claims.by_value.values():
+            leaves_here = {leaf for c in claims for p in c.size.parts for leaf in map(find, leaves(p.axis))}
+            by_size: dict[int, set[str]] = {}
+            for leaf in leaves_here & self.names.keys():
+                by_size.setdefault(leaf.size, set()).add(self.names[leaf])
+            for same in by_size.values():
+                for name in same if len(same) > 1 else ():
+                    found.setdefault(name, set()).update(same - {name})
+        return found
+
+    def changes(self, state: _State, problem: _Problem) -> Iterator[_State]:
+        """Changes of attributes and ties that may let the failing operator run, the most likely first."""
+        failing = problem.what.op
+        if failing < len(self.ops):
+            op = self.ops[failing]
+            for which, (place, size) in enumerate(self.claims.at(op)):
+                claim = self.claims.holding(place, state.holders)
+                if claim is not None and not alike_sizes(claim.size, size):
+                    yield from self.decisions(state, failing, which, place, claim)
+            for place in self.changed(state, problem):
+                yield state.held({p: None for p in self.places_alike(place)})
+            for place in self.places_around(op):
+                ties = self.ties_of(place, state)
+                if ties and not all(map(state.is_tied, ties)):
+                    alike = [t for p in self.places_alike(place) for t in self.ties_of(p, state)]
+                    yield state.tied(alike)
+        suspects = self.suspects(state, failing)
+        equal = [n for n in suspects if self.graph.groups[n].units == self.graph.groups[suspects[0]].units]
+        if len(equal) > 1 and not state.is_tied(equal):
+            yield state.tied([frozenset(equal)])
+
+    def decisions(self, state: _State, failing: int, which: int, place: Place, claim: Claim) -> Iterator[_State]:
+        """An operator and the present holder claim one attribute with different sizes."""
+        held: dict[Place, int | None] = {}
+        ties: list[frozenset[str]] = []
+        for other in self.places_alike(place):
+            at = failing if other == place else self.blocks.counterpart(failing, place[0], other[0])
+            theirs = list(self.claims.at(self.ops[at])) if at is not None else []
+            if at is None or which >= len(theirs) or theirs[which][0] != other:
+                continue
+            size, holding = theirs[which][1], self.claims.holding(other, state.holders)
+            held[other] = None if size.fixed else self.claims.first(other, size)
+            if holding is not None:
+                ties += self.tie(holding.size, size)
+        if place not in state.holders:
+            yield state.held(held)
+        if ties:
+            yield state.tied(ties)
+
+    def tie(self, a: Stated, b: Stated) -> list[frozenset[str]]:
+        """The ties that make two sizes equal; none if no tie does."""
+        pairs = pairs_to_tie(a, b)
+        if pairs is None or any(leaf not in self.names for pair in pairs for leaf in pair):
+            return []
+        return [frozenset(self.names[leaf] for leaf in pair) for pair in pairs]
+
+    def ties_of(self, place: Place, state: _State) -> list[frozenset[str]]:
+        """The ties that make all claims on an attribute equal."""
+        holding = self.claims.holding(place, state.holders)
+        if holding is None:
+            return []
+        return [t for c in self.claims.by_value.get(place, ()) for t in self.tie(holding.size, c.size)]
+
+    def places_alike(self, place: Place) -> list[Place]:
+        """The place, and the same attribute of every module that is built alike."""
+        path, *rest = place
+        others = [(p, *rest) for p in self.blocks.alike(path)]
+        return [place, *(p for p in others if p in self.claims.by_value)]
+
+    def places_around(self, op: Op) -> list[Place]:
+        """Claimed places in the module that calls an operator and in the modules around it."""
+        around = lineage(op.path)
+        return [p for path in around for p in self.claims.by_value if p[0] == path]
+
+    def changed(self, state: _State, problem: _Problem) -> list[Place]:
+        """Attributes around the failing operator that the trial changed by value; first those whose number it got."""
+        masks = self.masks(state, problem.reach[0])
+        found: list[tuple[bool, Place]] = []
+        for place in self.places_around(self.ops[problem.what.op]):
+            claim = None if place in state.holders else self.claims.holding(place, state.holders)
+            if claim is not None and claim.size.new(masks) != place[2]:
+                found.append((claim.size.new(masks) not in problem.what.sizes, place))
+        return [place for _, place in sorted(found, key=lambda x: x[0])]
+
+    def suspects(self, state: _State, failing: int) -> list[str]:
+        """Groups carried by the operator that fails, or by the nearest operator that carries any."""
+        ops = self.ops
+        for i in [*range(min(failing, len(ops) - 1), -1, -1), *range(failing + 1, len(ops))]:
+            found = [n for n in _groups_at(ops[i], self.names) if n not in state.gone]
+            if found:
+                return found
+        return []
+
+    def frozen(self, state: _State, problem: _Problem) -> tuple[_State, _Problem | None]:
+        """The state without the one group at the failing operator that lets it run, or without all of them."""
+        failing = problem.what.op
+        suspects = self.suspects(state, failing) or [n for n in self.graph.leaves if n not in state.gone]
+        if not suspects:
+            return state, None
+        reason = self.writer.reason(problem.what)
+        best: tuple[tuple[int, int], _State, _Problem | None] | None = None
+        for name in suspects[:_MOST]:
+            changed = state.without({name: reason})
+            after = self.attempt(changed)
+            reach = _END if after is None else after.reach
+            if best is None or reach > best[0]:
+                best = (reach, changed, after)
+        assert best is not None
+        if best[0] > problem.reach:
+            return best[1], best[2]
+        changed = state.without(dict.fromkeys(suspects, reason))  # leaving out any single one does not help
+        return changed, self.attempt(changed)
+
+
 class _Rewriter:
     """Modules whose forward is rewritten, and modules where that is not possible."""
 
     def __init__(self, model: nn.Module, graph: Graph):
         self.model, self.graph = model, graph
-        self.paths: list[str] = []
         self.refused: dict[str, str] = {}
         self._tape: Tape | None = None
 
-    def may(self, path: str) -> bool:
+    def may(self, path: str, state: _State) -> bool:
         """Whether rewriting this module was not tried yet."""
-        return path not in self.paths and path not in self.refused
+        return path not in state.rewritten and path not in self.refused
 
     def reason(self, problem: Mismatch) -> str:
         """Why groups that meet at this operator cannot be cut."""
@@ -147,10 +289,10 @@ class _Rewriter:
         text = f"the forward states its size where no attribute holds it: {problem.message}"
         return f"{text}; and {why}" if why else text
 
-    def programs(self, masks: dict[Axis, Tensor], also: str | None) -> dict[str, Program]:
+    def programs(self, masks: Masks, state: _State) -> dict[str, Program]:
         """The rewritten forwards under these masks; of nested modules only the outer one."""
-        paths = [*self.paths, *([] if also is None else [also])]
-        outer = [p for p in paths if not any(q != p and (not q or p.startswith(f"{q}.")) for q in paths)]
+        paths = state.rewritten
+        outer = [p for p in dict.fromkeys(paths) if not any(q != p and (not q or p.startswith(f"{q}.")) for q in paths)]
         if outer and self._tape is None:
             self._tape = Tape.of(self.model, self.graph)
         return {p: program_for(self.graph, self._tape, p, masks) for p in outer if self._tape is not None}
@@ -168,11 +310,11 @@ def without_groups(graph: Graph, reasons: dict[str, str], ties: list[set[str]] |
         groups=kept,
         leaves={n: a for n, a in graph.leaves.items() if n in kept},
         frozen=tuple(frozen),
-        ties=tuple(dict.fromkeys(_joined([t for t in left if len(t) > 1]))),
+        ties=tuple(dict.fromkeys(joined([t for t in left if len(t) > 1]))),
     )
 
 
-def _joined(ties: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def joined(ties: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Ties that share a group, joined to one tie."""
     out: list[tuple[str, ...]] = []
     for t in ties:
@@ -183,22 +325,11 @@ def _joined(ties: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return out
 
 
-def _mask(size: int, share: Fraction) -> Tensor:
-    kept = min(size - 1, max(1, round(size * share)))
+def _mask(size: int, count: int) -> Tensor:
     order = torch.randperm(size, generator=torch.Generator().manual_seed(size))
     mask = torch.zeros(size, dtype=torch.bool)
-    mask[order[:kept]] = True
+    mask[order[:count]] = True
     return mask
-
-
-def _suspects(graph: Graph, problem: Mismatch, names: dict[Axis, str], gone: dict[str, str]) -> list[str]:
-    """Groups carried by the operator that fails, or by the nearest operator that carries any."""
-    ops = graph.every_op
-    for i in [*range(min(problem.op, len(ops) - 1), -1, -1), *range(problem.op + 1, len(ops))]:
-        found = [n for n in _groups_at(ops[i], names) if n not in gone]
-        if found:
-            return found
-    return []
 
 
 def _groups_at(op: Op, names: dict[Axis, str]) -> list[str]:

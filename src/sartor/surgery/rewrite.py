@@ -136,19 +136,6 @@ def _unsupported(x: Any) -> str:
     return "" if x is None or isinstance(x, Tensor | bool | int | float | str) else type(x).__name__
 
 
-def lineage(path: str) -> list[str]:
-    """The path of a module and those of the modules around it; the model itself comes last.
-
-    >>> lineage("a.b")
-    ['a.b', 'a', '']
-    """
-    found = [path]
-    while path:
-        path = path.rpartition(".")[0]
-        found.append(path)
-    return found
-
-
 def program_for(graph: Graph, tape: Tape, path: str, masks: Mapping[Axis, Tensor]) -> Program:
     """The forward of the module at `path` after a cut by `masks`.
 

@@ -26,6 +26,23 @@ def halves(graph: Graph, share: float = 0.5, seed: int = 0) -> Plan:
     return Plan(keep, "halves", graph.fingerprint)
 
 
+def unequal(graph: Graph, seed: int = 0, low: float = 0.3, high: float = 0.9) -> Plan:
+    """Keep another random share of every group, within [low, high]; tied groups keep equal counts.
+
+    At least one unit of each group stays and at least one goes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    counts: dict[str, int] = {}
+    keep = {}
+    for name, group in graph.groups.items():
+        share = low + (high - low) * float(torch.rand((), generator=generator))
+        count = max(1, min(group.units - 1, round(group.units * share)))
+        for tied in tie_of(graph, name):
+            count = counts.setdefault(tied, count)
+        keep[name] = tuple(sorted(torch.randperm(group.units, generator=generator)[:count].tolist()))
+    return Plan(keep, "unequal", graph.fingerprint)
+
+
 def rowed(graph: Graph, plan: Plan, seed: int = 0) -> Plan:
     """The plan with random fibres: other units for each row of every cut group that may have fibres."""
     generator = torch.Generator().manual_seed(seed)
