@@ -188,7 +188,7 @@ X3, Y3 = np.zeros((3, 1, 6, 6), np.uint8), np.arange(3)
     ({"y_train": np.arange(40) - 1}, "label -1; expected labels from 0"),
     ({"y_train": np.array(["a"] * 40)}, r"class numbers \[n\], or numbers \[n, \.\.\.\], in y_train; got <U1"),
     ({"y_train": np.full(40, np.nan)}, "y_train holds NaN"),
-    ({"x_val": X3, "y_val": np.ones(len(X3))}, r"y_val has targets \[\] of torch.float32; expected \[\] of torch.int64"),
+    ({"x_val": X3, "y_val": np.ones(3)}, r"y_val has targets \[\] of torch.float32; expected \[\] of torch.int64"),
     ({"x_val": X3, "y_val": Y3 + 2}, r"y_val has the label 4; expected 0 \.\.\. 3, as y_train says"),
     ({"x_val": X3[:, :, :5], "y_val": Y3}, r"x_val has inputs \[1, 5, 6\]; expected \[1, 6, 6\]"),
     ({"x_train": np.full((40, 2), np.nan)}, "x_train holds NaN"),

@@ -23,6 +23,7 @@ from sartor.structure.example import Example, batch_of, call, first_tensor, with
 from sartor.structure.model_copy import named_tensors
 
 _EXACT_OUTPUTS = 16
+_MIXTURES = 4  # of more outputs; the mean over samples averages what each mixture misses
 _MOST_INPUTS = 8192  # of a layer whose Gram matrix is gathered
 
 
@@ -145,16 +146,15 @@ class Grams:
 
         To first order: the squared Jacobian of the outputs, summed over everything; the error counts as spread evenly
         over channels and positions, summed over channels and averaged over positions, as the costs of `elimination`
-        are. Up to 16 outputs a sample are differentiated each, more of them through random mixtures.
+        are. Up to 16 outputs a sample are differentiated each, more of them through a few random mixtures.
         """
         squares: dict[int, float] = {}
         channels: dict[int, int] = {}
-        directions: list[Tensor] = []
         size = 0.0
         for inputs in batches:
             out, taps = self._tapped(inputs)
             out = out.reshape(batch_of(inputs), -1)
-            directions = directions or self._directions(out.shape[1])
+            directions = self._directions(out.shape[1])
             for k, direction in enumerate(directions, 1):
                 with torch.enable_grad():
                     along = (out * direction.to(out)).sum()
@@ -188,5 +188,5 @@ class Grams:
         """Rows whose squared products with a Jacobian add up to its squared size."""
         if outputs <= _EXACT_OUTPUTS:
             return list(torch.eye(outputs))
-        signs = torch.randint(0, 2, (_EXACT_OUTPUTS, outputs), generator=self.generator) * 2.0 - 1
-        return list(signs / _EXACT_OUTPUTS**0.5)
+        signs = torch.randint(0, 2, (_MIXTURES, outputs), generator=self.generator) * 2.0 - 1
+        return list(signs / _MIXTURES**0.5)

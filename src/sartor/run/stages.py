@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -34,9 +35,10 @@ from sartor.run.context import Context
 from sartor.run.latency_search import meet_latency
 from sartor.run.per_head_plans import with_fibres
 from sartor.run.subject import Subject, apart
-from sartor.structure import Graph, trace
+from sartor.structure import Graph, record_variant, trace
 from sartor.structure.example import Example, batch_of, map_tensors, to_device, with_batch
 from sartor.structure.graph import Resolved
+from sartor.structure.other_inputs import other_inputs, several_examples
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
 from sartor.surgery.delivered import check_layout, layout
 from sartor.train import History, TrainingSetup, fine_tune
@@ -60,6 +62,7 @@ from sartor.types import (
 )
 from sartor.wrappers import unwrapped
 
+_USED = 0.95  # share of a limit that a plan of aligned widths has to use
 _HELD_OUT = 0.2  # of all calibration samples of a study: they judge plans, and nothing else
 
 
@@ -94,7 +97,8 @@ def understand(model: nn.Module, example: Example, device: torch.device | str | 
 
     Args:
         model: borrowed, without its wrappers; a copy is taken if it lies on another device than `device`.
-        example: inputs that the network can be called with; one sample is traced.
+        example: inputs that the network can be called with; one sample is traced. A list holds several examples if the
+            network takes each of them alone (see `several_examples`).
         device: where to compute; None: where the model lies.
 
     Raises:
@@ -105,13 +109,17 @@ def understand(model: nn.Module, example: Example, device: torch.device | str | 
     where = torch.device(device) if device is not None else device_of(model)
     if where != device_of(model):
         model = copy.deepcopy(model).to(where)
-    example = to_device(map_tensors(lambda t: t.detach(), with_batch(example, 1)), where)
-    traced = trace(model, example)
+    first, given, _ = several_examples(model, example)
+    prepared = [to_device(map_tensors(lambda t: t.detach(), with_batch(x, 1)), where) for x in (first, *given)]
+    example = prepared[0]
+    recorded = [(x, record_variant(model, x)) for x in (*prepared[1:], *other_inputs(model, example))]
+    traced = trace(model, example, [r for _, r in recorded if r is not None])
     graph = probe(model, traced)
     if not graph.groups:
         reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
         raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")
-    return Subject(model, example, graph, count(graph), lost_groups=len(traced.groups) - len(graph.groups))
+    others = tuple(x for x, recording in recorded if recording is not None)
+    return Subject(model, example, graph, count(graph), len(traced.groups) - len(graph.groups), others)
 
 
 def with_samples(subject: Subject, source: Iterable[Any] | None, samples: int) -> Subject:
@@ -195,7 +203,8 @@ def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], 
         scores: of every group.
         recipe: its `allocate` says how.
         caps: costs and what they may be at most.
-        round_to: kept counts are multiples of it; None: as the recipe says.
+        round_to: kept counts are multiples of it; None: as the recipe says. If that is None too, they are multiples of
+            `alignment`; single units where these cannot meet the caps, or leave more than a twentieth of them unused.
 
     Raises:
         BudgetNotMet: the caps cannot be met; `plan` is the smallest plan.
@@ -203,15 +212,19 @@ def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], 
     """
     how = recipe.allocation
     units = {n: g.units for n, g in graph.groups.items() if n in scores}
+    step = how.round_to if round_to is None else round_to
+    allocator = partial(allocator_of(how).value, scores, caps, units, ties=graph.ties, floor=how.floor)
     try:
-        keep = allocator_of(how).value(
-            scores,
-            caps,
-            units,
-            ties=graph.ties,
-            floor=how.floor,
-            round_to=how.round_to if round_to is None else round_to,
-        )
+        try:
+            keep = allocator(round_to=step)
+        except BudgetNotMet:
+            if step is not None:
+                raise
+            keep = allocator(round_to=1)
+        else:
+            counts = {n: len(k) for n, k in keep.items()}
+            if step is None and all(c.cost(counts) < _USED * c.at_most for c in caps):
+                keep = allocator(round_to=1)
     except BudgetNotMet as e:
         if isinstance(e.plan, dict):
             e.plan = Plan(e.plan, recipe.name, graph.fingerprint)

@@ -30,9 +30,15 @@ class Subject:
     graph: Graph  # with the groups that can be cut in this class
     original: Counted  # costs of the original for one sample
     lost_groups: int = 0  # groups that the algebra of axes found and this class cannot realise
+    others: tuple[Example, ...] = ()  # further inputs that the original takes: other sizes, with and without masks
     samples: tuple[Batch, ...] = ()  # calibration batches: scores and repairs read them
     held_out: tuple[Example, ...] = ()  # calibration inputs that scores and repairs never see
     original_outputs: tuple[Tensor, ...] = ()  # of the original on `held_out`
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """Every kind of input that the cut network must take: the traced one first."""
+        return (self.example, *self.others)
 
     @property
     def inputs(self) -> list[Example]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from sartor.borrow import uncollected
 from sartor.structure.example import Example
 from sartor.structure.explanation import Explanation, explain
 from sartor.structure.graph import Graph, Resolved, Site
-from sartor.structure.recorder import record, record_branches, record_training
+from sartor.structure.recorder import record, record_branches, record_training, record_variant
+from sartor.structure.recording import Recording
 from sartor.structure.rules import rule
 from sartor.structure.solver import solve
 from sartor.wrappers import unwrapped
 
 
-def trace(model: nn.Module, example: Example) -> Graph:
+def trace(model: nn.Module, example: Example, variants: Iterable[Recording] = ()) -> Graph:
     """Understand a model from one forward in evaluation mode. The model is not changed.
 
     If some parameters are not used in evaluation (auxiliary heads), the forward in training mode is recorded as well.
@@ -24,6 +27,8 @@ def trace(model: nn.Module, example: Example) -> Graph:
     Args:
         model: any module; of a DataParallel or compiled one, the network inside is traced (see `sartor.wrappers`).
         example: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        variants: recordings of the same model on other inputs (another length, with a mask; see `record_variant`).
+            Where it calls other operators on them, those are followed too.
 
     Raises:
         BadInput: TorchScript or something else that cannot be followed; says what to pass.
@@ -32,7 +37,20 @@ def trace(model: nn.Module, example: Example) -> Graph:
     model = unwrapped(model).module
     with uncollected():  # garbage collection would walk the growing graph many times
         rec = record(model, example)
-        return solve(rec, lambda: record_training(model, example), lambda: record_branches(model, example, rec))
+        training = lambda: record_training(model, example)
+        return solve(rec, training, lambda: record_branches(model, example, rec), variants)
 
 
-__all__ = ["Example", "Explanation", "Graph", "Resolved", "Site", "explain", "record", "rule", "solve", "trace"]
+__all__ = [
+    "Example",
+    "Explanation",
+    "Graph",
+    "Resolved",
+    "Site",
+    "explain",
+    "record",
+    "record_variant",
+    "rule",
+    "solve",
+    "trace",
+]

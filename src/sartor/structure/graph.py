@@ -47,6 +47,7 @@ class Graph:
     holders: Mapping[tuple[str, str, Any], int | None] = field(default_factory=dict)
     # (module path, attribute, number) -> index of the operator whose size the attribute holds; None: of no operator
     training: Graph | None = None  # the forward in training mode, if it uses parameters that evaluation does not use
+    variants: tuple[Graph, ...] = ()  # the forward on other inputs, where it calls other operators
     branches: tuple[Graph, ...] = ()  # the forward with one decision turned round; see `recorder.record_branches`
 
     @property
@@ -56,8 +57,8 @@ class Graph:
 
     @property
     def others(self) -> tuple[Graph, ...]:
-        """The other recorded forwards: that in training mode, then the branches."""
-        return self.branches if self.training is None else (self.training, *self.branches)
+        """The other recorded forwards: that in training mode, those on other inputs, then the branches."""
+        return (*(() if self.training is None else (self.training,)), *self.variants, *self.branches)
 
     def group(self, name: str) -> Group:
         """One group by name."""

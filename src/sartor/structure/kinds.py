@@ -47,7 +47,9 @@ _WIDTHS = {"head dimension", "embedding width", "state size", "queries per group
 _HEADS, _SERVED, _SERVING, _WITHIN, _SUMMED, _MATRIX, _RECURRENT, _TABLE = (1 << i for i in range(8))
 _RESIDUAL, _ATTENDED, _SEEN, _STACKED, _ROUTED, _DENSE, _READ, _WRITTEN = (1 << i for i in range(8, 16))
 _OUTER, _ALONE = 1 << 16, 1 << 17
-_CARRIES = {"pointwise", "identity", "view", "move", "expand", "linear", "slice", "index", "normalize", "concat"}
+_CARRIES = {
+    "pointwise", "identity", "view", "move", "expand", "linear", "slice", "index", "normalize", "concat", "pack",
+}  # fmt: skip
 _MADE = ("op", "input")
 _OF_ONE = {  # what they give follows from their first argument
     "view", "move", "slice", "select", "expand", "identity", "spatial", "layer_norm", "batch_norm",

@@ -59,6 +59,15 @@ def record_training(model: nn.Module, example: Example) -> Recording | None:
     return rec if [op.func for op in rec.ops] == [op.func for op in again.ops] else None
 
 
+def record_variant(model: nn.Module, example: Example) -> Recording | None:
+    """The operator calls of model(example) in evaluation mode on meta tensors; None if the forward fails there."""
+    inputs = map_tensors(lambda t: t.detach().to(META) if t.device.type != "meta" else t, example)
+    try:
+        return _record(evaluating(clone(model, empty_like_on_meta)), inputs, real=list(tensors(example)))
+    except Exception:
+        return None
+
+
 def record_branches(model: nn.Module, example: Example, rec: Recording) -> Iterator[Recording]:
     """The same forward with one decision turned round, for each of the first decisions that `rec` holds.
 
@@ -103,4 +112,4 @@ def _record(
     return rec
 
 
-__all__ = ["record", "record_branches", "record_training"]
+__all__ = ["record", "record_branches", "record_training", "record_variant"]

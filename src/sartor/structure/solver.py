@@ -23,6 +23,7 @@ def solve(
     rec: Recording,
     more: Callable[[], Recording | None] = lambda: None,
     branches: Callable[[], Iterable[Recording]] = tuple,
+    variants: Iterable[Recording] = (),
 ) -> Graph:
     """Axes for every value, groups, frozen axes with reasons, ties.
 
@@ -32,6 +33,7 @@ def solve(
             rules are then applied to that forward as well.
         branches: records the forward with one decision turned round. Called if the decisions depend on weights, or if
             some parameters are still unused.
+        variants: forwards on other inputs; one that calls the same operators in the same modules adds nothing.
     """
     for v in {id(v): v for v in rec.tensors.values()}.values():
         v.axes = [fresh(n) for n in v.shape]
@@ -41,26 +43,41 @@ def solve(
         for name, v in training.tensors.items():
             v.axes = rec.tensors[name].axes
         touched |= _follow(training)
+    different: list[Recording] = []
+    for other in variants:
+        if all(_calls(other) != _calls(known) for known in (rec, *different)):
+            different.append(other)
+            touched |= _follow_beside(rec, other)
     others: list[Recording] = []
     if not _on_meta(rec) or any(v.origin == "parameter" and n not in touched for n, v in rec.tensors.items()):
         for other in branches():
             others.append(other)
-            for name, v in other.tensors.items():
-                v.axes, v.roles = rec.tensors[name].axes, rec.tensors[name].roles
-            touched |= _follow(other)
+            touched |= _follow_beside(rec, other)
     for name, v in rec.tensors.items():
         if name not in touched:
             for a in v.axes:
                 freeze(a, Reason("unused"))
-    for v in (o for r in (rec, training, *others) if r is not None for o in r.outputs):
+    for v in (o for r in (rec, training, *different, *others) if r is not None for o in r.outputs):
         for a in _axes(v):
             freeze(a, Reason("output"))
     graph = read_off(rec)
     return replace(
         graph,
         training=None if training is None else _beside(graph, training),
+        variants=tuple(_beside(graph, other) for other in different),
         branches=tuple(_beside(graph, other) for other in others),
     )
+
+
+def _calls(rec: Recording) -> list[tuple[Any, str]]:
+    return [(op.func, op.path) for op in rec.ops]
+
+
+def _follow_beside(rec: Recording, other: Recording) -> set[str]:
+    """Apply the rules to another forward of the same model; its parameters have the same axes."""
+    for name, v in other.tensors.items():
+        v.axes, v.roles = rec.tensors[name].axes, rec.tensors[name].roles
+    return _follow(other)
 
 
 def _on_meta(rec: Recording) -> bool:

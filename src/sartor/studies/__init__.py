@@ -13,6 +13,7 @@ from sartor.studies import (  # noqa: F401
     oneshot,
     predictor,
     snapshot,
+    verdicts,
 )
 from sartor.studies.grid import Grid, Part, bullets, machine, markdown
 from sartor.studies.registry import STUDIES, Option, Row, Study, study

@@ -12,7 +12,7 @@ user's inputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,7 +42,7 @@ from sartor.wrappers import unwrapped
 _PICKS = {"topk", "sort", "argsort", "nms", "nonzero", "argmax", "max", "unique", "_unique2"}
 _HALF = {torch.float16, torch.bfloat16}
 _TOLERANCE_DOUBLE, _TOLERANCE_FLOAT = 1e-9, 1e-4  # with redrawn weights
-_LARGEST_DOUBLE = 400_000_000  # elements of a network that is copied in float64, at most
+_LARGEST_DOUBLE = 200_000_000  # elements of a network that is copied in float64, at most
 _MOST_ALONE = 64  # groups that are tried one by one to name the worst
 
 
@@ -101,25 +101,22 @@ def prove(
     held = check_delivered(model, graph, resolved, network)
     cut_groups = [n for n in resolved.plan.keep if find(graph.leaves[n]) in resolved.masks]
     left_out = _left_out(graph, cut_groups)
-    compared = [n for n in cut_groups if n not in left_out]
     if any(t.is_meta for *_, t in named_tensors(model)) or any(t.is_meta for t in tensors(example)):
         why = dict.fromkeys(cut_groups, "the network is on meta: shapes were compared, there are no values")
         return Verdict(0.0, 0, len(why), tolerance, tuple(why.items()), held)
-    if not compared:
+    try:
+        found = _function(model, resolved, network, example, (tolerance, left_out))
+    except _Incomplete as e:
+        left_out = _left_out(graph, cut_groups, {n: str(e) for n in cut_groups if graph.groups[n].mixes})
+        found = _function(model, resolved, network, example, (tolerance, left_out))
+    compared = [n for n in cut_groups if n not in left_out]
+    if found is None:
         return Verdict(0.0, 0, len(left_out), tolerance, tuple(left_out.items()), held)
-    note = ""
-    if left_out:  # their function has no reference: the others are compared in a network that keeps these whole
-        keep = {n: k for n, k in resolved.plan.keep.items() if n not in left_out}
-        fibres = {n: rows for n, rows in resolved.plan.fibres.items() if n in keep}
-        resolved = graph.resolve(replace(resolved.plan, keep=keep, fibres=fibres))
-        network = cut(model, graph, resolved)
-        note = "the function was compared in a cut that keeps the groups left out whole"
-    pair = _Pair(graph, resolved, network)
-    redraw = pair.redrawn(model, example)
-    own = pair.on_own_weights(model, example, tolerance)
+    pair, redraw, own = found
     for result, weights in ((redraw, "redrawn weights"), (own, "its own weights")):
         if not result.error <= result.tolerance:
             raise ProofFailed(_failure(pair, result, weights, compared))
+    note = "the function was compared in a cut that keeps the groups left out whole" if left_out else ""
     if not redraw.outputs and not own.outputs:
         why = dict.fromkeys(cut_groups, redraw.note or "no output holds a finite value")
         return Verdict(0.0, 0, len(cut_groups), tolerance, tuple(why.items()), held)
@@ -131,14 +128,38 @@ def prove(
     )  # fmt: skip
 
 
-def _left_out(graph: Graph, cut_groups: Sequence[str]) -> dict[str, str]:
+def _left_out(graph: Graph, cut_groups: Sequence[str], also: Mapping[str, str] | None = None) -> dict[str, str]:
     """Cut groups without a reference -> why; groups tied to them only go together with them."""
-    why = irreproducible(graph, cut_groups)
+    why = {**(also or {}), **irreproducible(graph, cut_groups)}
     for tied in graph.ties:
         first = next((n for n in tied if n in why), None)
         if first is not None:
             why.update({n: f"tied to {first!r}: {why[first]}" for n in tied if n in cut_groups and n not in why})
     return why
+
+
+def _function(
+    model: nn.Module, resolved: Resolved, network: nn.Module, example: Example, how: tuple[float, Mapping[str, str]]
+) -> tuple[_Pair, _Result, _Result] | None:
+    """(what was compared, with redrawn weights, with the user's); None: every cut group is left out.
+
+    Where groups are left out, the others are compared in a network that keeps those whole: the slices of the delivered
+    network were compared already.
+
+    Args:
+        how: (tolerance with the user's weights, groups that are left out).
+    """
+    tolerance, left_out = how
+    if left_out:
+        plan = resolved.plan
+        keep = {n: k for n, k in plan.keep.items() if n not in left_out}
+        fibres = {n: rows for n, rows in plan.fibres.items() if n in keep}
+        resolved = resolved.graph.resolve(replace(plan, keep=keep, fibres=fibres))
+        if not resolved.masks:
+            return None
+        network = cut(model, resolved.graph, resolved)
+    pair = _Pair(resolved.graph, resolved, network)
+    return pair, pair.redrawn(model, example), pair.on_own_weights(model, example, tolerance)
 
 
 @dataclass
@@ -191,31 +212,43 @@ class _Pair:
         return _Result(model, note="; ".join(notes))
 
     def _redrawn(self, model: nn.Module, example: Example, short: Example, *, double: bool, note: str) -> _Result:
-        start = in_double(model) if double else clone(model, lambda t: t.detach().clone())
-        given = example_in_double(example) if double else example
-        inputs = _two_inputs(example_in_double(short) if double else short)
-        with _forward(double):
-            try:
-                original = redraw_(start, self.graph, inputs[0])
-            except Exception:
-                try:
-                    inputs = [given]
-                    original = redraw_(start, self.graph, given)
-                except Exception as e:
-                    raise _OriginalFailed(f"{type(e).__name__}: {e}") from e
+        half = any(t.dtype in _HALF for *_, t in named_tensors(model))
+        if double and half:
+            model, example, short = in_double(model), example_in_double(example), example_in_double(short)
+        original, inputs = self._drawn(model, example, short, double=double and half)
+        if double:
+            original, inputs = in_double(original), [example_in_double(one) for one in inputs]
         values = {name: t for *_, name, t in named_tensors(original)}
         network = _with_values(self.network, values, self.resolved)
-        result = _Result(original, note=note, precision="float64" if double else "own")
+        result = _Result(original, precision="float64" if double else "own")
         result.tolerance = _TOLERANCE_DOUBLE if double else _TOLERANCE_FLOAT
-        why = ""
+        notes = [note] if note else []
         for one in inputs:
             try:
                 self._compare(result, network, one)
             except _OriginalFailed as e:
-                why = str(e)
+                notes.append(f"not compared with redrawn weights and {_batch_size(one)} samples: {e}"[:200])
         if not result.examples:
-            raise _OriginalFailed(why)
+            raise _OriginalFailed("; ".join(notes))
+        result.note = "; ".join(notes)
         return result
+
+    def _drawn(
+        self, model: nn.Module, example: Example, short: Example, *, double: bool
+    ) -> tuple[nn.Module, list[Example]]:
+        """The original with redrawn weights, and two inputs.
+
+        Raises:
+            _OriginalFailed: it does not run on them.
+        """
+        inputs = _two_inputs(short)
+        for one, both in ((inputs[0], inputs), (example, [example, other_values(example)])):
+            try:
+                with _forward(double):
+                    return redraw_(clone(model, lambda t: t.detach().clone()), self.graph, one), both
+            except Exception as e:  # the batch size of the example may be the only one, as in a graph network
+                failure = e
+        raise _OriginalFailed(f"{type(failure).__name__}: {failure}") from failure
 
     def on_own_weights(self, model: nn.Module, example: Example, tolerance: float) -> _Result:
         """Compared with the weights and on the inputs of the user, in float64 where rounding could decide."""
@@ -231,7 +264,7 @@ class _Pair:
         try:
             self._compare(result, self.network, example)
         except _OriginalFailed as e:
-            raise e.__cause__ or e from None
+            raise e.__cause__ or e from None  # a user's own error reaches the user
         return result
 
     def _compare(self, result: _Result, network: nn.Module, example: Example) -> None:
@@ -274,6 +307,10 @@ class _Pair:
 
 class _OriginalFailed(Exception):
     """The original does not run on an input, or in a precision."""
+
+
+class _Incomplete(Exception):
+    """The forward calls an operator that mixes units more often, or less often, than when it was traced."""
 
 
 def _batch_size(example: Example) -> int:
@@ -320,7 +357,7 @@ def _reference(silenced: nn.Module, resolved: Resolved, network: nn.Module, exam
     with borrowed(silenced), _forward(double), torch.no_grad():
         found = reference_output(silenced, resolved.graph, resolved.masks, example, rewritten_paths(network))
     if not found.complete:
-        raise BadInput("the forward leaves the recorded path before an operator that mixes units")
+        raise _Incomplete("on these inputs its operator is called another number of times than when it was traced")
     return found.output
 
 

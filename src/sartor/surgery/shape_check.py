@@ -66,6 +66,8 @@ def check(
             problem = _check(model, other, cut, attributes, {}, training=training)
             if problem is not None:
                 when = "in training mode" if training else "in the other branch of a decision"
+                if any(other is v for v in graph.variants):
+                    when = f"on inputs of shape {', '.join(str(list(t.shape)) for t in tensors(other.example))}"
                 return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
             before += len(other.ops)
     return None
