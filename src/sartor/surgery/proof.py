@@ -31,7 +31,7 @@ from sartor.surgery.cut import cut
 from sartor.surgery.delivered import check_delivered, intended
 from sartor.surgery.double import DoubleThroughout, example_in_double, in_double
 from sartor.surgery.outputs import gap
-from sartor.surgery.redraw import other_values, redraw_
+from sartor.surgery.redraw import other_values, redrawn
 from sartor.surgery.short_inputs import shortened
 from sartor.surgery.survivors import irreproducible, reference_output, rewritten_paths
 from sartor.torch_internals import own_parameters
@@ -245,7 +245,7 @@ class _Pair:
         for one, both in ((inputs[0], inputs), (example, [example, other_values(example)])):
             try:
                 with _forward(double):
-                    return redraw_(clone(model, lambda t: t.detach().clone()), self.graph, one), both
+                    return redrawn(model, self.graph, one), both
             except Exception as e:  # the batch size of the example may be the only one, as in a graph network
                 failure = e
         raise _OriginalFailed(f"{type(failure).__name__}: {failure}") from failure

@@ -20,7 +20,7 @@ from sartor.activations.follow import Interventions, Match, follow
 from sartor.structure.calls import Op, Value, values
 from sartor.structure.example import Example, call, map_tensors
 from sartor.structure.graph import Graph
-from sartor.structure.model_copy import named_tensors
+from sartor.structure.model_copy import clone, named_tensors
 
 _LINEAR = {"conv", "linear", "matmul"}
 _THROUGH = {"view", "move", "identity", "expand", "slice", "split", "select"}
@@ -30,8 +30,8 @@ _SEED = 20
 _BLOCK = 1_000_003  # normal numbers that are drawn; a prime
 
 
-def redraw_(model: nn.Module, graph: Graph, example: Example) -> nn.Module:
-    """Give a network other weights, in place, in evaluation mode and in the precision of the model; returns it.
+def redrawn(model: nn.Module, graph: Graph, example: Example) -> nn.Module:
+    """A copy of a network with other weights, in evaluation mode and in the precision of the model.
 
     Parameters of linear maps, norms, sums and products are drawn anew; a parameter of any other use keeps its values up
     to a tenth, because a slope or a decay rate may only be valid in its own range. Buffers stay as they are, except
@@ -39,12 +39,12 @@ def redraw_(model: nn.Module, graph: Graph, example: Example) -> nn.Module:
     without regard to their input.
 
     Args:
-        model: a copy that nobody else holds.
+        model: borrowed.
         graph: traced from it.
         example: inputs on which the outputs of linear maps are measured.
     """
-    model.eval()
-    tensors = {name: t for *_, name, t in named_tensors(model)}
+    new = clone(model, lambda t: t.detach().clone()).eval()
+    tensors = {name: t for *_, name, t in named_tensors(new)}
     uses = _Uses.of(graph)
     generator = torch.Generator().manual_seed(_SEED)
     normals = _Normals(generator, sum(t.numel() for t in tensors.values()))
@@ -57,10 +57,10 @@ def redraw_(model: nn.Module, graph: Graph, example: Example) -> nn.Module:
     scaling = _Scaling(tensors, uses, generator)
     changes = Interventions(before=scaling.before, after=scaling.after)
     with torch.no_grad(), follow(
-        graph.ops, model, lambda *_: None, changes=changes, match=Match(may_leave=lambda place: True)
+        graph.ops, new, lambda *_: None, changes=changes, match=Match(may_leave=lambda place: True)
     ):  # fmt: skip
-        call(model, example)
-    return model
+        call(new, example)
+    return new
 
 
 def other_values(example: Example, seed: int = 1) -> Example:
@@ -272,4 +272,4 @@ class _Scaling:
         return args
 
 
-__all__ = ["other_values", "redraw_"]
+__all__ = ["other_values", "redrawn"]
