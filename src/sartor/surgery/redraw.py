@@ -98,7 +98,10 @@ class _Normals:
     def fill_(self, t: Tensor, deviation: float = 1.0) -> Tensor:
         """Overwrite a tensor with normal numbers of this standard deviation; returns it."""
         flat = t.view(-1) if t.is_contiguous() else torch.empty(t.numel(), dtype=t.dtype, device=t.device)
-        block = self._blocks.setdefault((t.dtype, t.device), self._block.to(t))
+        key = (t.dtype, t.device)
+        if key not in self._blocks:
+            self._blocks[key] = self._block.to(t)
+        block = self._blocks[key]
         done = 0
         while done < len(flat):
             n = min(len(flat) - done, len(block) - self._at)
