@@ -40,7 +40,7 @@ class Tokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words, self.places, self.head = nn.Embedding(50, 12), nn.Embedding(128, 12), nn.Linear(12, 3)
+        self.words, self.places, self.head = nn.Embedding(50, 12), nn.Embedding(200, 12), nn.Linear(12, 3)
 
     def forward(self, words: Tensor, mask: Tensor) -> Tensor:
         x = self.words(words) + self.places.weight[: words.shape[1]]
