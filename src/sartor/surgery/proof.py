@@ -6,7 +6,8 @@ original's, except sizes that the cut changes.
 Function: the cut network equals the zero-masked original. The zero-masked original keeps its shapes; every parameter
 slice of a removed unit is zero. Operators that mix units are computed over the remaining ones (`survivors.py`). The two
 are compared with redrawn weights, because a dead path would hide a difference (`redraw.py`), in float64, on two inputs
-of different batch sizes; and with the user's weights on the user's inputs.
+of different batch sizes, shortened where the network takes that (`short_inputs.py`); and with the user's weights on the
+user's inputs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import nn
 
 from sartor.borrow import borrowed
 from sartor.errors import BadInput, NothingToDo, ProofFailed
-from sartor.structure.axes import Axis, find, keep_mask
+from sartor.structure.axes import Axis, find
 from sartor.structure.example import Example, batch_of, call, tensors, with_batch
 from sartor.structure.graph import Graph, Resolved
 from sartor.structure.model_copy import clone, named_tensors
@@ -31,6 +32,7 @@ from sartor.surgery.delivered import check_delivered, intended
 from sartor.surgery.double import DoubleThroughout, example_in_double, in_double
 from sartor.surgery.outputs import gap
 from sartor.surgery.redraw import other_values, redrawn
+from sartor.surgery.short_inputs import shortened
 from sartor.surgery.survivors import irreproducible, reference_output, rewritten_paths
 from sartor.torch_internals import own_parameters
 from sartor.types import Plan, Verdict
@@ -64,10 +66,8 @@ def silence(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> nn.Module:
             if key not in own_parameters(owner) or name in directions:  # 0 / |0| has no value; its magnitude is zeroed
                 continue
             for d, a in enumerate(graph.tensors[name].axes):
-                mask = keep_mask(a, resolved.masks)
-                if not bool(mask.all()):
-                    shape = [-1 if i == d else 1 for i in range(t.dim())]
-                    t.mul_(mask.to(t.device).view(shape).to(t.dtype))
+                if not resolved.masks.is_whole(a):
+                    t.index_fill_(d, (~resolved.masks.mask(a)).nonzero()[:, 0].to(t.device), 0)
     return new
 
 
@@ -185,6 +185,7 @@ class _Result:
     precision: str = ""
     note: str = ""
     failed_on: list[Example] = field(default_factory=list)
+    silenced: nn.Module | None = None  # the zero-masked original, made for the first comparison
 
     def add(self, found: Gap, example: Example) -> None:
         """One more pair of forwards."""
@@ -208,6 +209,9 @@ class _Pair:
         In float64, or in the model's own precision where that does not run.
         """
         size = sum(t.numel() for *_, t in named_tensors(model))
+        # a rewritten forward takes the sizes that it was recorded with, and no others
+        example = inputs.example
+        short = example if rewritten_paths(self.network) else shortened(model, self.graph, example)
         notes = []
         for double in (True, False):
             if double and size > _LARGEST_DOUBLE:
@@ -216,15 +220,17 @@ class _Pair:
                 )
                 continue
             try:
-                return self._redrawn(model, inputs, double=double, note="; ".join(notes))
+                return self._redrawn(model, inputs, short, double=double, note="; ".join(notes))
             except _OriginalFailed as e:
                 notes.append(f"redrawn weights in {'float64' if double else 'own precision'}: {e}"[:200])
         return _Result(model, note="; ".join(notes))
 
-    def _redrawn(self, model: nn.Module, given: ProofInputs, *, double: bool, note: str) -> _Result:
+    def _redrawn(self, model: nn.Module, given: ProofInputs, short: Example, *, double: bool, note: str) -> _Result:
         half = any(t.dtype in _HALF for *_, t in named_tensors(model))
-        first = example_in_double(given.example) if double and half else given.example
-        original, inputs = self._drawn(in_double(model) if double and half else model, first, double=double and half)
+        example = given.example
+        if double and half:
+            model, example, short = in_double(model), example_in_double(example), example_in_double(short)
+        original, inputs = self._drawn(model, example, short, double=double and half)
         inputs += list(given.others[:_MOST_OTHERS])
         if double:
             original, inputs = in_double(original), [example_in_double(one) for one in inputs]
@@ -247,13 +253,15 @@ class _Pair:
         result.note = "; ".join(notes)
         return result
 
-    def _drawn(self, model: nn.Module, example: Example, *, double: bool) -> tuple[nn.Module, list[Example]]:
+    def _drawn(
+        self, model: nn.Module, example: Example, short: Example, *, double: bool
+    ) -> tuple[nn.Module, list[Example]]:
         """The original with redrawn weights, and two inputs.
 
         Raises:
             _OriginalFailed: it does not run on them.
         """
-        inputs = _two_inputs(example)
+        inputs = _two_inputs(short)
         for one, both in ((inputs[0], inputs), (example, [example, other_values(example)])):
             try:
                 with _forward(double):
@@ -296,7 +304,9 @@ class _Pair:
                 original, resolved = straight(original, self.graph, resolved)
                 outputs = [_output(m, example, double=double) for m in (result.model, original)]
                 renumbering = gap(*outputs)
-            expected = _reference(original, resolved, self.network, example, double=double)
+            if result.silenced is None:
+                result.silenced = silence(original, self.graph, resolved)
+            expected = _reference(result.silenced, resolved, self.network, example, double=double)
         except Exception as e:
             raise _OriginalFailed(f"{type(e).__name__}: {e}") from e
         if not renumbering.error <= result.tolerance:
@@ -362,13 +372,13 @@ def difference(model: nn.Module, graph: Graph, plan: Plan | Resolved, smaller: n
     double = any(op.name in _PICKS and op.live for op in graph.ops)
     if double:
         model, smaller, example = in_double(model), in_double(smaller), example_in_double(example)
-    expected = _reference(model, resolved, smaller, example, double=double)
+    silenced = silence(model, graph, resolved)
+    expected = _reference(silenced, resolved, smaller, example, double=double)
     return gap(expected, _output(smaller, example, double=double)).error
 
 
-def _reference(model: nn.Module, resolved: Resolved, network: nn.Module, example: Example, *, double: bool) -> Any:
+def _reference(silenced: nn.Module, resolved: Resolved, network: nn.Module, example: Example, *, double: bool) -> Any:
     """What the cut network must give."""
-    silenced = silence(model, resolved.graph, resolved)
     with borrowed(silenced), _forward(double), torch.no_grad():
         found = reference_output(silenced, resolved.graph, resolved.masks, example, rewritten_paths(network))
     if not found.complete:
