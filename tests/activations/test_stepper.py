@@ -71,3 +71,19 @@ def test_what_nobody_reads_any_more_is_let_go_unless_held():
 def test_batches_of_different_shapes_are_refused():
     with pytest.raises(CannotTrace, match="2 different shapes"):
         Stepper(nn.Linear(3, 3), [torch.randn(4, 3), torch.randn(5, 3)])
+
+
+def test_batches_that_begin_late_see_the_weights_as_they_are():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    batches = [torch.randn(5, 3) for _ in range(3)]
+    stepper = Stepper(model, batches, 1)
+    stepper.hold(stepper.ops[1].outputs)
+    stepper.advance(1)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    stepper.begin(3)
+    assert stepper.batches == 3
+    for i in (1, 2):
+        assert torch.equal(stepper.get(stepper.ops[1].outputs[0], i), model[:2](batches[i]))
+    stepper.advance(len(stepper.ops) - 1)
+    assert torch.equal(stepper.get(stepper.recording.outputs[0], 2), model(batches[2]))

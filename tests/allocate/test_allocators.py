@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sartor.allocate import ALLOCATORS, Cap, floor_counts, ladder, tied_classes
+from sartor.allocate.bundles import step_of
 from sartor.errors import BadInput, BudgetNotMet, NothingToDo, SartorError
 
 NAMES = list(ALLOCATORS)
@@ -47,7 +48,7 @@ def nets(draw, distinct=False):
 
 
 options = st.fixed_dictionaries(
-    {"floor": st.sampled_from([0.0, 0.1, 0.25, 0.5]), "round_to": st.sampled_from([1, 2, 4])}
+    {"floor": st.sampled_from([0.0, 0.1, 0.25, 0.5]), "round_to": st.sampled_from([1, 2, 4, None])}
 )
 
 
@@ -69,13 +70,14 @@ def test_every_limit_is_met_and_nothing_could_be_put_back(name, net, share, seco
     for g, k in keep.items():
         assert 0 < len(k) < net.units[g]
         assert list(k) == sorted(set(k)) and k[0] >= 0 and k[-1] < net.units[g]
-        assert len(k) % how["round_to"] == 0 and len(k) >= how["floor"] * net.units[g]
+        assert len(k) % step_of(how["round_to"], net.units[g]) == 0 and len(k) >= how["floor"] * net.units[g]
         lost = set(range(net.units[g])) - set(k)
         assert max(float(net.scores[g][i]) for i in lost) <= min(float(net.scores[g][i]) for i in k)
     for tie in net.ties:
         assert len({full[g] for g in tie}) == 1
     for together in tied_classes(net.units, net.ties):
-        steps = ladder(net.units[together[0]], how["floor"], how["round_to"])
+        whole = net.units[together[0]]
+        steps = ladder(whole, how["floor"], step_of(how["round_to"], whole))
         at = steps.index(full[together[0]])
         if at:
             more = {**counts, **dict.fromkeys(together, steps[at - 1])}

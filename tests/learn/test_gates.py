@@ -60,7 +60,7 @@ def test_every_group_has_a_place_and_a_gradient_reaches_it(name):
     for n, slope in zip(gates, slopes):
         assert gated.places[n], n
         used += slope is not None and bool(torch.isfinite(slope).all()) and bool(slope.any())
-    assert used == len(gates) or name == "unused-parameter"
+    assert used == len(gates) or name in ("unused-parameter", "early-exit")  # what only decides has no gradient
 
 
 def test_a_gate_multiplies_what_readers_see_of_a_unit():

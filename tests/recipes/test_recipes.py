@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sartor.allocate import ALLOCATORS, Cap
+from sartor.allocate.bundles import step_of
 from sartor.cost import macs
 from sartor.errors import BadInput, UnknownName
 from sartor.importance import CRITERIA, score
@@ -69,7 +70,9 @@ def test_a_recipe_makes_a_plan_that_meets_macs_exactly(name):
     a = r.allocation
     keep = ALLOCATORS[a.kind].value(s, [cap], units, ties=graph.ties, floor=a.floor, round_to=a.round_to)
     cost = macs(graph, {g: len(k) for g, k in keep.items()})
-    one_more = min(macs(graph, {**{g: len(k) for g, k in keep.items()}, n: len(keep[n]) + 1}) for n in keep)
+    counts = {g: len(k) for g, k in keep.items()}
+    step = {n: step_of(a.round_to, units[n]) for n in keep}
+    one_more = min(macs(graph, {**counts, n: min(units[n], counts[n] + step[n])}) for n in keep)
     assert cost <= cap.at_most < one_more
 
 

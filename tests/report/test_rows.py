@@ -34,7 +34,7 @@ def test_the_headline_is_the_result_in_one_sentence() -> None:
 def test_the_headline_names_every_counted_limit_that_was_asked() -> None:
     counted = {m: Pair(original=100, fitted=25) for m in ("macs", "params", "bytes")}
     limits = [
-        BudgetRow(metric=m, target=None, limit=0.5, relative=True, original=100, value=25, met=True)
+        BudgetRow(metric=m, target=None, limit=0.5, relative=True, original=100, value=25, status="met")
         for m in ("params", "bytes")
     ]
     record = small_record(counted=counted, budget=limits)
@@ -107,7 +107,7 @@ def test_parts_of_the_time_add_up() -> None:
 
 
 def test_a_missed_budget_names_the_limits_that_were_missed() -> None:
-    missed = BudgetRow(metric="macs", target=None, limit=0.5, relative=True, original=10, value=9, met=False)
+    missed = BudgetRow(metric="macs", target=None, limit=0.5, relative=True, original=10, value=9, status="missed")
     assert sentences.verdict(small_record(status="missed", budget=[missed])) == (False, "budget not met: macs ≤ 50 %")
 
 

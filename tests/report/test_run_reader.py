@@ -43,7 +43,11 @@ def test_a_damaged_result_is_a_sentence(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("status", "meet", r"result field 'status': expected 'met' or 'missed'; got 'meet'"),
+        (
+            "status",
+            "meet",
+            r"result field 'status': expected 'met', 'within noise', 'missed' or 'not measured'; got 'meet'",
+        ),
         ("counted", {"macs": {"original": 1}}, r"result field 'counted\.macs\.fitted' is missing"),
         ("latency", 3, r"result field 'latency': expected a list; got 3"),
         ("model", None, r"result field 'model': expected text; got None"),

@@ -84,7 +84,7 @@ def test_mixing_follows_refinement_and_unification_and_spares_the_unit():
     unify(a, b, "x")
     assert [list(map(sentence, find(x).mix)) for x in (h, b)] == [["a norm"], ["a norm"]]
     mixing(UNIT, "a norm")
-    assert UNIT.mix == ()
+    assert not UNIT.mix
 
 
 def test_a_cut_inside_an_inner_factor_conflicts():

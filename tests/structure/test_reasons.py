@@ -13,7 +13,7 @@ import sartor.structure
 from sartor.structure import trace
 from sartor.structure.axes import find, freeze, fresh, mixing
 from sartor.structure.reasons import SENTENCES, sentence
-from sartor.surgery.survivors import reproducible
+from sartor.surgery.survivors import irreproducible, reproducible
 from sartor.types import Reason
 
 SOURCE = Path(sartor.structure.__file__).parents[1]
@@ -50,7 +50,9 @@ def test_the_text_of_a_rule_of_your_own_is_kept_as_it_is():
     )
 
 
-@pytest.mark.parametrize(("norm", "expected"), [(nn.LayerNorm(6), True), (nn.Softmax(-1), False)])
-def test_a_reference_exists_by_the_kind_of_the_reason(norm: nn.Module, expected: bool):
-    graph = trace(nn.Sequential(nn.Linear(5, 6), norm, nn.Linear(6, 3)), torch.randn(2, 5))
-    assert graph.groups["0"].mixes and reproducible(graph, "0") is expected
+@pytest.mark.parametrize("mixer", [nn.LayerNorm(6), nn.Softmax(-1)])
+def test_a_reference_exists_by_the_kind_of_the_reason(mixer: nn.Module):
+    graph = trace(nn.Sequential(nn.Linear(5, 6), mixer, nn.Linear(6, 3)), torch.randn(2, 5))
+    assert graph.groups["0"].mixes and reproducible(graph, "0")
+    mixing(graph.leaves["0"], "it takes a mean")  # the rule of an operator of your own
+    assert irreproducible(graph, ["0"]) == {"0": "it takes a mean"}

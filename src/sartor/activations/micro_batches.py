@@ -31,7 +31,7 @@ def alive_bytes(ops: Sequence[Op], held: Mapping[int, int] | None = None) -> lis
     for op in ops:
         for v in op.inputs:
             if v.storage in made:
-                last[v.storage] = op.index
+                last[v.storage] = max(last[v.storage], op.index)
         for v in op.outputs:
             if v.name is None and (v.storage in made or all(v.storage != u.storage for u in op.inputs)):
                 made.setdefault(v.storage, op.index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sartor.allocate.bundles import bundles
+from sartor.allocate.bundles import RoundTo, bundles
 from sartor.allocate.exact import cut_until_met
 from sartor.allocate.registry import ALLOCATORS, Cap, Keep
 from sartor.types import Counts, Scores
@@ -18,7 +18,7 @@ def global_(
     *,
     ties: Sequence[Sequence[str]] = (),
     floor: float = 0.1,
-    round_to: int = 1,
+    round_to: RoundTo = 1,
 ) -> Keep:
     """The units with the lowest scores are removed, whatever their group.
 

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_matrix
 
-from sartor.allocate.bundles import Bundle, bundles, kept, ladder, tied_classes
+from sartor.allocate.bundles import Bundle, RoundTo, bundles, kept, ladder, step_of, tied_classes
 from sartor.allocate.exact import cut_until_met, feasible, put_back
 from sartor.allocate.registry import ALLOCATORS, Cap, Keep
 from sartor.measure.silence_output import silent_stdout
@@ -93,7 +93,7 @@ def knapsack(
     *,
     ties: Sequence[Sequence[str]] = (),
     floor: float = 0.1,
-    round_to: int = 1,
+    round_to: RoundTo = 1,
 ) -> Keep:
     """The widths with the least loss, chosen on the true costs, which may have steps (as latency has).
 
@@ -119,13 +119,13 @@ def _classes(
     units: Mapping[str, int],
     ties: Sequence[Sequence[str]],
     floor: float,
-    round_to: int,
+    round_to: RoundTo,
 ) -> list[_Class]:
     classes = []
     scale = max((float(scores[g].double().abs().sum()) for g in units), default=1.0) or 1.0
     for together in tied_classes(units, ties):
         n = units[together[0]]
-        widths = ladder(n, floor, round_to)
+        widths = ladder(n, floor, step_of(round_to, n))
         candidates = _coarse(widths, n)
         menu = _menu(candidates, lambda k, t=together: [_share(c, t, k, units) for c in caps])  # type: ignore[misc]
         total: Any = sum(scores[g].double().sort(descending=True).values for g in together)

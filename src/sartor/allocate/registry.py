@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from sartor.allocate.bundles import RoundTo
 from sartor.registry import Entry, Registry
 from sartor.types import Counts, Custom, Scores
 from sartor.types.recipe import Allocation
@@ -30,7 +31,8 @@ class Allocator(Protocol):
         units: group -> number of units; groups that are not in it stay whole.
         ties: tuples of groups that must keep equal counts; if one of them is not in `units`, all stay whole.
         floor: least share of every group that stays; at least one unit always does.
-        round_to: a group that is cut keeps a multiple of this number; a group that cannot stays whole.
+        round_to: a group that is cut keeps a multiple of this number, None: of the number that `alignment` gives for
+            its size; a group that cannot stays whole.
 
     Returns:
         Kept units of the groups that are cut: those with the highest scores. Every cap is met, and putting back any
@@ -51,7 +53,7 @@ class Allocator(Protocol):
         *,
         ties: Sequence[Sequence[str]] = (),
         floor: float = 0.1,
-        round_to: int = 1,
+        round_to: RoundTo = 1,
     ) -> Keep: ...
 
 

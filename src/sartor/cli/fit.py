@@ -215,8 +215,9 @@ def code_of(record: Record) -> int:
     Raises:
         SartorError: the fitted network could not be written.
     """
-    from sartor.run.record import HOLDS
+    from sartor.run.record import HOLDS, NOT_WRITTEN
 
-    if record.run and "weights" not in record.files:
-        raise SartorError(" ".join(note for note in record.notes if note.startswith("NOT WRITTEN")))
+    unwritten = [note for note in record.notes if note.startswith(NOT_WRITTEN)]
+    if unwritten:
+        raise SartorError("; ".join(unwritten))
     return DONE if record.status in HOLDS else BUDGET_NOT_MET

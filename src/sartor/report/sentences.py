@@ -65,16 +65,32 @@ def _listed(clauses: list[str]) -> str:
 
 
 def proof_sentence(result: Record) -> str:
-    """The outcome of the proof, in two sentences."""
+    """The outcome of the proof: what was compared, with which errors, and what was not."""
     proof = result.proof
-    outcome = "equals" if proof.passed else "DOES NOT equal"
-    error = proof.max_relative_error
-    size = "" if error is None else f": max. relative error {error:.1e}, tolerance {proof.tolerance:.0e}"
-    text = f"The cut network {outcome} the zero-masked original (removed units set to zero) "
-    text += f"in {plural(proof.groups, 'group')}{size}."
-    if proof.mixing_groups:
-        text += f" Not compared: {plural(proof.mixing_groups, 'further group')} with operators that mix units."
-    return text + " The comparison was made before repair and training."
+    parts = []
+    if proof.tensors is not None:
+        parts.append(f"{plural(proof.tensors, 'tensor')} hold the kept units of the original bit for bit.")
+    if proof.groups:
+        outcome = "equals" if proof.passed else "DOES NOT equal"
+        error = proof.max_relative_error
+        size = "" if error is None else f": max. relative error {error:.1e}, tolerance {proof.tolerance:.0e}"
+        text = f"The cut network {outcome} the zero-masked original (removed units set to zero) "
+        parts.append(f"{text}in {plural(proof.groups, 'group')}{size}.")
+    else:
+        parts.append("The cut network was NOT COMPARED with the zero-masked original.")
+    if proof.redrawn_error is not None and proof.redrawn_tolerance is not None:
+        precision = proof.redrawn_precision if proof.redrawn_precision == "float64" else "the network's own precision"
+        limit = f"tolerance {proof.redrawn_tolerance:.0e}"
+        parts.append(f"With redrawn weights in {precision} the error is {proof.redrawn_error:.1e}, {limit}.")
+    if proof.left_out:
+        shown = "; ".join(f"{name} ({why})" for name, why in proof.left_out[:3])
+        more = f"; and {len(proof.left_out) - 3} more" if len(proof.left_out) > 3 else ""
+        parts.append(f"Function not compared: {shown}{more}.")
+    elif proof.mixing_groups:
+        parts.append(f"Not compared: {plural(proof.mixing_groups, 'further group')} with operators that mix units.")
+    if proof.note:
+        parts.append(f"{proof.note[0].upper()}{proof.note[1:]}.")
+    return " ".join([*parts, "The comparison was made before repair and training."])
 
 
 def kept_summary(result: Record) -> str:

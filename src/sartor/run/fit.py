@@ -21,10 +21,12 @@ from sartor.export.files import atomic_write
 from sartor.measure import default_target, environment, parse_target
 from sartor.run import stages
 from sartor.run.context import Context
+from sartor.run.doubts import doubts
 from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.record import (
     FORMAT,
     HOLDS,
+    NOT_WRITTEN,
     AskedRow,
     JudgedQuality,
     LatencyRow,
@@ -154,6 +156,8 @@ class _Fitting:
         delivery = Delivery(subject.model, subject.example, self.folder)
         self._check_targets(delivery)
         quality = {"original": self._judge("judge the original", subject, subject.model)}
+        for sentence in doubts(subject.model, self.data, self.context.judge, quality["original"].val):
+            recorder.note(sentence)
         subject = stages.with_samples(subject, self.data.for_scores, recipe.calibration)
         decision = self._decide(subject, delivery)
         cut = self._apply(subject, decision.plan)
@@ -166,6 +170,7 @@ class _Fitting:
         history = self._train(subject, network)
         network.eval()
         files = self._write(network, cut)
+        stages.verify_layout(cut, network)
         quality["final"] = self._judge("judge the result", subject, network) if history else quality["after_repair"]
         before, after = quality["after_repair"].val, quality["final"].val
         if history and repaired and before is not None and after is not None and not after >= before:
@@ -228,7 +233,7 @@ class _Fitting:
             yield
         except SartorError as e:
             self.recorder.note(
-                f"NOT WRITTEN: {what} ({e}); the fitted network is in memory only: call fitted.save(folder)"
+                f"{NOT_WRITTEN}: {what} ({e}); the fitted network is in memory only: call fitted.save(folder)"
             )
 
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
@@ -265,12 +270,13 @@ class _Fitting:
         with self.recorder.timed("prove") as facts:
             cut = stages.apply(subject, plan)
             rewritten, verdict = list(cut.edits.programs), cut.verdict
-            facts.update(rewritten=rewritten, max_relative_error=verdict.max_relative_error, groups=verdict.groups)
+            facts.update(rewritten=rewritten, **verdict.to_plain())
         if rewritten:
             self.recorder.note(rewrite_note(rewritten))
-        if verdict.mixing_groups:
+        if verdict.status != "exact":
+            named = "; ".join(f"{name}: {why}" for name, why in verdict.left_out[:3])
             self.recorder.note(
-                f"{verdict.mixing_groups} cut groups are mixed by an operator and stand outside the exact proof"
+                f"the function of {len(verdict.left_out)} cut groups was not compared with the original's ({named})"
             )
         return cut
 

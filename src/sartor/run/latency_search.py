@@ -68,7 +68,7 @@ def _planned_by_timing(watch: Stopwatch, allocation: Allocation, bounds: Bounds,
         return plan_under([] if share is None else [macs_cap(graph, bounds, share)], round_to)
 
     ratio_by_step: dict[int, float] = {}
-    for step in dict.fromkeys(allocation.round_to * k for k in _STEPS):
+    for step in dict.fromkeys((allocation.round_to or 1) * k for k in _STEPS):
         if step > 1 and step >= max((g.units for g in graph.groups.values()), default=1):
             continue
         try:
@@ -76,7 +76,7 @@ def _planned_by_timing(watch: Stopwatch, allocation: Allocation, bounds: Bounds,
         except BudgetNotMet:  # too coarse to reach that share
             continue
     missed: list[BudgetNotMet] = []
-    for step in sorted(ratio_by_step, key=lambda k: ratio_by_step[k]) or [allocation.round_to]:
+    for step in sorted(ratio_by_step, key=lambda k: ratio_by_step[k]) or [allocation.round_to or 1]:
         if bounds.counted:
             try:
                 plan = plan_at(None, step)
@@ -117,6 +117,7 @@ def _not_met(watch: Stopwatch, last: BudgetNotMet) -> BudgetNotMet:
 def _planned_by_table(watch: Stopwatch, allocation: Allocation, plan_under: Planner) -> Plan:
     """Plan on what tables predict, measure the plan, and move the limit of the plan by the error of the tables."""
     subject = watch.subject
+    step = allocation.round_to or 1  # tables know what every width costs
     listener = Listener(lambda step, done, text: watch.tell(text))
     watch.predictors = [
         predictor_for(subject.model, subject.graph, subject.example, str(x.target), listener=listener)
@@ -129,12 +130,13 @@ def _planned_by_table(watch: Stopwatch, allocation: Allocation, plan_under: Plan
                 [
                     Cap(p.cost(), share * p.original * a / watch.goal, "latency")
                     for p, a in zip(watch.predictors, watch.allowed)
-                ]
+                ],
+                step,
             )
 
         return on_timed_widths(plan, watch.predictors, listener)
 
-    least = floor_counts(_units(watch), subject.graph.ties, allocation.floor, allocation.round_to)
+    least = floor_counts(_units(watch), subject.graph.ties, allocation.floor, step)
     floor = watch.predicted(least) or 0.0
     try:
         return _closed_loop(watch, plan_at, floor)

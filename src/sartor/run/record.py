@@ -22,6 +22,7 @@ from sartor.types.rows import Number, Row
 from sartor.version import version
 
 HOLDS = ("met", "within noise")
+NOT_WRITTEN = "NOT WRITTEN"  # the beginning of a note about a file of the run folder
 SEVERITY: tuple[LimitStatus, ...] = ("met", "within noise", "not measured", "missed")  # of a budget: the worst counts
 FORMAT = 2  # of result.json and record.jsonl; format 1 did not say its number
 
@@ -73,6 +74,14 @@ class VerdictRow(Row):
     mixing_groups: int
     tolerance: float
     status: Literal["exact", "partly", "not comparable"] | None = None
+    left_out: list[tuple[str, str]] = Field(default_factory=list)  # (group, why its function was not compared)
+    tensors: int | None = None  # equal to the kept slices of the original, bit for bit; None: not recorded
+    outputs: int | None = None  # output tensors compared
+    examples: int | None = None  # pairs of forwards compared
+    redrawn_error: Number = None  # with redrawn weights; None: not compared, or not recorded
+    redrawn_tolerance: float | None = None
+    redrawn_precision: str = ""
+    note: str = ""
 
 
 class Pair(Row):

@@ -24,7 +24,7 @@ def from_format_1(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_statuses(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The same result with a status in every row of the budget, where early results of format 2 say `met` only."""
-    return {**raw, "budget": _each(raw.get("budget", []), _status)}
+    return {**raw, "budget": _each(raw["budget"], _status)} if "budget" in raw else dict(raw)
 
 
 def _status(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ called here and nowhere else.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +40,8 @@ from sartor.structure.example import Example, batch_of, map_tensors, to_device, 
 from sartor.structure.graph import Resolved
 from sartor.structure.other_inputs import other_inputs, several_examples
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
+from sartor.surgery.delivered import check_layout, layout
+from sartor.surgery.proof import ProofInputs
 from sartor.train import History, TrainingSetup, fine_tune
 from sartor.train.batch import first_samples
 from sartor.train.evaluate import evaluator
@@ -60,6 +63,7 @@ from sartor.types import (
 )
 from sartor.wrappers import unwrapped
 
+_USED = 0.95  # share of a limit that a plan of aligned widths has to use
 _HELD_OUT = 0.2  # of all calibration samples of a study: they judge plans, and nothing else
 
 
@@ -79,6 +83,7 @@ class Cut:
     plan: Plan
     edits: Edits
     verdict: Verdict
+    layout: Mapping[str, Any]  # shapes, attributes and classes of the network that was proved
 
 
 class Quality(NamedTuple):
@@ -199,7 +204,8 @@ def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], 
         scores: of every group.
         recipe: its `allocate` says how.
         caps: costs and what they may be at most.
-        round_to: kept counts are multiples of it; None: as the recipe says.
+        round_to: kept counts are multiples of it; None: as the recipe says. If that is None too, they are multiples of
+            `alignment`; single units where these cannot meet the caps, or leave more than a twentieth of them unused.
 
     Raises:
         BudgetNotMet: the caps cannot be met; `plan` is the smallest plan.
@@ -207,15 +213,19 @@ def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], 
     """
     how = recipe.allocation
     units = {n: g.units for n, g in graph.groups.items() if n in scores}
+    step = how.round_to if round_to is None else round_to
+    allocator = partial(allocator_of(how).value, scores, caps, units, ties=graph.ties, floor=how.floor)
     try:
-        keep = allocator_of(how).value(
-            scores,
-            caps,
-            units,
-            ties=graph.ties,
-            floor=how.floor,
-            round_to=how.round_to if round_to is None else round_to,
-        )
+        try:
+            keep = allocator(round_to=step)
+        except BudgetNotMet:
+            if step is not None:
+                raise
+            keep = allocator(round_to=1)
+        else:
+            counts = {n: len(k) for n, k in keep.items()}
+            if step is None and all(c.cost(counts) < _USED * c.at_most for c in caps):
+                keep = allocator(round_to=1)
     except BudgetNotMet as e:
         if isinstance(e.plan, dict):
             e.plan = Plan(e.plan, recipe.name, graph.fingerprint)
@@ -255,7 +265,17 @@ def apply(subject: Subject, plan: Plan) -> Cut:
     resolved = subject.graph.resolve(plan)
     edits = edits_for(subject.model, subject.graph, resolved)
     network = apply_edits(subject.model, edits)
-    return Cut(network, plan, edits, verify(subject, resolved, network))
+    verdict = verify(subject, resolved, network)
+    return Cut(network, plan, edits, verdict, layout(network))
+
+
+def verify_layout(cut: Cut, network: nn.Module) -> None:
+    """Check that repair and training left shapes, attributes and classes as they were when the cut was proved.
+
+    Raises:
+        ProofFailed: names what changed.
+    """
+    check_layout(cut.layout, network)
 
 
 def verify(
@@ -276,7 +296,7 @@ def verify(
     Raises:
         ProofFailed: the network differs from the zero-masked original; names the group.
     """
-    given = subject.proof_inputs() if inputs is None else inputs
+    given = ProofInputs(subject.proof_inputs() if inputs is None else inputs, subject.others)
     return prove(subject.model, subject.graph, plan, given, tolerance=tolerance, smaller=network)
 
 
@@ -347,5 +367,5 @@ def deliver(network: nn.Module, target: Target | str, effort: Effort, delivery: 
 
 __all__ = [
     "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "deliver", "evaluator", "heal", "judge",
-    "observe", "score", "search", "train", "understand", "verify", "with_held_out", "with_samples",
+    "observe", "score", "search", "train", "understand", "verify", "verify_layout", "with_held_out", "with_samples",
 ]  # fmt: skip

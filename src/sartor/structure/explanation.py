@@ -22,7 +22,7 @@ from sartor.structure.rules.registry import lookup
 _Place = tuple[int, int]  # id of a value, dimension
 _Named = tuple[str, int]  # a parameter or buffer, dimension
 _SILENT = {  # kinds that only pass units on: the explanation leaves them out
-    "identity", "spatial", "move", "expand", "softmax", "factory", "reduce", "select", "index", "normalize",
+    "identity", "spatial", "move", "expand", "softmax", "factory", "reduce", "select", "index", "normalize", "pack",
 }  # fmt: skip
 _WEIGHING = {"conv", "linear", "matmul", "rnn", "embedding", "prelu"}
 _NORMS = {"batch_norm", "layer_norm", "group_norm", "instance_norm", "weight_norm"}

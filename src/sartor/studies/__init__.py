@@ -1,6 +1,7 @@
 """One study, one file. Importing this package registers them all; a new file needs one line here."""
 
 from sartor.studies import (  # noqa: F401
+    alignment,
     autobot,
     chip,
     discovery,
@@ -8,10 +9,12 @@ from sartor.studies import (  # noqa: F401
     fibres,
     latency_study,
     measured,
+    mutations,
     noise,
     oneshot,
     predictor,
     snapshot,
+    verdicts,
 )
 from sartor.studies.grid import Grid, Part, bullets, machine, markdown
 from sartor.studies.registry import STUDIES, Option, Row, Study, study

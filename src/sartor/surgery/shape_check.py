@@ -9,11 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from sartor.activations.follow import Interventions, Match, Numerics, OffPath, Walk, follow
-from sartor.structure.axes import Axis, find, new_size
+from sartor.borrow import uncollected
+from sartor.structure.axes import Axis, find
 from sartor.structure.calls import Op, Value, short_name
 from sartor.structure.example import as_args, tensors
 from sartor.structure.graph import Graph
-from sartor.structure.model_copy import clone, empty_like_on_meta, named_tensors
+from sartor.structure.masks import Masks
+from sartor.structure.model_copy import clone, empty_like_on_meta, evaluating, named_tensors
 from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
@@ -51,37 +53,40 @@ def check(
     """Run the forward with tensors of the new shapes; returns the first operator whose output is not as predicted.
 
     `programs` replace the forwards of some modules, by path. They hold the operators of evaluation mode; if there are
-    any, the other recorded forwards are not checked.
+    any, the forward in training mode and the branches are not checked.
     """
-    problem = _check(model, graph, masks, attributes, programs or {}, training=False)
-    if problem is not None or programs:
-        return problem
-    before = len(graph.ops)
-    for other in graph.others:
-        training = other is graph.training
-        problem = _check(model, other, masks, attributes, {}, training=training)
+    cut = Masks.of(masks)
+    with uncollected():  # garbage collection would walk the graph again and again
+        problem = _check(model, graph, cut, attributes, programs or {}, training=False)
         if problem is not None:
-            when = "in training mode" if training else "in the other branch of a decision"
-            if any(other is v for v in graph.variants):
-                when = f"on inputs of shape {', '.join(str(list(t.shape)) for t in tensors(other.example))}"
-            return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
-        before += len(other.ops)
+            return problem
+        before = len(graph.ops)
+        for other in graph.others:
+            if programs and all(other is not v for v in graph.variants):
+                before += len(other.ops)
+                continue
+            training = other is graph.training
+            problem = _check(model, other, cut, attributes, programs or {}, training=training)
+            if problem is not None:
+                when = "in training mode" if training else "in the other branch of a decision"
+                if any(other is v for v in graph.variants):
+                    when = f"on inputs of shape {', '.join(str(list(t.shape)) for t in tensors(other.example))}"
+                return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
+            before += len(other.ops)
     return None
 
 
 def _check(
     model: nn.Module,
     graph: Graph,
-    masks: Mapping[Axis, Tensor],
+    cut: Masks,
     attributes: Attributes,
     programs: Mapping[str, Program],
     *,
     training: bool,
 ) -> Mismatch | None:
-    kept = {a: int(m.sum()) for a, m in masks.items()}
     on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
-    shapes = {name: tuple(new_size(a, kept) for a in v.axes) for name, v in graph.tensors.items()}
-    by_id = {id(t): shapes[name] for *_, name, t in named_tensors(model)}
+    by_id = {id(t): tuple(map(cut.size, graph.tensors[name].axes)) for *_, name, t in named_tensors(model)}
 
     def resized(t: Tensor) -> Tensor:
         if on_meta:
@@ -91,7 +96,8 @@ def _check(
         ]  # not the kept slice, but of its shape and with similar values
         return new.clone()
 
-    shadow = clone(model, resized).train(training)
+    shadow = clone(model, resized)
+    shadow = shadow.train() if training else evaluating(shadow)
     set_attributes_(shadow, tuple((p, a, v) for (p, a), v in attributes.items()))
     for path, program in programs.items():
         shadow = rewrite_(shadow, path, program)
@@ -106,7 +112,7 @@ def _check(
         want = list(op.out) if isinstance(op.out, list | tuple) else [op.out]
         for t, v in zip(got, want):
             if isinstance(t, Tensor) and isinstance(v, Value) and v.axes:
-                shape = tuple(new_size(a, kept) for a in v.axes)
+                shape = tuple(map(cut.size, v.axes))
                 if not on_meta and len(shape) == t.dim():  # sizes of frozen axes may depend on tensor values
                     shape = tuple(t.shape[d] if find(a).frozen else shape[d] for d, a in enumerate(v.axes))
                 if tuple(t.shape) != shape:

@@ -103,7 +103,8 @@ class Global:
     """One threshold on the scores of the whole network."""
 
     floor: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.1  # least share of every group that stays
-    round_to: Positive = 1  # kept counts are multiples of it
+    round_to: Positive | None = None
+    # kept counts of groups that are cut are multiples of it; None: as `sartor.allocate.alignment` says
     kind: Literal["global"] = "global"
 
 
@@ -112,7 +113,7 @@ class Uniform:
     """The same share of every group."""
 
     floor: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.1
-    round_to: Positive = 1
+    round_to: Positive | None = None
     kind: Literal["uniform"] = "uniform"
 
 
@@ -121,7 +122,7 @@ class Knapsack:
     """The width of every group by integer programming; latency is read from tables of measured operators."""
 
     floor: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.1
-    round_to: Positive = 1
+    round_to: Positive | None = None
     kind: Literal["knapsack"] = "knapsack"
 
 
@@ -131,7 +132,7 @@ class Custom:
 
     allocator: str | Function
     floor: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.1
-    round_to: Positive = 1
+    round_to: Positive | None = None
     kind: Literal["custom"] = "custom"
 
 

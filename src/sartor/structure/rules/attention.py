@@ -104,7 +104,7 @@ def recurrent(op: Op) -> Any:
     """Weights hold 4, 3 or 1 gates times the hidden units; all layers share them, since their states are stacked."""
     spec = _recurrent_spec(op)
     if spec is None:
-        return freeze_all(op, op.reason("form", "projections and packed sequences"))
+        return freeze_all(op, op.reason("form", "projected hidden states"))
     x, state, layers, gates = spec
     reads = x.axes[-1]
     hidden: Axis | None = None
@@ -131,14 +131,36 @@ def recurrent(op: Op) -> Any:
     return [[*x.axes[:-1], find(reads)], *rest]
 
 
+@rule("pack", "_pack_padded_sequence")
+def pack(op: Op) -> Any:
+    """[batch, steps, ...] or [steps, batch, ...] to [all steps, ...] and how many sequences have each step."""
+    x, lengths = op.args[:2]
+    why = op.reason("sequences")
+    for a in (*x.axes[:2], *lengths.axes):
+        freeze(a, why)
+    return [[fixed(op.out[0].shape[0], why), *x.axes[2:]], [fixed(op.out[1].shape[0], why)]]
+
+
+@rule("pack", "_pad_packed_sequence")
+def unpack(op: Op) -> Any:
+    """The inverse: [all steps, ...] to [batch, steps, ...] or [steps, batch, ...] and the lengths."""
+    data, counts = op.args[:2]
+    why = op.reason("sequences")
+    for a in (data.axes[0], *counts.axes):
+        freeze(a, why)
+    padded, lengths = op.out
+    return [[*(fixed(n, why) for n in padded.shape[:2]), *data.axes[1:]], [fixed(lengths.shape[0], why)]]
+
+
 def _recurrent_spec(op: Op) -> tuple[Value, list[Value], list[list[list[Value]]], int] | None:
-    """(input, initial states, weights [layer][direction][tensor], gates); None for forms not covered."""
-    if not isinstance(op.args[2], list | tuple) or len(op.args) < 9:
-        return None
+    """(input, initial states, weights [layer][direction][tensor], gates); None for forms not covered.
+
+    The input is [..., features]: padded sequences, or the rows of packed ones.
+    """
     gates = {"lstm": 4, "gru": 3}.get(op.name, 1)
-    x, hx, params, biases, layers = op.args[:5]
-    directions = 2 if op.args[7] else 1
-    each = 4 if biases else 2
+    x, hx, params, layers = op.args[0], op.arg("hx"), op.arg("params"), op.arg("num_layers")
+    directions = 2 if op.arg("bidirectional") else 1
+    each = 4 if op.arg("has_biases") else 2
     if len(params) != each * layers * directions:
         return None
     state = list(hx) if isinstance(hx, list | tuple) else [hx]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from sartor.testing.zoo.case import case, rows, tokens
 
@@ -34,6 +35,40 @@ class GRU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.rnn(x)[0].mean(1))
+
+
+def _lengths() -> tuple[Tensor, Tensor]:
+    return tokens(20, 6)(), torch.tensor([4, 6])
+
+
+@case("packed-gru", _lengths, marks=("later",), source="Cho et al. 2014, arXiv:1406.1078")
+class PackedGRU(nn.Module):
+    """A two-layer bidirectional GRU over sequences of several lengths, packed without sorting them first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(20, 7), nn.GRU(7, 6, 2, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(self.embed(x), lengths, batch_first=True, enforce_sorted=False)
+        return self.out(pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[0])
+
+
+@case("packed-lstm", _lengths, marks=("later",), source="Hochreiter and Schmidhuber 1997")
+class PackedLSTM(nn.Module):
+    """The last states of an LSTM over packed sequences, from initial states that are learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.rnn = nn.Embedding(20, 7), nn.LSTM(7, 8)
+        self.first = nn.Parameter(torch.zeros(2, 1, 1, 8))
+        self.out = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(self.embed(x.t()), lengths, enforce_sorted=False)
+        h, c = self.first.expand(2, 1, x.shape[0], -1)
+        return self.out(self.rnn(packed, (h.contiguous(), c.contiguous()))[1][0][-1])
 
 
 @case("multi-head-attention", rows(6, 16), exact=False, marks=("later",), source=ATTENTION)
