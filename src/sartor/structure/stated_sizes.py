@@ -92,7 +92,14 @@ def stated_sizes(op: Op) -> Iterator[Stated]:
         tail = tuple(p for p in parts if p.old or not p.fixed)
         if 1 < len(tail) < len(parts):
             yield Stated(tail, several=True)
-    yield from (Stated((p,)) for p in parts)
+    inferred = _inferred(op, len(parts))
+    yield from (Stated((p,)) for i, p in enumerate(parts) if i not in inferred)
+
+
+def _inferred(op: Op, n: int) -> set[int]:
+    """Places of a list of n sizes that hold -1: the call leaves those to PyTorch."""
+    lists = [x for x in op.args[1:] if isinstance(x, list | tuple) and len(x) == n]
+    return {i for x in lists for i, size in enumerate(x) if type(size) is int and size == -1}
 
 
 def padded_parts(op: Op) -> list[Part]:

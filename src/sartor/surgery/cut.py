@@ -15,8 +15,9 @@ from sartor.surgery.attributes import Attributes, attributes_for
 from sartor.surgery.blocks import lineage
 from sartor.surgery.edits import Edits, apply_edits
 from sartor.surgery.program import Program
-from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
+from sartor.surgery.rewrite import program_for
 from sartor.surgery.shape_check import Mismatch, check
+from sartor.surgery.tape import CannotRewrite, Tape
 from sartor.types import Plan
 from sartor.wrappers import unwrapped
 

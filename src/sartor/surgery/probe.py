@@ -30,8 +30,9 @@ from sartor.structure.stated_sizes import Stated
 from sartor.surgery.attributes import Claim, Claims, Place, alike_sizes, leaves_to_refine, pairs_to_tie
 from sartor.surgery.blocks import Blocks, lineage
 from sartor.surgery.program import Program
-from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
+from sartor.surgery.rewrite import program_for
 from sartor.surgery.shape_check import Mismatch, check
+from sartor.surgery.tape import CannotRewrite, Tape
 from sartor.types import Frozen, Reason
 from sartor.wrappers import unwrapped
 

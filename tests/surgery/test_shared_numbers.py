@@ -1,0 +1,145 @@
+"""One number that states several sizes: a tie where it must be, and nothing rewritten."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.surgery.halved import made
+from torch import Tensor, nn
+
+from sartor.structure import record_variant, trace
+from sartor.structure.other_inputs import other_inputs, several_examples
+from sartor.surgery import cut, edits_for, probe, prove
+from sartor.testing.plans import unequal
+
+SEQUENCES = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0))
+
+
+class OneHeadSize(nn.Module):
+    """Queries, keys and values are taken apart by one attribute, as in BERT; the number of heads is inferred."""
+
+    def __init__(self, rotary: bool = False) -> None:
+        super().__init__()
+        self.head_size, self.rotary = 6, rotary
+        self.q, self.k, self.v, self.o = nn.Linear(16, 24), nn.Linear(16, 24), nn.Linear(16, 24), nn.Linear(24, 16)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        shape = (*x.shape[:2], -1, self.head_size)
+        q, k, v = (f(x).view(shape).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if self.rotary:
+            q, k = (y + torch.cat([-y[..., 3:], y[..., :3]], -1) for y in (q, k))
+        scores = q @ k.transpose(-1, -2) * 0.4
+        if attention_mask is not None:
+            scores = scores.masked_fill(attention_mask[:, None, None, :] == 0, -1e4)
+        return self.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+class Blocks(nn.Module):
+    """Three equal blocks between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(16, 16), nn.Linear(16, 5)
+        self.blocks = nn.ModuleList(OneHeadSize() for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.into(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.out(x)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sizes_stated_by_one_attribute_are_tied_and_nothing_is_rewritten(seed):
+    model = made(Blocks())
+    graph = probe(model, trace(model, SEQUENCES))
+    plan = unequal(graph, seed)
+    edits = edits_for(model, graph, plan)
+    assert not edits.programs and prove(model, graph, plan, SEQUENCES).passed
+    assert len(graph.ties) == 3 and all(len(t) == 2 for t in graph.ties)
+    longer = torch.randn(3, 11, 16)
+    assert cut(model, graph, plan)(longer).shape == model(longer).shape
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_head_whose_halves_are_swapped_is_tied_with_one_that_is_whole(seed):
+    model = made(OneHeadSize(rotary=True))
+    graph = probe(model, trace(model, SEQUENCES))
+    assert len(graph.ties) == 1 and not edits_for(model, graph, unequal(graph, seed)).programs
+    assert prove(model, graph, unequal(graph, seed), SEQUENCES).passed
+
+
+class ByChance(nn.Module):
+    """A limit equals the hidden width, and the forward computes with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limit = 12
+        self.a, self.b = nn.Linear(16, 12), nn.Linear(12, 5)
+        self.places = nn.Embedding(12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = x.reshape(x.shape)
+        return self.b(x) + self.places(torch.arange(self.limit)).mean()
+
+
+def test_an_attribute_that_equals_a_width_by_chance_is_left_alone():
+    model = made(ByChance())
+    graph = probe(model, trace(model, SEQUENCES))
+    smaller = cut(model, graph, unequal(graph))
+    assert "a" in graph.groups and smaller.limit == 12 and prove(model, graph, unequal(graph), SEQUENCES).passed
+
+
+class Repeats(nn.Module):
+    """Queries in groups: how often a key is repeated is read only where there is a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size, self.each = 5, 3
+        self.q, self.k, self.o = nn.Linear(16, 30), nn.Linear(16, 10), nn.Linear(30, 16)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        q, k = (f(x).view(*x.shape[:2], -1, self.size).transpose(1, 2) for f in (self.q, self.k))
+        if attention_mask is None:
+            y = nn.functional.scaled_dot_product_attention(q, k, k, enable_gqa=True, scale=0.4)
+        else:
+            n, heads, length, size = k.shape
+            k = k[:, :, None].expand(n, heads, self.each, length, size).reshape(n, heads * self.each, length, size)
+            mask = attention_mask[:, None, None, :].bool()
+            y = nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=mask, scale=0.4)
+        return self.o(y.transpose(1, 2).flatten(2))
+
+
+def test_an_attribute_that_only_another_input_reads_follows_the_cut():
+    model, masked = made(Repeats()), {"x": SEQUENCES, "attention_mask": torch.ones(2, 7, dtype=torch.int64)}
+    graph = probe(model, trace(model, {"x": SEQUENCES}, [record_variant(model, masked)]))
+    assert len(graph.variants) == 1
+    each = next(n for n, g in graph.groups.items() if g.units == 3)
+    plan = unequal(graph, 1)
+    smaller = cut(model, graph, plan)
+    assert smaller.each == len(plan.keep[each])
+    assert smaller(**masked).shape == (2, 7, 16)
+    assert torch.allclose(smaller(**masked), smaller(SEQUENCES), atol=1e-5)
+
+
+def test_other_inputs_are_padded_unmasked_and_shorter():
+    model, mask = OneHeadSize(), torch.ones(2, 7, dtype=torch.int64)
+    proposals = list(other_inputs(model, {"x": SEQUENCES, "attention_mask": mask}))
+    assert any("attention_mask" not in p for p in proposals)
+    assert any("attention_mask" in p and not bool(p["attention_mask"].all()) for p in proposals)
+    assert any(p["x"].shape == (2, 5, 16) and p["attention_mask"].shape == (2, 5) for p in proposals)
+
+
+class TakesList(nn.Module):
+    """One list of maps."""
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        return maps[0].sum() + maps[1].sum()
+
+
+def test_a_list_holds_examples_or_one_argument():
+    pair = [SEQUENCES, SEQUENCES[:, :4]]
+    assert several_examples(OneHeadSize(), pair)[1] == (pair[1],)
+    example, others, note = several_examples(TakesList(), pair)
+    assert example == (pair,) and not others and "one argument" in note
