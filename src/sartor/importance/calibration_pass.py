@@ -26,6 +26,7 @@ from sartor.structure import Graph, Site
 from sartor.structure.calls import Op
 from sartor.structure.example import to_device, with_batch
 from sartor.structure.model_copy import named_tensors
+from sartor.structure.weight_arithmetic import effective_weights
 from sartor.types import Calibration, Group, Listener, Member, Reduce, Role
 
 DATA = {"grad", "activation", "contribution", "gap", "reads"}  # what calibration samples are needed for
@@ -130,6 +131,7 @@ class _Pass:
         self.graph, self.model, self.groups, self.seed = graph, model, graph.groups, seed
         self.means = {c: Means() for c in criteria}
         self.tensors = {n: t.detach() for *_, n, t in named_tensors(model)}
+        self.weights = self.tensors | effective_weights(graph.ops, self.tensors)  # as the layers use them
         first: dict[int, str] = {}  # of a parameter with several names, the first one carries the gradient
         self.first = {n: first.setdefault(id(p), n) for n, p in model.named_parameters(remove_duplicate=False)}
         self.places = {c: weight_places(graph, graph.groups.values(), c.roles(reduce)) for c in criteria}
@@ -160,12 +162,13 @@ class _Pass:
     def from_weights(
         self, c: ScoreFunction, places: Mapping[str, Sequence[Member]], grads: Mapping[str, Tensor] | None, n: float
     ) -> None:
-        """Every tensor of every group."""
+        """Every tensor of every group; without gradients, a weight is what its layer computes from the tensor."""
+        tensors = self.weights if grads is None else self.tensors
         for name, members in places.items():
             for i, member in enumerate(members):
                 given = {}
                 if "weight" in c.needs:
-                    given["weight"] = self.graph.unit_view(name, member, self.tensors[member.tensor]).double()
+                    given["weight"] = self.graph.unit_view(name, member, tensors[member.tensor]).double()
                 if grads is not None:
                     given["grad"] = self.graph.unit_view(name, member, grads[member.tensor]).double()
                 self.means[c].add((name, i), self.call(c, self.groups[name], member.tensor, **given), n)

@@ -37,7 +37,7 @@ from sartor.types import SILENT, Listener
 
 _FEWEST = 8  # batches that take part from the start at least, if necessary as parts of those given
 _UNCHANGED = 1e-6  # relative: no refit where the network computes what it did
-_ROWS_SHARE = 8  # the part of the memory that the rows of one layer take; they exist twice for a moment
+_ROWS_SHARE = 10  # the part of the memory that the rows of one layer take; they exist twice for a moment
 _CHUNK = 16384  # rows that are summed in single precision
 
 
@@ -70,7 +70,7 @@ def refit_consumers_(
     Args:
         smaller: cut from the original; its weights, biases and batch-norm shifts change.
         original: the network before the cut, and the cut.
-        batches: calibration inputs; those of another shape than most of them have are left out. Half of
+        batches: calibration inputs; those of another shape than most of them have are left out. A third of
             `options.memory` is for activations that are alive at one place of the two networks: where those of all
             inputs do not fit, as many inputs as fit are read, and the others follow where the activations have become
             smaller.
@@ -105,7 +105,7 @@ def refit_consumers_(
         for stepper in (before, after):
             _check_path(graph, stepper)
         size = _bytes_by_stage([before, after], by_stage)
-        room, largest = memory // 2, max(size.values(), default=1)
+        room, largest = memory // 3, max(size.values(), default=1)
         if len(same) * largest > room:
             most = max(1, batch_of(same[0]) * room // (_FEWEST * largest))
             same = [p for b in same for p in parts(b, most)]

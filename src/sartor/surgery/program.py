@@ -2,14 +2,17 @@
 
 If a forward states a size that no attribute holds (`x.view(-1, 400)`, `reshape(B, N, C)` with C from `x.shape`),
 changing attributes is not enough. Then the operators recorded inside that module replace its forward, with all sizes
-adapted. Parameters, submodules and names are kept; the new class is a subclass of the module's own class.
+adapted. Sizes that follow from the inputs stay formulas, so that any batch and any length is taken. Parameters,
+submodules and names are kept; the new class is a subclass of the module's own class.
 """
 
 from __future__ import annotations
 
+import copyreg
 import json
 from collections.abc import Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -17,41 +20,69 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from sartor.errors import BadInput, CorruptFile
-from sartor.structure.example import tensors
 from sartor.structure.op_json import operator
-from sartor.surgery.edits_file import ProgramFile
+from sartor.surgery.call_signature import bound, plain_value, tensors_of
+from sartor.surgery.edits_file import Formula, OldProgramFile, ProgramFile
+from sartor.surgery.size_formula import evaluated
 from sartor.torch_internals import OpOverload, children_table
 from sartor.types.checked import refusal
 
-FORMAT = 1
 SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
+_ARGUMENTS = {"slot", "tensor", "size", "modes", "device", "float", "dtype", "layout", "memory_format"}
+Step = tuple[OpOverload, list[Any], dict[str, Any], tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The steps for calls with one signature."""
+
+    call: Mapping[str, Any]  # argument -> its value as JSON, with "*" for tensors
+    inputs: list[list[Any]]  # shape of each tensor: a number, None for any, {"size": of an earlier input}
+    same: list[int]  # of each tensor, the first that is the same one
+    output: Any
+    steps: list[Step]
+
+    def mismatch(self, given: list[Tensor]) -> str:
+        """Why these tensors are not the ones it was written for; "" if they are."""
+        for i, first in enumerate(self.same):
+            if given[i] is not given[first]:
+                return f"expected inputs {first} and {i} to be the same tensor, as in the recorded call"
+        for i, (t, shape) in enumerate(zip(given, self.inputs)):
+            fits = len(t.shape) == len(shape)
+            for n, s in zip(t.shape, shape):
+                if isinstance(s, dict):
+                    # a mask may have size 1 where the sequence has a length: operators broadcast it
+                    fits = fits and (n == _size(given, s["size"]) or n == 1)
+                elif s is not None:
+                    fits = fits and n == s
+            if not fits:
+                names = ["any" if s is None else _name(s) for s in shape]
+                return f"input {i}: expected shape {names}; got {list(t.shape)}"
+        return ""
 
 
 class Program:
     """The steps of a rewritten forward, which can be written as JSON.
 
+    A program has one variant for every signature its module was called with: which arguments are tensors, and the
+    values of the others. Arguments equal to their default do not count.
+
     A step is [operator, args, kwargs, slots of its results, slots that no later step reads]. Arguments are plain
     numbers, text, None and lists, or one of {"slot": i}, {"tensor": name} (a parameter or buffer of the module),
-    {"batch": k} (k times the batch size), {"modes": [in evaluation, in training]}, {"dtype" | "layout" |
+    {"size": formula} (see `size_formula`), {"modes": [in evaluation, in training]}, {"dtype" | "layout" |
     "memory_format": name}, {"device": true} (that of the first input), {"float": text} (for infinities).
     """
 
-    def __init__(self, raw: Mapping[str, Any] | ProgramFile):
-        try:
-            file = raw if isinstance(raw, ProgramFile) else ProgramFile.model_validate(raw)
-        except ValidationError as e:
-            raise CorruptFile(str(refusal(e, "rewritten forward"))) from e
+    def __init__(self, raw: Mapping[str, Any] | ProgramFile | OldProgramFile):
+        file = _read(raw)
         self.raw = file.model_dump(mode="json")
-        self.inputs: list[list[Any]] = self.raw["inputs"]  # shape of each tensor; {"batch": k} where it may vary
-        self.same, self.plain, self.output = file.same, file.plain, file.output
-        self.steps = [
-            (_operator(i, name), args, kwargs, tuple(outs), tuple(drop))
-            for i, (name, args, kwargs, outs, drop) in enumerate(file.steps)
+        self.fixed: tuple[str, ...] = tuple(file.fixed)
+        """What it does not take although the original may, as sentences: "takes attention_mask=None only"."""
+        self.positional, self.defaults = file.positional, file.defaults
+        self.variants = [
+            Variant(v.call, raw["inputs"], v.same, v.output, [_step(i, step) for i, step in enumerate(v.steps)])
+            for v, raw in zip(file.variants, self.raw["variants"])
         ]
-        self.batch = next(
-            ((i, d, x["batch"]) for i, shape in enumerate(self.inputs) for d, x in enumerate(shape) if _is(x, "batch")),
-            None,
-        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Program) and self.raw == other.raw
@@ -59,52 +90,68 @@ class Program:
     def __hash__(self) -> int:
         return hash(json.dumps(self.raw, sort_keys=True))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Program, (self.raw,)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
+        return self  # nothing in it changes
+
     def names(self) -> set[str]:
         """Parameters and buffers it reads."""
-        return {x["tensor"] for _, args, kwargs, *_ in self.steps for x in _refs((args, kwargs)) if "tensor" in x}
+        steps = [step for v in self.variants for step in v.steps]
+        return {x["tensor"] for _, args, kwargs, *_ in steps for x in _refs((args, kwargs)) if "tensor" in x}
 
     def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The forward of `module`.
 
         Raises:
-            BadInput: the arguments differ from those of the recorded call.
+            BadInput: it was not recorded with such arguments.
         """
-        given = list(tensors((args, kwargs)))
-        self._check(given, plain_of((args, kwargs)))
-        n = 1
-        if self.batch is not None:
-            i, d, each = self.batch
-            n = given[i].shape[d] // each
-        env: dict[int, Any] = dict(enumerate(given))
-        where = given[0].device if given else next(module.parameters()).device
+        values = bound(self.positional, self.defaults, args, kwargs)
+        plain = {name: plain_value(v) for name, v in values.items()}
+        reason = ""
+        for variant in self.variants:
+            if variant.call == plain:
+                given = tensors_of(values, list(variant.call))
+                reason = variant.mismatch(given)
+                if not reason:
+                    return _run(variant, module, given)
+        if not reason:
+            known = " or ".join(dict.fromkeys(str(dict(v.call)) for v in self.variants))
+            reason = f"expected the arguments {known}, where '*' is a tensor; got {plain}"
+        raise BadInput(
+            f"rewritten forward of {type(module).__name__}: {reason}. It repeats the calls it was recorded from; trace "
+            "the original with examples of every kind of call, or leave out what needs rewriting (rewrite='free')"
+        )
 
-        real = partial(_real, env, module, n, where)
-        for func, a, k, outs, drop in self.steps:
-            out = func(*[real(v) for v in a], **{key: real(v) for key, v in k.items()})
-            if len(outs) == 1 and not isinstance(out, list | tuple):
-                env[outs[0]] = out
-            else:
-                env.update(zip(outs, out))
-            del out  # otherwise it would live through the next step
-            for slot in drop:
-                env.pop(slot, None)
-        return _built(self.output, env)
 
-    def _check(self, given: list[Tensor], plain: list[Any]) -> None:
-        if plain != self.plain or len(given) != len(self.inputs):
-            raise BadInput(
-                f"rewritten forward: expected {len(self.inputs)} tensors and the other arguments {self.plain}; got "
-                f"{len(given)} tensors and {plain}. It only repeats the call it was recorded from"
-            )
-        for i, first in enumerate(self.same):
-            if given[i] is not given[first]:
-                raise BadInput(
-                    f"rewritten forward: expected inputs {first} and {i} to be the same tensor, as in the recorded call"
-                )
-        for i, (t, shape) in enumerate(zip(given, self.inputs)):
-            if len(t.shape) != len(shape) or any(not _is(s, "batch") and s != n for n, s in zip(t.shape, shape)):
-                expected = [f"{s['batch']} * n" if _is(s, "batch") else s for s in shape]
-                raise BadInput(f"rewritten forward, input {i}: expected shape {expected}; got {list(t.shape)}")
+def _run(variant: Variant, module: nn.Module, given: list[Tensor]) -> Any:
+    env: dict[int, Any] = dict(enumerate(given))
+    where = given[0].device if given else next(module.parameters()).device
+    real = partial(_real, env, module, where)
+    for func, a, k, outs, drop in variant.steps:
+        out = func(*[real(v) for v in a], **{key: real(v) for key, v in k.items()})
+        if len(outs) == 1 and not isinstance(out, list | tuple):
+            env[outs[0]] = out
+        else:
+            env.update(zip(outs, out))
+        del out  # otherwise it would live through the next step
+        for slot in drop:
+            env.pop(slot, None)
+    return _built(variant.output, env)
+
+
+def _read(raw: Any) -> ProgramFile:
+    try:
+        if isinstance(raw, ProgramFile):
+            return raw
+        if isinstance(raw, OldProgramFile):
+            return raw.upgraded()
+        if isinstance(raw, Mapping) and raw.get("format") == 1:
+            return OldProgramFile.model_validate(raw).upgraded()
+        return ProgramFile.model_validate(raw)
+    except ValidationError as e:
+        raise CorruptFile(str(refusal(e, "rewritten forward"))) from e
 
 
 def _operator(step: int, name: str) -> OpOverload:
@@ -116,6 +163,32 @@ def _operator(step: int, name: str) -> OpOverload:
         ) from e
 
 
+def _check_argument(step: int, x: Any) -> None:
+    """Refuse a kind of value that is not known."""
+    if isinstance(x, list):
+        for v in x:
+            _check_argument(step, v)
+    elif isinstance(x, dict):
+        kind = next(iter(x), None)
+        if len(x) != 1 or kind not in _ARGUMENTS:
+            raise CorruptFile(
+                f"rewritten forward, step {step}: expected one of {', '.join(sorted(_ARGUMENTS))}; got {sorted(x)}"
+            )
+        if kind == "modes":
+            _check_argument(step, x[kind])
+        elif kind == "size":
+            try:
+                Formula.model_validate(x[kind])
+            except ValidationError as e:
+                raise CorruptFile(str(refusal(e, f"rewritten forward, step {step}, size"))) from e
+
+
+def _step(i: int, step: Any) -> Step:
+    name, args, kwargs, outs, drop = step
+    _check_argument(i, [args, *kwargs.values()])
+    return _operator(i, name), args, kwargs, tuple(outs), tuple(drop)
+
+
 class Rewritten(nn.Module):
     """A module that runs a program instead of the forward of its class; see `rewrite_`."""
 
@@ -124,6 +197,25 @@ class Rewritten(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The original forward with the present sizes."""
         return self.program.run(self, args, kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        make, args, *rest = super().__reduce_ex__(protocol)
+        if make is copyreg.__newobj__:  # type: ignore[attr-defined]
+            return _empty, (type(self).__mro__[2], *args[1:]), *rest
+        return make, args, *rest
+
+
+@cache
+def rewritten_class(kind: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of a module class that runs a program; it bears the name of the class."""
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (Rewritten, kind), names)
+
+
+def _empty(kind: type[nn.Module], *args: Any) -> nn.Module:
+    """A module of the rewritten class without any state: how pickle and copy begin."""
+    new: nn.Module = kind.__new__(rewritten_class(kind), *args)
+    return new
 
 
 def rewrite_(model: nn.Module, path: str, program: Program) -> nn.Module:
@@ -140,7 +232,7 @@ def rewrite_(model: nn.Module, path: str, program: Program) -> nn.Module:
     if missing:
         raise BadInput(f"module {path!r}: a rewritten forward reads {missing[0]!r}, which it does not have")
     kind = type(module)
-    new: nn.Module = object.__new__(type(kind.__name__, (Rewritten, kind), {"__module__": kind.__module__}))
+    new: nn.Module = object.__new__(rewritten_class(kind))
     new.__dict__.update(module.__dict__)
     new.__dict__["program"] = program
     if isinstance(module, nn.MultiheadAttention):
@@ -152,37 +244,10 @@ def rewrite_(model: nn.Module, path: str, program: Program) -> nn.Module:
     return model
 
 
-def plain_of(value: Any) -> list[Any]:
-    """The arguments of a call as JSON, with "*" for tensors.
-
-    Raises:
-        TypeError: an argument that JSON cannot hold.
-
-    >>> plain_of(((torch.ones(2), None), {"mask": False}))
-    [['*', None], {'mask': False}]
-    """
-    args, kwargs = value
-    return [_plain(list(args)), _plain(kwargs)]
-
-
-def _plain(x: Any) -> Any:
-    if isinstance(x, Tensor):
-        return "*"
-    if x is None or isinstance(x, bool | int | float | str):
-        return x
-    if isinstance(x, list | tuple):
-        return [_plain(v) for v in x]
-    if isinstance(x, dict):
-        return {str(k): _plain(v) for k, v in x.items()}
-    if isinstance(x, torch.Size):
-        return list(x)
-    raise TypeError(f"{type(x).__name__} in a call")
-
-
-def _real(env: Mapping[int, Any], module: nn.Module, n: int, where: torch.device, x: Any) -> Any:
+def _real(env: Mapping[int, Any], module: nn.Module, where: torch.device, x: Any) -> Any:
     """The value of an argument. Not a closure: its reference cycle would keep activations alive."""
     if isinstance(x, list):
-        return [_real(env, module, n, where, v) for v in x]
+        return [_real(env, module, where, v) for v in x]
     if not isinstance(x, dict):
         return x
     (kind, v), *_ = x.items()
@@ -190,17 +255,25 @@ def _real(env: Mapping[int, Any], module: nn.Module, n: int, where: torch.device
         return env[v]
     if kind == "tensor":
         return _tensor(module, v)
-    if kind == "batch":
-        return v * n
+    if kind == "size":
+        return _size(env, v)
     if kind == "modes":
-        return _real(env, module, n, where, v[module.training])
+        return _real(env, module, where, v[module.training])
     if kind == "device":
         return where
     return float(v) if kind == "float" else getattr(torch, v)
 
 
-def _is(x: Any, kind: str) -> bool:
-    return isinstance(x, dict) and kind in x
+def _size(tensors: Any, formula: Mapping[str, Any]) -> int:
+    return evaluated(formula, lambda slot, d: tensors[slot].shape[d])
+
+
+def _name(size: Any) -> Any:
+    """A size in a message."""
+    if not isinstance(size, dict):
+        return size
+    (i, d), *_ = size["size"]["of"]
+    return f"dimension {d} of input {i}"
 
 
 def _refs(x: Any) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,240 @@
+"""The forward of a model recorded at several input sizes, with every call of every module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sartor.errors import SartorError
+from sartor.structure.axes import Axis, leaves, positions
+from sartor.structure.calls import Op, Value, short_name
+from sartor.structure.example import Example, as_args, map_tensors, tensors
+from sartor.structure.graph import Graph
+from sartor.structure.masks import Masks
+from sartor.structure.model_copy import clone, empty_like_on_meta
+from sartor.structure.operator_watch import watching
+from sartor.structure.recording import Recording
+from sartor.structure.solver import solve
+from sartor.structure.value_reads import QUESTIONS, repeated
+from sartor.surgery.call_signature import Forward, Signature, bound, in_order, signature_of, tensors_of
+from sartor.surgery.input_sizes import settings
+from sartor.torch_internals import OpOverload
+
+_REPORTS = {"labels", "return_dict", "output_attentions", "output_hidden_states"}  # they change what is returned
+
+
+class CannotRewrite(SartorError, ValueError):
+    """The forward of a module cannot be repeated from its operators; the message says why."""
+
+
+@dataclass
+class Call:
+    """One call of a module inside a recorded forward."""
+
+    start: int  # its operators are those from here up to `stop`
+    inputs: list[Value]  # tensors, in the order of the signature
+    signature: Signature | None  # None: an argument that JSON cannot hold
+    stop: int = -1
+    output: Any = None
+    unsupported: str = ""  # the type of an output that JSON cannot hold
+
+
+Calls = Mapping[str, list[Call]]  # by module path
+
+
+@dataclass(frozen=True)
+class Take:
+    """One recording with the axes of its values, and the calls of every module."""
+
+    graph: Graph
+    calls: Calls
+
+    def ops(self, call: Call) -> tuple[Op, ...]:
+        """The operators inside a call."""
+        return self.graph.ops[call.start : call.stop]
+
+    def masks(self, original: Graph, masks: Masks) -> Masks:
+        """The masks of another graph of this model, on the leaves of this one.
+
+        Raises:
+            CannotRewrite: what is removed there cannot be expressed in these axes.
+        """
+        if self.graph is original:
+            return masks
+        found: dict[Axis, Tensor] = {}
+        removed: list[tuple[str, int, Axis, Tensor]] = []
+        for name, v in self.graph.tensors.items():
+            for d, a in enumerate(v.axes):
+                whole = original.tensors[name].axes[d]
+                if not masks.is_whole(whole):
+                    removed.append((name, d, a, masks.mask(whole)))
+        for _, _, a, keep in removed:
+            for leaf in dict.fromkeys(leaves(a)):
+                if not leaf.frozen and leaf not in found:
+                    found[leaf] = keep[positions(a, leaf)].any(1)
+        cut = Masks({leaf: keep for leaf, keep in found.items() if not bool(keep.all())})
+        for name, d, a, keep in removed:
+            if not torch.equal(cut.mask(a), keep):
+                raise CannotRewrite(f"with other input sizes, dimension {d} of {name} has other units")
+        return cut
+
+
+@dataclass(frozen=True)
+class Family:
+    """One example at several sizes; the first take has the sizes of the example itself."""
+
+    takes: Sequence[Take]
+    other_paths: Sequence[tuple[Recording, Calls]]  # at sizes for which the model calls other operators
+
+
+@dataclass(frozen=True)
+class Tape:
+    """Every example of a model, recorded at several sizes."""
+
+    graph: Graph
+    families: Sequence[Family]
+    forwards: Mapping[str, Forward]  # by module path
+
+    @classmethod
+    def of(cls, model: nn.Module, graph: Graph) -> Tape:
+        """Record the forward on meta tensors, at several values of every input size that may vary.
+
+        Raises:
+            CannotRewrite: the control flow depends on tensor values, or changes from call to call.
+        """
+        forwards = {path: Forward.of(module) for path, module in model.named_modules()}
+        recorder = _Recorder(model, forwards)
+        return cls(graph, [recorder.family(g) for g in (graph, *getattr(graph, "variants", ()))], forwards)
+
+    def calls(self, path: str) -> Iterator[tuple[Family, list[Call]]]:
+        """Every call of a module in every family, as it is in each take of it.
+
+        Raises:
+            CannotRewrite: the module is called more often at some input sizes.
+        """
+        for family in self.families:
+            every = [take.calls.get(path, []) for take in family.takes]
+            counts = sorted({len(c) for c in every})
+            if len(counts) > 1:
+                raise CannotRewrite(f"module {path!r} is called {counts[0]} to {counts[-1]} times, depending on sizes")
+            yield from ((family, list(call)) for call in zip(*every))
+
+    def unseen(self, path: str) -> dict[str, Any]:
+        """Optional arguments of a module that no example gives another value, with their defaults.
+
+        Left out are those that its code never reads, and those that no argument of the model can reach because every
+        argument of the model was given.
+        """
+        forward = self.forwards[path]
+        free = self._never_given("") or set()
+        if self.forwards[""].takes_more or not path:
+            free = free | {"**"}
+        names = self._never_given(path)
+        if forward.reads is not None:
+            names &= forward.reads
+        return {n: forward.defaults[n] for n in sorted(names) if n in free or (free and forward.defaults[n] is None)}
+
+    def _never_given(self, path: str) -> set[str]:
+        given = {n for f in self.families for call in f.takes[0].calls.get(path, ()) for n in call.signature or ()}
+        return set(self.forwards[path].defaults) - given - _REPORTS
+
+
+class _Recorder:
+    def __init__(self, model: nn.Module, forwards: Mapping[str, Forward]):
+        self.model, self.forwards = model, forwards
+
+    def family(self, graph: Graph) -> Family:
+        """The example of a graph at several sizes."""
+        example = graph.example
+        if any(t.device.type != "meta" for t in tensors(example)):
+            raise CannotRewrite("its control flow depends on tensor values")
+        path = [op.func for op in graph.ops]
+        accepted: dict[int, tuple[Example, Recording, Calls]] = {}  # by id of an example
+        other_paths: list[tuple[Recording, Calls]] = []
+
+        def accepts(other: Example) -> bool:
+            try:
+                rec, calls = self.recorded(graph, other)
+            except Exception:  # the model does not take these sizes
+                return False
+            if [op.func for op in rec.ops] != path:
+                other_paths.append((rec, calls))
+                return False
+            accepted[id(other)] = other, rec, calls
+            return True
+
+        try:
+            _, *first = accepted[0] = example, *self.recorded(graph, example)
+        except Exception as e:
+            raise CannotRewrite(f"its forward cannot be recorded again: {e}") from e
+        if [op.func for op in first[0].ops] != path:
+            raise CannotRewrite("its forward calls other operators each time")
+        others = [accepted[id(e)][1:] for e in settings(example, accepts)]
+        return Family([Take(solve(rec), calls) for rec, calls in (first, *others)], other_paths)
+
+    def recorded(self, graph: Graph, example: Example) -> tuple[Recording, Calls]:
+        """The operators of the forward, and the calls of its modules."""
+        meta_model = clone(self.model, empty_like_on_meta).eval()
+        rec = Recording.opened(meta_model, example)
+        found: dict[str, list[Call]] = {}
+        handles = []
+        alive: list[Any] = []  # keeps the ids of these tensors from being reused
+
+        def enter(name: str) -> Any:
+            positional, defaults = self.forwards[name].positional, self.forwards[name].defaults
+
+            def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+                values = in_order(positional, bound(positional, defaults, args, kwargs))
+                inputs = [rec.value(t) for t in tensors_of(values, list(values))]
+                alive.append((args, kwargs))
+                found.setdefault(name, []).append(Call(len(rec.ops), inputs, signature_of(values)))
+
+            return hook
+
+        def leave(name: str) -> Any:
+            def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+                call = next(c for c in reversed(found[name]) if c.stop < 0)
+                call.stop, call.output, call.unsupported = len(rec.ops), map_tensors(rec.value, out), _unsupported(out)
+                alive.append(out)
+
+            return hook
+
+        for name, module in meta_model.named_modules():
+            handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(leave(name), with_kwargs=True))
+        questions = iter([op for op in graph.ops if op.name in QUESTIONS])
+
+        def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
+            if short_name(func) not in QUESTIONS:
+                return NotImplemented
+            return repeated(next(questions, graph.ops[0]), func)  # its index may be another one at other sizes
+
+        args, kwargs = as_args(example)
+        try:
+            with watching(meta_model, rec.see, meta=True, instead=instead, same=rec.same):
+                out = meta_model(*args, **kwargs)
+        finally:
+            for h in handles:
+                h.remove()
+        rec.outputs = [rec.value(t, "op") for t in tensors(out)]
+        rec._seen.clear()
+        return rec, found
+
+
+def _unsupported(x: Any) -> str:
+    """The first container that is no plain tuple, list or dict."""
+    if isinstance(x, Mapping | list | tuple):
+        inside = x.values() if isinstance(x, Mapping) else x
+        return (
+            type(x).__name__
+            if type(x) not in (tuple, list, dict)
+            else next(filter(None, map(_unsupported, inside)), "")
+        )
+    return "" if x is None or isinstance(x, Tensor | bool | int | float | str) else type(x).__name__
+
+
+__all__ = ["Call", "Calls", "CannotRewrite", "Family", "Take", "Tape"]
