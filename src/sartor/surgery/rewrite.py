@@ -79,12 +79,6 @@ class Rewriting:
         return self._settings[id(family)]
 
 
-def program_for(graph: Graph, tape: Tape, path: str, masks: Mapping[Axis, Tensor]) -> Program:
-    """The forward of the module at `path` after a cut by `masks` of the leaves of `graph`; see `Rewriting.program`."""
-    assert graph.ops is tape.graph.ops
-    return Rewriting(tape, masks).program(path)
-
-
 def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether a call could match both variants."""
     if one["call"] != other["call"]:
