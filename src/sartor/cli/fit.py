@@ -90,7 +90,8 @@ def fit(
     flags: dict[str, Any] = {
         "model": model, "weights": None if weights is None else str(weights), "data": data, "input": shape,
         "batch": batch, "val": val, "budget": budget, "recipe": recipe, "out": None if out is None else str(out),
-        "seed": seed, "device": device, "test": test or None, "cut": cut or None, "keep": keep or None, "rewrite": rewrite,
+        "seed": seed, "device": device, "test": test or None, "cut": cut or None, "keep": keep or None,
+        "rewrite": rewrite,
         "epochs": epochs, "loss": loss, "metric": metric, "target": target,
         "model_options": parse_pairs(option, "--option") or None,
     }  # fmt: skip
@@ -178,7 +179,8 @@ def perform(request: Request, recipe: Recipe | None, folder: Path, listener: Ste
         example = None if isinstance(data.example, Mapping) else data.example
     arguments: dict[str, Any] = {
         "train": data and data.train, "val": data and data.val, "test": _test_part(request, data),
-        "budget": request.budget, "recipe": recipe, "cut": request.cut, "keep": request.keep, "rewrite": request.rewrite,
+        "budget": request.budget, "recipe": recipe, "cut": request.cut, "keep": request.keep,
+        "rewrite": request.rewrite,
         "epochs": request.epochs, "target": request.target, "loss": named_loss(request.loss),
         "metric": named_metric(request.metric),
         "example": example, "calibration": data and data.calibration,

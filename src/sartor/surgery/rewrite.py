@@ -12,7 +12,6 @@ from sartor.structure.axes import Axis
 from sartor.structure.calls import Op, Value, dim, values
 from sartor.structure.constants import moved, pads
 from sartor.structure.functions import FunctionOp
-from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
 from sartor.structure.op_json import encoded, operator_name
 from sartor.surgery.edits_file import PROGRAM_FORMAT
