@@ -10,7 +10,7 @@ from torch import nn
 
 from sartor.activations.observers import Request, observe
 from sartor.activations.sites import read_sites, sample_dim, sites
-from sartor.errors import BadInput, CannotTrace
+from sartor.errors import BadInput
 from sartor.structure import trace
 from sartor.structure.example import first_tensor, map_tensors, with_batch
 from sartor.testing.zoo import ZOO
@@ -209,12 +209,15 @@ def test_bfloat16_gives_nearly_the_same_in_float32():
         assert 0 < float((half - full).norm() / full.norm()) < 0.15, key
 
 
-def test_another_path_is_refused_with_gradients_too():
+def test_another_path_is_taken_with_gradients_too():
     model, x = Turning(), torch.randn(2, 4)
     graph = trace(model, x)
     model.turn = True
-    with pytest.raises(CannotTrace, match="another path"):
-        observe(graph, model, (x, None), Request(contributions=list(graph.groups)), loss=squares)
+    found = observe(graph, model, (x, None), Request(contributions=list(graph.groups)), loss=squares)
+    (group,) = graph.groups
+    gate = torch.ones(6, requires_grad=True)
+    (want,) = torch.autograd.grad(squares(model.b(torch.tanh(model.a(x)) * gate), None), gate)
+    assert not found.unseen and torch.allclose(found.contributions[group].mean(1).float(), want, rtol=1e-4, atol=1e-6)
 
 
 def test_nothing_leaks_when_the_forward_or_the_loss_fails(model, graph, batches):

@@ -90,7 +90,7 @@ def test_segments_hold_every_operator_once_and_depend_on_earlier_ones(graph) -> 
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("case", [c for c in cases() if not c.name.startswith("packed")], ids=str)  # lengths as values
 def test_a_segment_rebuilt_gives_the_shapes_a_cut_leaves(case) -> None:
     _, _, graph = understood(case.name)
     kinds = segments(graph)

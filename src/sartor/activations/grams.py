@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.follow import Interventions, Numerics, follow, replay
+from sartor.activations.follow import Interventions, Numerics, recognise, replay
 from sartor.activations.micro_batches import parts, samples_within, working_memory
 from sartor.activations.patches import Reading
 from sartor.activations.readers import Read
@@ -76,11 +76,26 @@ class Grams:
         each = parts(few, samples_within(graph, memory, gradients=True))
         costs = self._sensitivities(each) if self.layers else {}
         typical = torch.tensor([c for c in costs.values() if c > 0] or [1.0]).double().log().mean().exp()
-        self.scale = {i: float(typical * (costs.get(i, 0.0) / typical) ** options.flatten) for i in self.layers}
+        if unseen := [i for i in self.gram if i not in costs]:
+            for batch in batches[1:]:  # the first batch takes another path
+                more = self._sensitivities(
+                    parts(
+                        with_batch(batch, min(batch_of(batch), options.samples)),
+                        samples_within(graph, memory, gradients=True),
+                    )
+                )
+                costs |= {i: more[i] for i in unseen if i in more and i not in costs}
+                if all(i in costs for i in unseen):
+                    break
+        self.scale = {i: float(typical * (costs.get(i, typical) / typical) ** options.flatten) for i in self.layers}
 
     def reads(self, group: str) -> list[Read]:
-        """The readers of a group; empty if no convolution or linear layer reads it."""
-        return [self._read(s) for s in self.sites[group]]
+        """The readers of a group that the batches reached; empty if no convolution or linear layer reads it."""
+        return [self._read(s) for s in self.sites[group] if s.op in self.gram]
+
+    def unseen(self, group: str) -> list[Site]:
+        """The places that read a group and that no batch reached."""
+        return [s for s in self.sites[group] if s.op not in self.gram]
 
     def _read(self, site: Site) -> Read:
         gram, (reading, weight) = self.gram[site.op], self._matrix(site.op)
@@ -97,6 +112,10 @@ class Grams:
         reading = Reading.of(self.graph.ops[op])
         assert reading is not None
         return math.prod(reading.weight.shape[1:]) * reading.groups
+
+    def _channels(self, op: int) -> int:
+        first = self.graph.ops[op].args[0]
+        return int(first.shape[1 if self.graph.ops[op].kind == "conv" else -1])
 
     def _matrix(self, op: int) -> tuple[Reading, Tensor]:
         """[groups, outputs, inputs], scaled by the batch norm behind."""
@@ -122,6 +141,8 @@ class Grams:
                 return
             reading = Reading.of(op)
             assert reading is not None
+            if args[0].shape[reading.channel(args[0].dim())] != self._channels(op.index):
+                return
             x = reading.rows(args[0], reading.pick(out, each, self.generator)).float()
             if op.index not in sums:
                 zeros = x.new_zeros(x.shape[0], x.shape[2], x.shape[2], dtype=torch.float64)
@@ -159,29 +180,29 @@ class Grams:
                 with torch.enable_grad():
                     along = (out * direction.to(out)).sum()
                     grads = torch.autograd.grad(
-                        along, list(taps.values()), retain_graph=k < len(directions), allow_unused=True
+                        along, [t for _, t in taps], retain_graph=k < len(directions), allow_unused=True
                     )
-                for i, g in zip(taps, grads):
+                for (i, _), g in zip(taps, grads):
                     squares[i] = squares.get(i, 0.0) + (0.0 if g is None else float(g.double().square().sum()))
             size += float(out.detach().double().square().sum())
-            channels = {i: t.shape[1 if self.graph.ops[i].kind == "conv" else -1] for i, t in taps.items()}
+            channels |= {i: t.shape[1 if self.graph.ops[i].kind == "conv" else -1] for i, t in taps}
         return {i: squares[i] / (size or 1.0) / channels[i] for i in squares}
 
-    def _tapped(self, inputs: Example) -> tuple[Tensor, dict[int, Tensor]]:
-        """The first output, and each layer's result to differentiate at."""
+    def _tapped(self, inputs: Example) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+        """The first output, and each layer's results to differentiate at."""
         ends = {f.chain[-1]: i for i, f in self.layers.items()}
-        taps: dict[int, Tensor] = {}
+        taps: list[tuple[int, Tensor]] = []
 
         def tapped(op: Op, out: Any) -> Any:
             if op.index not in ends or not isinstance(out, Tensor):
                 return out
             tap = out if out.requires_grad else out.detach().requires_grad_()
-            taps[ends[op.index]] = tap
+            taps.append((ends[op.index], tap))
             return tap.clone()  # in-place operators of the model write to the copy, not to the tap
 
         with borrowed(self.model):
             changes, numerics = Interventions(after=tapped), Numerics(gradients=True)
-            with follow(self.graph.ops, self.model, lambda *_: None, changes=changes, numerics=numerics):
+            with recognise(self.graph, self.model, lambda *_: None, changes=changes, numerics=numerics):
                 return first_tensor(call(self.model, inputs)), taps
 
     def _directions(self, outputs: int) -> list[Tensor]:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sartor.activations.follow import Args, Interventions, Kwargs, Numerics, autocast, follow
-from sartor.activations.sites import Carried, read_sites, sample_dim, site_value, unit_samples
+from sartor.activations.follow import Args, Interventions, Kwargs, Numerics, autocast, recognise
+from sartor.activations.sites import Carried, read_sites, sample_dim, site_value, unit_dim, unit_samples
 from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput
 from sartor.structure import Graph, Site
@@ -89,6 +89,8 @@ class Observation:
 
     grads: Mapping[str, Tensor] = field(default_factory=dict)  # parameter -> gradient of the mean loss
     contributions: Mapping[str, Tensor] = field(default_factory=dict)  # group -> [units, samples], float64
+    unseen: frozenset[int] = frozenset()
+    # operators asked for that this batch did not call, or called with tensors of other units: nothing was shown there
 
 
 def observe(
@@ -113,9 +115,13 @@ def observe(
     Where one tensor holds several samples in an order that its shape does not tell, the model is run once more for each
     sample alone, for those places only.
 
+    The batch may take another path through the model than the example did (a mask, other lengths, an early exit): see
+    `activations/recognition.py`. Of an operator that it does not call nothing is shown, and its contribution is left
+    out of the sum over the places that read a group; `Observation.unseen` says which. Positions that are padding count
+    as all others do.
+
     Raises:
         BadInput: the loss is not one finite number.
-        CannotTrace: the model takes another path than when it was traced.
     """
     batch = to_device(batch, device_of(model))
     later = _Later(graph, batch_of(batch[0]))
@@ -132,10 +138,12 @@ def observe(
             alone[name].append(c)
     for key, views in parts.items():
         assert request.visit is not None
+        if not views:
+            continue
         joined = torch.cat(views, 1)
         request.visit(key, Carried(joined, 0, torch.arange(len(joined))[:, None], 1))
     added = {name: torch.cat(c, 1) for name, c in alone.items()}
-    return Observation(together.grads, {**together.contributions, **added})
+    return Observation(together.grads, {**together.contributions, **added}, together.unseen)
 
 
 class _Later:
@@ -166,9 +174,9 @@ class _Observer:
             for n, p in self.model.named_parameters()
         }
         with borrowed(self.model):
-            output = self._forward(batch[0], weights, request, taps, later)
+            output, unseen = self._forward(batch[0], weights, request, taps, later)
             if not request.backward:
-                return Observation()
+                return Observation(unseen=unseen)
             with torch.enable_grad():
                 value = _checked(self.loss(output, batch[1]))
         floating = {n: w for n, w in weights.items() if w.requires_grad}
@@ -181,34 +189,46 @@ class _Observer:
         else:  # the loss depends on none of them
             grads = [torch.zeros_like(t) for t in (*floating.values(), *taps.tensors)]
         by_name = {n: g.float() if g.itemsize < 4 else g for n, g in zip(floating, grads)}
-        return Observation(by_name, taps.contributions(grads[len(floating) :], later))
+        return Observation(by_name, taps.contributions(grads[len(floating) :], later), unseen)
 
-    def _forward(self, inputs: Any, weights: Mapping[str, Tensor], request: Request, taps: _Taps, later: _Later) -> Any:
+    def _forward(
+        self, inputs: Any, weights: Mapping[str, Tensor], request: Request, taps: _Taps, later: _Later
+    ) -> tuple[Any, frozenset[int]]:
+        """What the model returns, and the operators asked for that nothing was shown of."""
         keys_at: dict[int, list[tuple[Hashable, Site]]] = {}
         for key, site in request.watch.items():
             keys_at.setdefault(site.op, []).append((key, site))
 
+        shown: set[int] = set()
+
         def see(op: Op, args: Args, kwargs: Kwargs, out: Any) -> None:
             for key, site in keys_at.get(op.index, ()):
                 value = site_value(site, args, out).detach()
+                dim = unit_dim(self.graph, site, value)
+                if dim is None:
+                    continue
+                shown.add(op.index)
                 d = later.dim(site, value)
                 if d is None and later.n > 1:
                     later.watch[key] = site
                 elif request.visit is not None:
                     with torch.no_grad():
-                        request.visit(key, Carried(value, site.dim, site.positions, d))
+                        request.visit(key, Carried(value, dim, site.positions, d))
 
         args, kwargs = as_args(inputs)
         buffers = {n: b.detach().clone() for n, b in self.model.named_buffers()}
+        values = {**weights, **buffers}
         with ExitStack() as context:
             if keys_at or request.contributions:
                 changes = Interventions(taps.before, after=taps.after) if request.contributions else Interventions()
                 numerics = Numerics(request.backward, self.precision)
-                context.enter_context(follow(self.graph.ops, self.model, see, changes=changes, numerics=numerics))
+                followed = recognise(self.graph, self.model, see, changes=changes, numerics=numerics, tensors=values)
+                context.enter_context(followed)
             else:
                 context.enter_context(autocast(self.model, self.precision))
                 context.enter_context(torch.set_grad_enabled(request.backward))
-            return torch.func.functional_call(self.model, {**weights, **buffers}, args, kwargs)
+            output = torch.func.functional_call(self.model, values, args, kwargs)
+        return output, frozenset(keys_at) - shown | frozenset(taps.sites) - taps.seen
 
 
 def _checked(value: Any) -> Tensor:
@@ -232,17 +252,22 @@ class _Taps:
             for site in read_sites(graph, name):
                 self.sites.setdefault(site.op, []).append((name, site))
         self.tensors: list[Tensor] = []
-        self.of: list[list[tuple[str, Site]]] = []
+        self.of: list[list[tuple[str, Site, int]]] = []  # with the dimension that carries the units
+        self.seen: set[int] = set()  # operators that were tapped
 
     def before(self, op: Op, args: Args) -> Args:
-        here = [(name, s) for name, s in self.sites.get(op.index, ()) if s.slot == "in0"]
-        if not here:
+        if all(site.slot != "in0" for _, site in self.sites.get(op.index, ())):
             return args
         i = next(i for i, a in enumerate(op.args) if isinstance(a, Value))
+        here = self._here(op, "in0", args[i])
+        if not here:
+            return args
         return (*args[:i], self._tap(args[i], here, copied=self._overwritten(op, op.args[i])), *args[i + 1 :])
 
     def after(self, op: Op, out: Any) -> Any:
-        here = [(name, s) for name, s in self.sites.get(op.index, ()) if s.slot == "out"]
+        if all(site.slot != "out" for _, site in self.sites.get(op.index, ())):
+            return out
+        here = self._here(op, "out", out if isinstance(out, Tensor) else out[0])
         if not here:
             return out
         # in-place operators of the model write to the copy, not to the tap
@@ -250,7 +275,14 @@ class _Taps:
             return self._tap(out, here, copied=False).clone()
         return type(out)((self._tap(out[0], here, copied=False).clone(), *out[1:]))
 
-    def _tap(self, value: Tensor, here: list[tuple[str, Site]], *, copied: bool) -> Tensor:
+    def _here(self, op: Op, slot: str, value: Tensor) -> list[tuple[str, Site, int]]:
+        dims = [(name, s, unit_dim(self.graph, s, value)) for name, s in self.sites[op.index] if s.slot == slot]
+        here = [(name, s, d) for name, s, d in dims if d is not None]
+        if here:
+            self.seen.add(op.index)
+        return here
+
+    def _tap(self, value: Tensor, here: list[tuple[str, Site, int]], *, copied: bool) -> Tensor:
         if value.requires_grad:
             tap = value.clone() if copied else value.view_as(value)
         else:
@@ -269,11 +301,11 @@ class _Taps:
         totals: dict[str, Tensor] = {}
         for tap, grad, here in zip(self.tensors, grads, self.of):
             product = tap.detach().double() * grad.double() * later.n  # of the sum of the samples' losses
-            for name, site in here:
+            for name, site, dim in here:
                 d = later.dim(site, product)
                 if d is None and later.n > 1:
                     later.groups.add(name)
                     continue
-                c = unit_samples(product, site.dim, site.positions, d).sum(2)
+                c = unit_samples(product, dim, site.positions, d).sum(2)
                 totals[name] = totals[name] + c if name in totals else c
         return {name: c for name, c in totals.items() if name not in later.groups}

@@ -50,26 +50,50 @@ def site_value(site: Site, args: tuple[Any, ...], out: Any) -> Tensor:
     return next(tensors(out if site.slot == "out" else args))
 
 
+def unit_dim(graph: Graph, site: Site, value: Tensor) -> int | None:
+    """The dimension of a place's tensor that carries the units, in a forward that may run at other sizes.
+
+    None where the tensor has no dimension of the traced size there: then its units are not those of the group. A linear
+    layer may read a tensor of another rank than when traced: its features are the last dimension in any case.
+    """
+    op = graph.ops[site.op]
+    traced = _traced(graph, site)
+    if traced is None:
+        return None
+    dim = site.dim
+    if value.dim() != traced.ndim:
+        if op.kind != "linear" or site.dim != traced.ndim - 1:
+            return None
+        dim = value.dim() - 1
+    return dim if dim >= 0 and value.shape[dim] == traced.shape[site.dim] else None
+
+
 def sample_dim(graph: Graph, site: Site, value: Tensor, n: int) -> int | None:
     """The dimension of a place's tensor that counts the n samples of a batch.
 
-    It is the one dimension whose size differs from the tracing run (or, for equal batches, the one with the axis of the
-    model's input).
+    It is the one dimension whose size differs from the tracing run. For equal batches, and where more sizes differ (of
+    another length too), it is the one with the axis of the model's input, or the only one that could be.
     None where the samples are part of a larger dimension, or of none.
     """
-    op = graph.ops[site.op]
-    traced = _first(op) if site.slot == "in0" else op.outputs[0]
+    traced = _traced(graph, site)
     inputs = [v for v in graph.inputs if v.ndim]
     if traced is None or traced.ndim != value.dim() or not inputs:
         return None
     batch = inputs[0].shape[0]
-    if n != batch:
-        changed = [d for d, size in enumerate(traced.shape) if size != value.shape[d]]
-        fits = len(changed) == 1 and traced.shape[changed[0]] == batch and value.shape[changed[0]] == n
+    changed = [d for d, size in enumerate(traced.shape) if size != value.shape[d]]
+    if n != batch and len(changed) == 1:
+        dims = changed
     else:
-        changed = [d for d, a in enumerate(traced.axes) if find(a) is find(inputs[0].axes[0])]
-        fits = len(changed) == 1
-    return changed[0] if fits and changed[0] != site.dim else None
+        dims = [d for d, a in enumerate(traced.axes) if find(a) is find(inputs[0].axes[0])]
+        if n != batch and len(dims) != 1:
+            dims = changed
+    fits = [d for d in dims if n == batch or (traced.shape[d] == batch and value.shape[d] == n)]
+    return fits[0] if len(fits) == 1 and fits[0] != site.dim else None
+
+
+def _traced(graph: Graph, site: Site) -> Value | None:
+    op = graph.ops[site.op]
+    return _first(op) if site.slot == "in0" else op.outputs[0]
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,16 @@ from sartor.activations.grams import Grams
 from sartor.activations.observers import Request, limited, observe
 from sartor.activations.readers import reader_weight
 from sartor.activations.silencing import Gaps
-from sartor.activations.sites import Carried, sites
+from sartor.activations.sites import Carried, read_sites, sites
 from sartor.borrow import device_of
 from sartor.errors import BadInput
 from sartor.importance.reduce import Means
 from sartor.importance.registry import ScoreFunction
-from sartor.structure import Graph
+from sartor.structure import Graph, Site
+from sartor.structure.calls import Op
 from sartor.structure.example import to_device, with_batch
 from sartor.structure.model_copy import named_tensors
+from sartor.structure.weight_arithmetic import effective_weights
 from sartor.types import Calibration, Group, Listener, Member, Reduce, Role
 
 DATA = {"grad", "activation", "contribution", "gap", "reads"}  # what calibration samples are needed for
@@ -41,7 +43,12 @@ def gather(
 ) -> dict[ScoreFunction, Means]:
     """Means of scores by criterion, group and place; groups that a criterion cannot score are missing.
 
-    Arguments are those of `scores`; if no criterion reads data, the batches are not touched.
+    Arguments are those of `scores`; if no criterion reads data, the batches are not touched. Batches may take another
+    path through the model than the example. Where a batch does not reach an operator, the batch counts nothing there;
+    what no batch reaches is noted.
+
+    Raises:
+        BadInput: a criterion's batches reach none of the operators that read a group.
     """
     work = _Pass(graph, model, criteria, reduce, calibration.seed)
     work.without_data()
@@ -70,10 +77,13 @@ def gather(
             work.silence(c, gaps, calibration.passes, listener)
     if reading_grams:
         grams = Grams(graph, model, gram_inputs, seed=calibration.seed)
-        for c in reading_grams:
-            for name, group in graph.groups.items():
-                if reads := grams.reads(name):
+        for name, group in graph.groups.items():
+            for site in grams.unseen(name):
+                work.passed_by(reading_grams, name, site)
+            if reads := grams.reads(name):
+                for c in reading_grams:
                     work.means[c].add((name, 0), work.call(c, group, reads=reads), 1.0)
+    work.report_unseen(listener)
     return work.means
 
 
@@ -121,6 +131,7 @@ class _Pass:
         self.graph, self.model, self.groups, self.seed = graph, model, graph.groups, seed
         self.means = {c: Means() for c in criteria}
         self.tensors = {n: t.detach() for *_, n, t in named_tensors(model)}
+        self.weights = self.tensors | effective_weights(graph.ops, self.tensors)  # as the layers use them
         first: dict[int, str] = {}  # of a parameter with several names, the first one carries the gradient
         self.first = {n: first.setdefault(id(p), n) for n, p in model.named_parameters(remove_duplicate=False)}
         self.places = {c: weight_places(graph, graph.groups.values(), c.roles(reduce)) for c in criteria}
@@ -129,6 +140,10 @@ class _Pass:
         self.derived = [c for c in criteria if "grad" in c.needs]
         self.seen = dict.fromkeys([*self.watched, *self.gated], 0)
         self.readers: dict[tuple[str, str, int], Tensor] = {}
+        self.reached: set[tuple[str, str, int]] = set()  # places (see `batch`) that some batch has shown
+        self.came: set[tuple[str, str, int]] = set()  # (criterion, group, operator) that some batch reached
+        self.missed: dict[tuple[str, str], dict[int, Op]] = {}
+        # (criterion, group) -> operators that read the group and that no batch has reached so far
 
     @property
     def satisfied(self) -> bool:
@@ -147,12 +162,13 @@ class _Pass:
     def from_weights(
         self, c: ScoreFunction, places: Mapping[str, Sequence[Member]], grads: Mapping[str, Tensor] | None, n: float
     ) -> None:
-        """Every tensor of every group."""
+        """Every tensor of every group; without gradients, a weight is what its layer computes from the tensor."""
+        tensors = self.weights if grads is None else self.tensors
         for name, members in places.items():
             for i, member in enumerate(members):
                 given = {}
                 if "weight" in c.needs:
-                    given["weight"] = self.graph.unit_view(name, member, self.tensors[member.tensor]).double()
+                    given["weight"] = self.graph.unit_view(name, member, tensors[member.tensor]).double()
                 if grads is not None:
                     given["grad"] = self.graph.unit_view(name, member, grads[member.tensor]).double()
                 self.means[c].add((name, i), self.call(c, self.groups[name], member.tensor, **given), n)
@@ -173,6 +189,7 @@ class _Pass:
 
         def visit(key: tuple[str, str, int], carried: Carried) -> None:
             at, name, place = key
+            self.reached.add(key)
             some = max(1, CHUNK // max(1, carried.per_sample))
             here = [c for c in watching if c.at == at]
             for c in here:
@@ -198,8 +215,53 @@ class _Pass:
                 given = self.labelled(c, targets, n, 0, take[c])
                 scores = self.call(c, self.groups[name], contribution=contribution[:, : take[c]], **given)
                 self.means[c].add((name, 0), scores, take[c])
+        for c in watching:
+            for key in watch:
+                if key[0] == c.at:
+                    self.arrived(c, key[1], watch[key].op, key in self.reached)
+        for c in gated:
+            for name in self.groups:
+                for site in read_sites(self.graph, name):
+                    self.arrived(c, name, site.op, site.op not in seen.unseen)
         for c in (*watching, *gated):
             self.seen[c] += take[c]
+
+    def arrived(self, c: ScoreFunction, group: str, op: int, reached: bool) -> None:
+        """Note whether a batch reached an operator that reads a group."""
+        if reached:
+            self.missed.get((c.name, group), {}).pop(op, None)
+            self.came.add((c.name, group, op))
+        elif (c.name, group, op) not in self.came:
+            self.missed.setdefault((c.name, group), {})[op] = self.graph.ops[op]
+
+    def passed_by(self, criteria: Sequence[ScoreFunction], group: str, site: Site) -> None:
+        """No batch reached a place that reads a group."""
+        for c in criteria:
+            self.arrived(c, group, site.op, False)
+
+    def report_unseen(self, listener: Listener) -> None:
+        """Say which operators no batch reached.
+
+        Raises:
+            BadInput: a group was read nowhere.
+        """
+        missed = {key: ops for key, ops in self.missed.items() if ops}
+        scored = {(c.name, name) for c, means in self.means.items() for name, _ in means.sums}
+        for (c, group), ops in missed.items():
+            if (c, group) not in scored:
+                where = ", ".join(dict.fromkeys(op.where for op in ops.values()))
+                raise BadInput(
+                    f"criterion {c!r}, group {group!r}: no calibration batch reached an operator that reads its units "
+                    f"({where}), although the example did; pass batches with the same inputs as the example, or "
+                    "exclude the group"
+                )
+        places = dict.fromkeys(op.where for ops in missed.values() for op in ops.values())
+        if places:
+            shown = ", ".join([*places][:3]) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
+            listener.note(
+                f"calibration: no batch reached {shown}, although the example did; groups that they read are scored "
+                "where the batches read them"
+            )
 
     def silence(self, c: ScoreFunction, gaps: Gaps, passes: int, listener: Listener) -> None:
         """Score the groups one after the other by silencing units, each with its share of the forward passes."""

@@ -37,7 +37,7 @@ class _Consumer:
 
 
 def fold_means_(smaller: nn.Module, original: Original, batches: Iterable[Example], *, samples: int) -> int:
-    """Fold in place; returns how many consumers were folded.
+    """Fold in place; returns how many consumers were folded: those that the batches reach.
 
     Args:
         smaller: cut from the original; its biases and running means change.
@@ -57,11 +57,12 @@ def fold_means_(smaller: nn.Module, original: Original, batches: Iterable[Exampl
     tensors = {name: t for *_, name, t in named_tensors(smaller)}
     originals = {name: t for *_, name, t in named_tensors(model)}
     with torch.no_grad():
-        for c in consumers:
+        reached = [c for c in consumers if c.op in means]
+        for c in reached:
             constant = _contribution(graph.ops[c.op], originals[c.weight].detach(), means[c.op], c)
             target = tensors[c.goes_to]
             target.add_((c.sign * constant[c.kept_out.to(constant.device)]).to(target))
-    return len(consumers)
+    return len(reached)
 
 
 def _consumers(graph: Graph, masks: Mapping[Axis, Tensor]) -> list[_Consumer]:
@@ -104,8 +105,9 @@ def _place_for_constant(graph: Graph, op: Op) -> tuple[str, float] | None:
 def _means(
     graph: Graph, model: nn.Module, consumers: dict[int, _Consumer], batches: Iterable[Example], samples: int
 ) -> dict[int, Tensor]:
-    """Mean of every consumer's input over samples and positions, float64 [channels]."""
+    """Mean of the input of every consumer that the batches reach over samples and positions, float64 [channels]."""
     sums: dict[int, Tensor] = {}
+    counts: dict[int, int] = {}
     seen = 0
     with borrowed(model):
         for inputs in batches:
@@ -119,12 +121,13 @@ def _means(
                     x = args[0].transpose(0, c.channel).reshape(args[0].shape[c.channel], -1)
                     mean = x.mean(1, dtype=torch.float64) * n
                     sums[op.index] = sums[op.index] + mean if op.index in sums else mean
+                    counts[op.index] = counts.get(op.index, 0) + n
 
             replay(graph, model, inputs, visit)
             seen += n
     if not seen:
         raise BadInput("mean folding: expected calibration inputs; got none")
-    return {i: s / seen for i, s in sums.items()}
+    return {i: s / counts[i] for i, s in sums.items()}
 
 
 def _contribution(op: Op, weight: Tensor, mean: Tensor, c: _Consumer) -> Tensor:

@@ -13,6 +13,7 @@ network); the ReLU step here is a majorisation that reuses one factorised Gram m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,17 +25,19 @@ from sartor.activations.patches import Reading
 from sartor.activations.refit_sites import Refit, refits
 from sartor.activations.stepper import Stepper
 from sartor.borrow import borrowed
-from sartor.errors import BadInput
+from sartor.errors import BadInput, CannotTrace
 from sartor.repair.original import Original
+from sartor.structure import Graph
 from sartor.structure.axes import Axis, keep_mask
-from sartor.structure.calls import Value
+from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, batch_of
+from sartor.structure.example import tensors as example_tensors
 from sartor.structure.model_copy import named_tensors
 from sartor.types import SILENT, Listener
 
 _FEWEST = 8  # batches that take part from the start at least, if necessary as parts of those given
 _UNCHANGED = 1e-6  # relative: no refit where the network computes what it did
-_ROWS_SHARE = 8  # the part of the memory that the rows of one layer take; they exist twice for a moment
+_ROWS_SHARE = 10  # the part of the memory that the rows of one layer take; they exist twice for a moment
 _CHUNK = 16384  # rows that are summed in single precision
 
 
@@ -67,9 +70,10 @@ def refit_consumers_(
     Args:
         smaller: cut from the original; its weights, biases and batch-norm shifts change.
         original: the network before the cut, and the cut.
-        batches: calibration inputs; those of another size than the first are left out. Half of `options.memory` is
-            for activations that are alive at one place of the two networks: where those of all inputs do not fit, as
-            many inputs as fit are read, and the others follow where the activations have become smaller.
+        batches: calibration inputs; those of another shape than most of them have are left out. A third of
+            `options.memory` is for activations that are alive at one place of the two networks: where those of all
+            inputs do not fit, as many inputs as fit are read, and the others follow where the activations have become
+            smaller.
         options: see `RidgeOptions`.
         seed: draws the positions.
         listener: progress: the layer, and the share done.
@@ -83,7 +87,9 @@ def refit_consumers_(
     """
     if not batches:
         raise BadInput("ridge repair: expected calibration inputs; got none")
-    same = [b for b in batches if batch_of(b) == batch_of(batches[0])]
+    shapes = [[tuple(t.shape) for t in example_tensors(b)] for b in batches]
+    commonest = max(shapes, key=shapes.count)
+    same = [b for b, s in zip(batches, shapes) if s == commonest]
     original = original.renumbered()
     model, graph = original.model, original.graph
     generator = torch.Generator().manual_seed(seed)
@@ -96,8 +102,10 @@ def refit_consumers_(
     stages = sorted(by_stage)
     with borrowed(smaller), borrowed(model):
         before, after = Stepper(model, same, 0), Stepper(smaller, same, 0)
+        for stepper in (before, after):
+            _check_path(graph, stepper)
         size = _bytes_by_stage([before, after], by_stage)
-        room, largest = memory // 2, max(size.values(), default=1)
+        room, largest = memory // 3, max(size.values(), default=1)
         if len(same) * largest > room:
             most = max(1, batch_of(same[0]) * room // (_FEWEST * largest))
             same = [p for b in same for p in parts(b, most)]
@@ -120,6 +128,23 @@ def refit_consumers_(
                 before.free(fit.seen(before))
                 after.free(fit.seen(after))
     return done
+
+
+def _check_path(graph: Graph, stepper: Stepper) -> None:
+    """Layers are counted by their places in the graph, so the batches have to take its path."""
+    for op, other in itertools.zip_longest(graph.ops, stepper.ops):
+        if _weight(op) != _weight(other):
+            at = other.where if other is not None else op.where
+            raise CannotTrace(
+                f"ridge repair: the calibration batches take another path through the model than its example, at {at}; "
+                "pass an example like the batches (the same inputs, padded or not)"
+            )
+
+
+def _weight(op: Op | None) -> str | None:
+    """The weight of a convolution or linear layer."""
+    reading = None if op is None else Reading.of(op)
+    return None if reading is None else reading.weight.name
 
 
 def _bytes_by_stage(steppers: Sequence[Stepper], by_stage: dict[int, list[Refit]]) -> dict[int, int]:

@@ -8,6 +8,8 @@ from sartor.structure import Graph
 from sartor.surgery.probe import without_groups
 from sartor.types import Recipe
 
+_NAMED = "tokens"  # the kind of group that is left whole unless a pattern names it
+
 
 def allowed_groups(graph: Graph, recipe: Recipe) -> Graph:
     """The graph with the groups that a recipe may cut; the others are frozen, with the reason.
@@ -17,6 +19,9 @@ def allowed_groups(graph: Graph, recipe: Recipe) -> Graph:
     """
     chosen = set(select(graph.groups, recipe.cut.only, recipe.cut.exclude))
     reasons = {n: "not among what is to be cut" for n in graph.groups if n not in chosen}
+    if not recipe.cut.only:
+        named = f"they are only cut where `cut` names them, as in cut={_NAMED!r}"
+        reasons |= {n: named for n in graph.groups if graph.groups[n].kind == _NAMED}
     if not recipe.cut.streams:
         sums = graph.streams()
         reasons |= {n: "the recipe leaves residual streams whole" for n in graph.groups if n in sums & chosen}
@@ -25,6 +30,8 @@ def allowed_groups(graph: Graph, recipe: Recipe) -> Graph:
         for n in tied:
             if whole is not None:
                 reasons.setdefault(n, f"it must keep as many units as {whole}, which stays whole")
+    if graph.groups and len(reasons) == len(graph.groups) and recipe.cut.streams:
+        raise BadInput(f"nothing but {_NAMED} can be cut, and {reasons[next(iter(graph.groups))]}")
     if graph.groups and len(reasons) == len(graph.groups):
         raise BadInput(
             f"recipe {recipe.name!r} leaves residual streams whole, and there is nothing else to cut; "

@@ -21,6 +21,7 @@ from sartor.export.files import atomic_write
 from sartor.measure import default_target, environment, parse_target
 from sartor.run import stages
 from sartor.run.context import Context
+from sartor.run.doubts import doubts
 from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.record import (
     FORMAT,
@@ -155,6 +156,8 @@ class _Fitting:
         delivery = Delivery(subject.model, subject.example, self.folder)
         self._check_targets(delivery)
         quality = {"original": self._judge("judge the original", subject, subject.model)}
+        for sentence in doubts(subject.model, self.data, self.context.judge, quality["original"].val):
+            recorder.note(sentence)
         subject = stages.with_samples(subject, self.data.for_scores, recipe.calibration)
         decision = self._decide(subject, delivery)
         cut = self._apply(subject, decision.plan)

@@ -41,6 +41,7 @@ from sartor.structure.graph import Resolved
 from sartor.structure.other_inputs import other_inputs, several_examples
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
 from sartor.surgery.delivered import check_layout, layout
+from sartor.surgery.proof import ProofInputs
 from sartor.train import History, TrainingSetup, fine_tune
 from sartor.train.batch import first_samples
 from sartor.train.evaluate import evaluator
@@ -299,7 +300,7 @@ def verify(
     Raises:
         ProofFailed: the network differs from the zero-masked original; names the group.
     """
-    given = subject.proof_inputs() if inputs is None else inputs
+    given = ProofInputs(subject.proof_inputs() if inputs is None else inputs, subject.others)
     return prove(subject.model, subject.graph, plan, given, tolerance=tolerance, smaller=network)
 
 

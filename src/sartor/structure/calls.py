@@ -147,6 +147,12 @@ def _argument_places(func: OpOverload) -> dict[str, tuple[int, Any]]:
     }
 
 
+@once_each
+def argument_names(func: OpOverload) -> list[str]:
+    """The names of an operator's arguments, in the order of its schema."""
+    return list(_argument_places(func))
+
+
 def dims(d: Any, n: int) -> list[int]:
     """Dimension arguments as non-negative ints; None or an empty list means all dimensions."""
     if d is None or (isinstance(d, list | tuple) and not d):
@@ -164,4 +170,4 @@ def frozen_axes(shape: tuple[int, ...], why: Reason | str) -> Axes:
     return [fixed(n, why) for n in shape]
 
 
-__all__ = ["UNIT", "Op", "Value", "dim", "dims", "find", "frozen_axes", "short_name", "values"]
+__all__ = ["UNIT", "Op", "Value", "argument_names", "dim", "dims", "find", "frozen_axes", "short_name", "values"]

@@ -13,6 +13,7 @@ Every operator that sums over units, or holds a table of them, sets marks on its
     experts              the batch axis of a product with stacked weights that a linear layer (the router) also writes
     channels             what convolutions write or read
     hidden units         what a linear map writes and another one reads
+    tokens               positions that attention runs over and no weight writes
     features             everything else
 
 The first kind that applies wins. A residual stream consists of the units of a sum of two activations of which one is
@@ -40,13 +41,15 @@ KINDS: Mapping[str, str] = {
     "recurrent units": "the hidden state of a recurrent layer",
     "groups": "groups of a grouped convolution or of a block-diagonal product",
     "state size": "the state of a selective scan",
+    "tokens": "positions that the network adds to a sequence: class and register tokens, learned queries",
     "features": "any other units",
 }
 
 _WIDTHS = {"head dimension", "embedding width", "state size", "queries per group"}
 _HEADS, _SERVED, _SERVING, _WITHIN, _SUMMED, _MATRIX, _RECURRENT, _TABLE = (1 << i for i in range(8))
 _RESIDUAL, _ATTENDED, _SEEN, _STACKED, _ROUTED, _DENSE, _READ, _WRITTEN = (1 << i for i in range(8, 16))
-_OUTER, _ALONE = 1 << 16, 1 << 17
+_OUTER, _ALONE, _POSITION = 1 << 16, 1 << 17, 1 << 18
+_OF_POSITIONS = _POSITION | _SUMMED | _WITHIN | _SEEN | _RESIDUAL  # marks that positions of a sequence may have
 _CARRIES = {
     "pointwise", "identity", "view", "move", "expand", "linear", "slice", "index", "normalize", "concat", "pack",
 }  # fmt: skip
@@ -83,6 +86,8 @@ def counted(units: int, kind: str) -> str:
 def _word(m: int) -> str:
     """The first kind that applies; see the docstring of this file."""
     stream = m & _RESIDUAL
+    if m & _POSITION and not m & ~_OF_POSITIONS:
+        return "tokens"
     if m & _SERVING:
         return "query groups"
     if m & _SERVED:
@@ -222,6 +227,7 @@ class _Reading:
         if scores is not None:
             _, _, batch, over, one, other = scores
             self.heads(batch)
+            self.mark(self.all_leaves(summed), _POSITION)
             self.mark(self.all_leaves(over) or self.all_leaves([*one, *other]), _WITHIN)
             self.mark(self.all_leaves(values), _WITHIN)
 
@@ -230,6 +236,7 @@ class _Reading:
         q, k, v = (op.arg(n) for n in ("query", "key", "value"))
         self.heads(q.axes[:-2])
         self.mark(self.all_leaves([q.axes[-1], k.axes[-1], v.axes[-1]]), _WITHIN)
+        self.mark(self.all_leaves([q.axes[-2], k.axes[-2]]), _POSITION)
 
     def recurrent(self, op: Op, inputs: list[Value]) -> None:
         """The hidden size."""

@@ -16,6 +16,7 @@ from sartor.structure.reasons import sentence
 from sartor.structure.recording import Recording
 from sartor.structure.rules.registry import facts, freeze_all, lookup, opaque
 from sartor.structure.value_reads import QUESTIONS
+from sartor.structure.weight_arithmetic import pass_roles_back
 from sartor.types import Frozen, Group, Member, Reason
 
 
@@ -60,6 +61,8 @@ def solve(
     for v in (o for r in (rec, training, *different, *others) if r is not None for o in r.outputs):
         for a in _axes(v):
             freeze(a, Reason("output"))
+    _forget_dead_mixing(rec, [r for r in (rec, training, *different, *others) if r is not None])
+    pass_roles_back(rec.ops)
     graph = read_off(rec)
     return replace(
         graph,
@@ -67,6 +70,14 @@ def solve(
         variants=tuple(_beside(graph, other) for other in different),
         branches=tuple(_beside(graph, other) for other in others),
     )
+
+
+def _forget_dead_mixing(rec: Recording, forwards: Iterable[Recording]) -> None:
+    """A norm over units whose result reaches nothing does not change what the other units compute."""
+    live = {(op.name, op.path) for forward in forwards for op in forward.ops if op.live}
+    for v in rec.tensors.values():
+        for leaf in (leaf for a in v.axes for leaf in leaves(a)):
+            leaf.mix = {r: None for r in leaf.mix if not r.op or (r.op, r.module) in live}
 
 
 def _calls(rec: Recording) -> list[tuple[Any, str]]:

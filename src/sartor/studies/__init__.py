@@ -1,6 +1,7 @@
 """One study, one file. Importing this package registers them all; a new file needs one line here."""
 
 from sartor.studies import (  # noqa: F401
+    alignment,
     autobot,
     chip,
     discovery,

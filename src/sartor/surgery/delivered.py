@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from sartor.errors import ProofFailed
 from sartor.structure.axes import Axis, find, positions
@@ -117,6 +118,8 @@ def _same_tree(model: nn.Module, network: nn.Module) -> None:
             holder = "the cut network" if path not in new else "the original"
             raise ProofFailed(f"module {path!r}: {holder} has no such module; report the model")
         kinds = type(old[path]), type(new[path])
+        if all(issubclass(k, GraphModule) for k in kinds):  # torch.fx makes a class for every instance
+            continue
         if kinds[0] is not kinds[1] and not (issubclass(kinds[1], Rewritten) and kinds[1].__mro__[2] is kinds[0]):
             raise ProofFailed(
                 f"module {path!r}: expected class {kinds[0].__name__}; the cut network has {kinds[1].__name__}"

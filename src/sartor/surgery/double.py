@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sartor.structure.calls import once_each
 from sartor.structure.example import Example, map_tensors
 from sartor.structure.model_copy import clone
 from sartor.torch_internals import OpOverload, TorchDispatchMode, schema
@@ -28,6 +29,12 @@ def _double(t: Tensor) -> Tensor:
     return t.double() if t.dtype in _LOWER else t
 
 
+@once_each
+def _written(func: OpOverload) -> tuple[bool, ...]:
+    """Which arguments an operator writes to."""
+    return tuple(a.alias_info is not None and a.alias_info.is_write for a in schema(func).arguments)
+
+
 class DoubleThroughout(TorchDispatchMode):
     """Inside, every operator computes in float64: one that is asked for a lower precision, or given it, too.
 
@@ -36,7 +43,7 @@ class DoubleThroughout(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = {k: self._raised(v) for k, v in (kwargs or {}).items()}
-        written = [a.alias_info is not None and a.alias_info.is_write for a in schema(func).arguments]
+        written = _written(func)
         mutates = any(written)
         args = tuple(a if mutates and i < len(written) and written[i] else self._raised(a) for i, a in enumerate(args))
         out = func(*args, **kwargs)

@@ -6,7 +6,8 @@ original's, except sizes that the cut changes.
 Function: the cut network equals the zero-masked original. The zero-masked original keeps its shapes; every parameter
 slice of a removed unit is zero. Operators that mix units are computed over the remaining ones (`survivors.py`). The two
 are compared with redrawn weights, because a dead path would hide a difference (`redraw.py`), in float64, on two inputs
-of different batch sizes; and with the user's weights on the user's inputs.
+of different batch sizes, shortened where the network takes that (`short_inputs.py`); and with the user's weights on the
+user's inputs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import nn
 
 from sartor.borrow import borrowed
 from sartor.errors import BadInput, NothingToDo, ProofFailed
-from sartor.structure.axes import Axis, find, keep_mask
+from sartor.structure.axes import Axis, find
 from sartor.structure.example import Example, batch_of, call, tensors, with_batch
 from sartor.structure.graph import Graph, Resolved
 from sartor.structure.model_copy import clone, named_tensors
@@ -31,6 +32,7 @@ from sartor.surgery.delivered import check_delivered, intended
 from sartor.surgery.double import DoubleThroughout, example_in_double, in_double
 from sartor.surgery.outputs import gap
 from sartor.surgery.redraw import other_values, redrawn
+from sartor.surgery.short_inputs import shortened
 from sartor.surgery.survivors import irreproducible, reference_output, rewritten_paths
 from sartor.torch_internals import own_parameters
 from sartor.types import Plan, Verdict
@@ -41,6 +43,7 @@ _PICKS = {"topk", "sort", "argsort", "nms", "nonzero", "argmax", "max", "unique"
 _HALF = {torch.float16, torch.bfloat16}
 _TOLERANCE_DOUBLE, _TOLERANCE_FLOAT = 1e-9, 1e-4  # with redrawn weights
 _LARGEST_DOUBLE = 200_000_000  # elements of a network that is copied in float64, at most
+_MOST_OTHERS = 4  # inputs of other kinds that are compared, at most
 _MOST_ALONE = 64  # groups that are tried one by one to name the worst
 
 
@@ -63,18 +66,24 @@ def silence(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> nn.Module:
             if key not in own_parameters(owner) or name in directions:  # 0 / |0| has no value; its magnitude is zeroed
                 continue
             for d, a in enumerate(graph.tensors[name].axes):
-                mask = keep_mask(a, resolved.masks)
-                if not bool(mask.all()):
-                    shape = [-1 if i == d else 1 for i in range(t.dim())]
-                    t.mul_(mask.to(t.device).view(shape).to(t.dtype))
+                if not resolved.masks.is_whole(a):
+                    t.index_fill_(d, (~resolved.masks.mask(a)).nonzero()[:, 0].to(t.device), 0)
     return new
+
+
+@dataclass(frozen=True)
+class ProofInputs:
+    """What the networks of a proof are called with."""
+
+    example: Example  # real inputs, a few samples
+    others: Sequence[Example] = ()  # inputs of other kinds that the original takes: other sizes, with and without masks
 
 
 def prove(
     model: nn.Module,
     graph: Graph,
     plan: Plan | Resolved,
-    example: Example,
+    example: Example | ProofInputs,
     *,
     tolerance: float = 1e-4,
     smaller: nn.Module | None = None,
@@ -82,7 +91,7 @@ def prove(
     """Compare a cut network with the kept slices of the original, and with the zero-masked original.
 
     Args:
-        example: real inputs, a few samples.
+        example: real inputs, a few samples; inputs of other kinds besides are compared with redrawn weights.
         tolerance: largest difference allowed with the user's weights, relative to the largest value of each output.
             With redrawn weights it is 1e-9, or 1e-4 where the forward does not run in float64.
         smaller: the cut network, if it was made already; it is compared as it is.
@@ -94,6 +103,7 @@ def prove(
     """
     model = unwrapped(model).module
     smaller = None if smaller is None else unwrapped(smaller).module
+    inputs = example if isinstance(example, ProofInputs) else ProofInputs(example)
     resolved = graph.resolve(plan)
     if not resolved.masks:
         raise NothingToDo("the plan keeps every unit of every group")
@@ -101,14 +111,14 @@ def prove(
     held = check_delivered(model, graph, resolved, network)
     cut_groups = [n for n in resolved.plan.keep if find(graph.leaves[n]) in resolved.masks]
     left_out = _left_out(graph, cut_groups)
-    if any(t.is_meta for *_, t in named_tensors(model)) or any(t.is_meta for t in tensors(example)):
+    if any(t.is_meta for *_, t in named_tensors(model)) or any(t.is_meta for t in tensors(inputs.example)):
         why = dict.fromkeys(cut_groups, "the network is on meta: shapes were compared, there are no values")
         return Verdict(0.0, 0, len(why), tolerance, tuple(why.items()), held)
     try:
-        found = _function(model, resolved, network, example, (tolerance, left_out))
+        found = _function(model, resolved, network, inputs, (tolerance, left_out))
     except _Incomplete as e:
         left_out = _left_out(graph, cut_groups, {n: str(e) for n in cut_groups if graph.groups[n].mixes})
-        found = _function(model, resolved, network, example, (tolerance, left_out))
+        found = _function(model, resolved, network, inputs, (tolerance, left_out))
     compared = [n for n in cut_groups if n not in left_out]
     if found is None:
         return Verdict(0.0, 0, len(left_out), tolerance, tuple(left_out.items()), held)
@@ -139,7 +149,7 @@ def _left_out(graph: Graph, cut_groups: Sequence[str], also: Mapping[str, str] |
 
 
 def _function(
-    model: nn.Module, resolved: Resolved, network: nn.Module, example: Example, how: tuple[float, Mapping[str, str]]
+    model: nn.Module, resolved: Resolved, network: nn.Module, inputs: ProofInputs, how: tuple[float, Mapping[str, str]]
 ) -> tuple[_Pair, _Result, _Result] | None:
     """(what was compared, with redrawn weights, with the user's); None: every cut group is left out.
 
@@ -159,7 +169,7 @@ def _function(
             return None
         network = cut(model, resolved.graph, resolved)
     pair = _Pair(resolved.graph, resolved, network)
-    return pair, pair.redrawn(model, example), pair.on_own_weights(model, example, tolerance)
+    return pair, pair.redrawn(model, inputs), pair.on_own_weights(model, inputs.example, tolerance)
 
 
 @dataclass
@@ -175,6 +185,7 @@ class _Result:
     precision: str = ""
     note: str = ""
     failed_on: list[Example] = field(default_factory=list)
+    silenced: nn.Module | None = None  # the zero-masked original, made for the first comparison
 
     def add(self, found: Gap, example: Example) -> None:
         """One more pair of forwards."""
@@ -192,9 +203,15 @@ class _Pair:
     resolved: Resolved
     network: nn.Module
 
-    def redrawn(self, model: nn.Module, example: Example) -> _Result:
-        """Compared with redrawn weights on two inputs; in the model's own precision where float64 does not run."""
+    def redrawn(self, model: nn.Module, inputs: ProofInputs) -> _Result:
+        """Compared with redrawn weights on two inputs and the first ones of other kinds.
+
+        In float64, or in the model's own precision where that does not run.
+        """
         size = sum(t.numel() for *_, t in named_tensors(model))
+        # a rewritten forward takes the sizes that it was recorded with, and no others
+        example = inputs.example
+        short = example if rewritten_paths(self.network) else shortened(model, self.graph, example)
         notes = []
         for double in (True, False):
             if double and size > _LARGEST_DOUBLE:
@@ -203,15 +220,18 @@ class _Pair:
                 )
                 continue
             try:
-                return self._redrawn(model, example, double=double, note="; ".join(notes))
+                return self._redrawn(model, inputs, short, double=double, note="; ".join(notes))
             except _OriginalFailed as e:
                 notes.append(f"redrawn weights in {'float64' if double else 'own precision'}: {e}"[:200])
         return _Result(model, note="; ".join(notes))
 
-    def _redrawn(self, model: nn.Module, example: Example, *, double: bool, note: str) -> _Result:
+    def _redrawn(self, model: nn.Module, given: ProofInputs, short: Example, *, double: bool, note: str) -> _Result:
         half = any(t.dtype in _HALF for *_, t in named_tensors(model))
-        given = example_in_double(example) if double and half else example
-        original, inputs = self._drawn(in_double(model) if double and half else model, given, double=double and half)
+        example = given.example
+        if double and half:
+            model, example, short = in_double(model), example_in_double(example), example_in_double(short)
+        original, inputs = self._drawn(model, example, short, double=double and half)
+        inputs += list(given.others[:_MOST_OTHERS])
         if double:
             original, inputs = in_double(original), [example_in_double(one) for one in inputs]
         values = {name: t for *_, name, t in named_tensors(original)}
@@ -219,23 +239,29 @@ class _Pair:
         result = _Result(original, precision="float64" if double else "own")
         result.tolerance = _TOLERANCE_DOUBLE if double else _TOLERANCE_FLOAT
         notes = [note] if note else []
-        for one in inputs:
+        for i, one in enumerate(inputs):
             try:
                 self._compare(result, network, one)
             except _OriginalFailed as e:
                 notes.append(f"not compared with redrawn weights and {_batch_size(one)} samples: {e}"[:200])
+            except _Refused as e:
+                if i < len(inputs) - len(given.others[:_MOST_OTHERS]):
+                    raise
+                notes.append(f"the cut network refuses an input that the original takes: {e}"[:300])
         if not result.examples:
             raise _OriginalFailed("; ".join(notes))
         result.note = "; ".join(notes)
         return result
 
-    def _drawn(self, model: nn.Module, example: Example, *, double: bool) -> tuple[nn.Module, list[Example]]:
+    def _drawn(
+        self, model: nn.Module, example: Example, short: Example, *, double: bool
+    ) -> tuple[nn.Module, list[Example]]:
         """The original with redrawn weights, and two inputs.
 
         Raises:
             _OriginalFailed: it does not run on them.
         """
-        inputs = _two_inputs(example)
+        inputs = _two_inputs(short)
         for one, both in ((inputs[0], inputs), (example, [example, other_values(example)])):
             try:
                 with _forward(double):
@@ -278,7 +304,9 @@ class _Pair:
                 original, resolved = straight(original, self.graph, resolved)
                 outputs = [_output(m, example, double=double) for m in (result.model, original)]
                 renumbering = gap(*outputs)
-            expected = _reference(original, resolved, self.network, example, double=double)
+            if result.silenced is None:
+                result.silenced = silence(original, self.graph, resolved)
+            expected = _reference(result.silenced, resolved, self.network, example, double=double)
         except Exception as e:
             raise _OriginalFailed(f"{type(e).__name__}: {e}") from e
         if not renumbering.error <= result.tolerance:
@@ -290,7 +318,8 @@ class _Pair:
         try:
             actual = _output(network, example, double=double)
         except Exception as e:
-            raise ProofFailed(
+            kind = _Refused if isinstance(e, BadInput) else ProofFailed
+            raise kind(
                 f"the cut network fails where the original runs: {type(e).__name__}: {e} (batch size "
                 f"{_batch_size(example)}); report the model"
             ) from e
@@ -299,6 +328,10 @@ class _Pair:
 
 class _OriginalFailed(Exception):
     """The original does not run on an input, or in a precision."""
+
+
+class _Refused(ProofFailed):
+    """The cut network has a rewritten forward that refuses an input by name; it does not compute a wrong result."""
 
 
 class _Incomplete(Exception):
@@ -339,13 +372,13 @@ def difference(model: nn.Module, graph: Graph, plan: Plan | Resolved, smaller: n
     double = any(op.name in _PICKS and op.live for op in graph.ops)
     if double:
         model, smaller, example = in_double(model), in_double(smaller), example_in_double(example)
-    expected = _reference(model, resolved, smaller, example, double=double)
+    silenced = silence(model, graph, resolved)
+    expected = _reference(silenced, resolved, smaller, example, double=double)
     return gap(expected, _output(smaller, example, double=double)).error
 
 
-def _reference(model: nn.Module, resolved: Resolved, network: nn.Module, example: Example, *, double: bool) -> Any:
+def _reference(silenced: nn.Module, resolved: Resolved, network: nn.Module, example: Example, *, double: bool) -> Any:
     """What the cut network must give."""
-    silenced = silence(model, resolved.graph, resolved)
     with borrowed(silenced), _forward(double), torch.no_grad():
         found = reference_output(silenced, resolved.graph, resolved.masks, example, rewritten_paths(network))
     if not found.complete:
@@ -402,4 +435,4 @@ def _alone(result: _Result, pair: _Pair, name: str) -> float:
     return again.error
 
 
-__all__ = ["difference", "prove", "silence"]
+__all__ = ["ProofInputs", "difference", "prove", "silence"]

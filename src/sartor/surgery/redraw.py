@@ -27,6 +27,7 @@ _THROUGH = {"view", "move", "identity", "expand", "slice", "split", "select"}
 _NORMS = {"batch_norm", "layer_norm", "group_norm"}
 _LARGEST_SCORES = 2.0  # standard deviation of attention scores above which a softmax is close to choosing one
 _SEED = 20
+_BLOCK = 1_000_003  # normal numbers that are drawn; a prime
 
 
 def redrawn(model: nn.Module, graph: Graph, example: Example) -> nn.Module:
@@ -46,12 +47,13 @@ def redrawn(model: nn.Module, graph: Graph, example: Example) -> nn.Module:
     tensors = {name: t for *_, name, t in named_tensors(new)}
     uses = _Uses.of(graph)
     generator = torch.Generator().manual_seed(_SEED)
+    normals = _Normals(generator, sum(t.numel() for t in tensors.values()))
     done: set[int] = set()
     with torch.no_grad():
         for name, t in tensors.items():
             if id(t) not in done and (t.is_floating_point() or t.is_complex()) and isinstance(t, nn.Parameter):
                 done.add(id(t))
-                t.copy_(_drawn(t, uses.role(graph.tensors[name]), generator))
+                _draw_(t.detach(), uses.role(graph.tensors[name]), normals)
     scaling = _Scaling(tensors, uses, generator)
     changes = Interventions(before=scaling.before, after=scaling.after)
     with torch.no_grad(), follow(
@@ -82,22 +84,49 @@ def other_values(example: Example, seed: int = 1) -> Example:
     return map_tensors(drawn, example)
 
 
-def _drawn(t: Tensor, role: str, generator: torch.Generator) -> Tensor:
-    def normal() -> Tensor:
-        return torch.randn(t.shape, generator=generator, dtype=torch.float32)
+class _Normals:
+    """Standard normal numbers from one block that is repeated if more are needed; drawing each anew would take longer.
 
-    if t.is_complex() or role == "":
-        dead = not bool(t.detach().any())
-        noise = normal().to(t.device)
-        return 0.3 * noise.to(t.dtype) if dead else t.detach() * (1 + 0.1 * noise)
-    if role == "gain":
-        return (0.6 + 0.8 * torch.rand(t.shape, generator=generator)).to(t)
-    if role == "shift":
-        return (0.3 * normal()).to(t)
-    if role == "table":
-        return normal().to(t)
-    fan_in = max(1, t.numel() // t.shape[0] if t.dim() else 1)
-    return (normal() / math.sqrt(fan_in)).to(t)
+    The length of a repeated block is prime, so no two rows of a tensor, and no two tensors, are equal.
+    """
+
+    def __init__(self, generator: torch.Generator, needed: int):
+        self._block = torch.randn(max(1, min(needed, _BLOCK)), generator=generator)
+        self._blocks: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._at = 0
+
+    def fill_(self, t: Tensor, deviation: float = 1.0) -> Tensor:
+        """Overwrite a tensor with normal numbers of this standard deviation; returns it."""
+        flat = t.view(-1) if t.is_contiguous() else torch.empty(t.numel(), dtype=t.dtype, device=t.device)
+        key = (t.dtype, t.device)
+        if key not in self._blocks:
+            self._blocks[key] = self._block.to(t)
+        block = self._blocks[key]
+        done = 0
+        while done < len(flat):
+            n = min(len(flat) - done, len(block) - self._at)
+            torch.mul(block[self._at : self._at + n], deviation, out=flat[done : done + n])
+            done, self._at = done + n, (self._at + n) % len(block)
+        return t if t.is_contiguous() else t.copy_(flat.view(t.shape))
+
+
+def _draw_(t: Tensor, role: str, normals: _Normals) -> None:
+    """New values of a parameter, by how it is used."""
+    if t.is_complex():
+        real, imaginary = (normals.fill_(torch.empty_like(t.real)) for _ in range(2))
+        noise = torch.complex(real, imaginary)
+        t.copy_(t * (1 + 0.1 * noise.real) if bool(t.any()) else 0.3 * noise)
+    elif role == "":
+        noise = normals.fill_(torch.empty_like(t))
+        t.copy_(t * (1 + 0.1 * noise) if bool(t.any()) else 0.3 * noise)
+    elif role == "gain":  # between 0.6 and 1.4
+        normals.fill_(t).erf_().mul_(0.4).add_(1)
+    elif role == "shift":
+        normals.fill_(t, 0.3)
+    elif role == "table":
+        normals.fill_(t)
+    else:
+        normals.fill_(t, max(1, t.numel() // t.shape[0] if t.dim() else 1) ** -0.5)
 
 
 @dataclass

@@ -58,22 +58,26 @@ def reference_output(
     The removed units are zero behind such an operator. The scale of attention that follows from the head dimension is
     that of the remaining one, as in the cut network; in `rewritten` modules (paths) it is the original's. An operator
     is recognised by its module and by how often the module called it before, so that other masks, other branches and
-    another batch size do not matter as long as no such operator comes or goes.
+    another batch size do not matter as long as no such operator comes or goes; where one does, the forwards that were
+    recorded on other inputs are tried.
     """
     reasons = {reason for leaf in masks for reason in find(leaf).mix}
     if not reasons:
         return Reference(call(silenced, example), complete=True)
-    recorded = _Recorded(graph, _callers(graph), reasons)
     survivors = _Survivors(masks, tuple(rewritten))
     paths = {id(module): path for path, module in silenced.named_modules()}
+    found = Reference(None, complete=False)
+    for recorded in (_Recorded(g, _callers(g), reasons) for g in (graph, *graph.variants)):
 
-    def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
-        op = recorded.next(func, paths)
-        return NotImplemented if op is None else survivors.result(op, args, kwargs)
+        def instead(func: OpOverload, args: Any, kwargs: Any, recorded: _Recorded = recorded) -> Any:
+            op = recorded.next(func, paths)
+            return NotImplemented if op is None else survivors.result(op, args, kwargs)
 
-    with watching(silenced, lambda *_: None, meta=False, instead=instead):
-        output = call(silenced, example)
-    return Reference(output, complete=recorded.complete)
+        with watching(silenced, lambda *_: None, meta=False, instead=instead):
+            found = Reference(call(silenced, example), recorded.complete)
+        if found.complete:
+            break
+    return found
 
 
 class _Recorded:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +57,7 @@ def arranged(
         needed = {"train", "val", "test"} - ({"val"} if judge.evaluate is not None else set())
         layouts = {
             name: layout_of(batch, model, target, note, required=name in needed)
-            for name, batch in firsts.items() if isinstance(batch, dict) or hasattr(batch, "keys")
+            for name, batch in firsts.items() if isinstance(batch, Mapping)
         }  # fmt: skip
         if target is not None and any(b is not None for b in firsts.values()) and not layouts:
             raise BadInput(f"target={target!r}: expected batches that are dicts; got pairs (inputs, targets)")
@@ -78,10 +78,12 @@ def arranged(
 
 
 def _first(batches: Iterable[Any] | None) -> Any:
-    """The first batch; None: there is none, or looking at it would consume it."""
+    """The first batch; None: there is none that can be read, or looking at it would consume it."""
     if batches is None or hasattr(batches, "__next__") or not hasattr(batches, "__iter__"):
         return None
-    return next(iter(batches), None)
+    batch = next(iter(batches), None)
+    readable = isinstance(batch, Mapping) or unlabelled(batch) or (isinstance(batch, list | tuple) and len(batch) == 2)
+    return batch if readable else None  # where it is read, `sartor.train.split` says what was expected
 
 
 def _pair(batch: Any, layout: Layout | None) -> tuple[Example, Any]:
@@ -89,7 +91,7 @@ def _pair(batch: Any, layout: Layout | None) -> tuple[Example, Any]:
         return layout(batch)
     if unlabelled(batch):
         return (batch if isinstance(batch, torch.Tensor) else batch[0]), None
-    return batch[0], batch[1] if len(batch) == 2 else None
+    return batch[0], batch[1]
 
 
 def _look(model: nn.Module, firsts: dict[str, Any], layouts: dict[str, Layout]) -> tuple[Task | None, Any, bool]:

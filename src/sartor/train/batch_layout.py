@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput
 from sartor.structure.example import Example, call, tensors, to_device
-from sartor.train.batch import TARGET_KEYS, split
+from sartor.train.batch import TARGET_KEYS
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def output_of(model: nn.Module, inputs: Example) -> Any:
 
 
 def as_pairs(batches: Iterable[Any] | None, first: Any, layout: Layout | None) -> Iterable[Any] | None:
-    """The loader itself if it gives pairs, else a view of it that does.
+    """The loader itself, or a view of it that gives pairs where it gives mappings or unlabelled inputs.
 
     Args:
         batches: the loader; None stays None.
@@ -185,7 +185,5 @@ def as_pairs(batches: Iterable[Any] | None, first: Any, layout: Layout | None) -
         layout: of mappings.
     """
     if batches is None or (layout is None and not unlabelled(first)):
-        if first is not None:
-            split(first)  # raises where it is neither
         return batches
     return Pairs(batches, layout if layout is not None else inputs_only)

@@ -89,7 +89,7 @@ def mv(op: Op) -> Axes:
     return [op.args[0].axes[0]]
 
 
-@rule("matmul", "dot", macs=lambda op: [list(op.args[0].axes)])
+@rule("matmul", "dot vdot", macs=lambda op: [list(op.args[0].axes)])
 def dot(op: Op) -> Axes:
     """[k] [k]."""
     unify(op.args[0].axes[0], op.args[1].axes[0], op.where)

@@ -16,6 +16,7 @@ from sartor.testing.zoo import (
     mobile,
     norms,
     operators,
+    parametrised,
     plain,
     residual,
     scales,
@@ -41,5 +42,6 @@ def cases(*, without: tuple[str, ...] = (), exact: bool | None = None) -> list[C
 
 __all__ = [
     "MARKS", "ZOO", "Case", "attention", "branches", "case", "cases", "concat", "images", "interfaces", "mobile",
-    "norms", "operators", "plain", "randomise_", "residual", "rows", "scales", "sequences", "tensors", "tokens",
+    "norms", "operators", "parametrised", "plain", "randomise_", "residual", "rows", "scales", "sequences", "tensors",
+    "tokens",
 ]  # fmt: skip

@@ -95,3 +95,20 @@ class SelectiveScan(nn.Module):
             state = decay[:, t] * state + write[:, t]
             seen.append((state * self.reads(u)[:, t, None]).sum(-1))
         return self.out((x + self.back(torch.stack(seen, 1))).mean(1))
+
+
+@case("register-tokens", rows(6, 12), exact=False, source="Darcet et al. 2024, arXiv:2309.16588")
+class RegisterTokens(nn.Module):
+    """Learned positions that attention reads beside the input's, and that are dropped in the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.registers = nn.Linear(12, 8), nn.Parameter(torch.zeros(1, 3, 8))
+        self.q, self.k, self.v = nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(8, 10)
+        self.out = nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        registers = self.registers.expand(x.shape[0], -1, -1)
+        x = torch.cat([self.embed(x), registers], 1)
+        y = F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+        return self.out(y[:, :6].mean(1))

@@ -42,3 +42,69 @@ class EarlyExit(nn.Module):
         if bool((first.softmax(1).amax(1) > 0.99999).all()):
             return first
         return self.head(self.deeper(x))
+
+
+@case("cached-grid", images())
+class CachedGrid(nn.Module):
+    """A head that adds a grid of positions; it is made at the first picture of a size and kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep, self.head = conv_bn(3, 8), conv_bn(8, 6), nn.Conv2d(6, 4, 1)
+        self.size: tuple[int, ...] = ()
+        self.grid = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(self.deep(self.stem(x)))
+        if tuple(x.shape[2:]) != self.size:
+            rows, columns = (torch.arange(n, device=x.device, dtype=x.dtype) + 0.5 for n in x.shape[2:])
+            self.size, self.grid = tuple(x.shape[2:]), torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+        return torch.cat([x[:, :2] + self.grid, x[:, 2:].sigmoid()], 1).flatten(2)
+
+
+@case("optional-mask", rows(6, 12), exact=False)
+class OptionalMask(nn.Module):
+    """Attention that takes a mask of the padding, or none; with a mask it calls operators that it does not without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.width = 3, 4
+        self.embed, self.q, self.k, self.v = (nn.Linear(12, 10), *(nn.Linear(10, 12) for _ in range(3)))
+        self.o, self.wide, self.narrow, self.out = (
+            nn.Linear(12, 10),
+            nn.Linear(10, 14),
+            nn.Linear(14, 10),
+            nn.Linear(10, 5),
+        )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.embed(x)
+        q, k, v = (f(x).unflatten(2, (self.heads, self.width)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        scores = 0.5 * (q @ k.transpose(2, 3))
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None], -1e4)
+        x = x + self.o((scores.softmax(3) @ v).transpose(1, 2).flatten(2))
+        x = x + self.narrow(F.relu(self.wide(x)))
+        if mask is not None:
+            x = x * mask[:, :, None]
+        return self.out(x.mean(1))
+
+
+@case("loop-by-input", lambda: (rows(12)(), torch.tensor([2])))
+class LoopByInput(nn.Module):
+    """One block is applied as often as an input says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.wide, self.narrow, self.out = (
+            nn.Linear(12, 8),
+            nn.Linear(8, 14),
+            nn.Linear(14, 8),
+            nn.Linear(8, 5),
+        )
+
+    def forward(self, x: Tensor, rounds: Tensor) -> Tensor:
+        x = self.stem(x)
+        for _ in range(int(rounds[0])):
+            x = x + 0.5 * self.narrow(F.relu(self.wide(x)))
+        return self.out(x)
