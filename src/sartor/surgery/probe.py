@@ -21,18 +21,23 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from sartor.structure.axes import Axis, find, leaves
+from sartor.structure.axes import Axis, find, leaves, refined, unrefined
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
+from sartor.structure.solver import read_again
 from sartor.structure.stated_sizes import Stated
-from sartor.surgery.attributes import Claim, Claims, Place, alike_sizes, pairs_to_tie
+from sartor.surgery.attributes import Claim, Claims, Place, alike_sizes, leaves_to_refine, pairs_to_tie
 from sartor.surgery.blocks import Blocks, lineage
 from sartor.surgery.program import Program
 from sartor.surgery.rewrite import Rewriting
 from sartor.surgery.shape_check import Mismatch, check
+<<<<<<< HEAD
 from sartor.surgery.tape import CannotRewrite, Tape
 from sartor.types import Frozen, Rewrite
+=======
+from sartor.types import Frozen, Reason
+>>>>>>> main
 from sartor.wrappers import unwrapped
 
 _TRIALS = (0.618034, 0.414214)  # two trial cuts: sizes that are equal by chance in one differ in the other
@@ -200,7 +205,7 @@ class _Search:
     def decisions(self, state: _State, failing: int, which: int, place: Place, claim: Claim) -> Iterator[_State]:
         """An operator and the present holder claim one attribute with different sizes."""
         held: dict[Place, int | None] = {}
-        ties: list[frozenset[str]] = []
+        conflicts: list[tuple[Stated, Stated]] = []
         for other in self.places_alike(place):
             at = failing if other == place else self.blocks.counterpart(failing, place[0], other[0])
             theirs = list(self.claims.at(self.ops[at])) if at is not None else []
@@ -209,11 +214,27 @@ class _Search:
             size, holding = theirs[which][1], self.claims.holding(other, state.holders)
             held[other] = None if size.fixed else self.claims.first(other, size)
             if holding is not None:
-                ties += self.tie(holding.size, size)
+                conflicts.append((holding.size, size))
         if place not in state.holders:
             yield state.held(held)
+        ties = [t for pair in conflicts for t in self.tie(*pair)]
         if ties:
             yield state.tied(ties)
+        to_refine = list(dict.fromkeys(found for pair in conflicts for found in leaves_to_refine(*pair)))
+        if to_refine:
+            for leaf, outer in to_refine:
+                refined(leaf, outer, Reason("one number"))
+            self.read_again()
+            yield state.tied(t for pair in conflicts for t in self.tie(*pair))
+            for leaf, _ in to_refine:  # it did not help
+                unrefined(leaf)
+            self.read_again()
+
+    def read_again(self) -> None:
+        """The groups anew, after leaves were refined. The one factor of a leaf that can be cut takes its name."""
+        self.graph = read_again(self.graph)
+        self.names = {find(leaf): name for name, leaf in self.graph.leaves.items()}
+        self.__dict__.pop("rivals", None)
 
     def tie(self, a: Stated, b: Stated) -> list[frozenset[str]]:
         """The ties that make two sizes equal; none if no tie does."""
