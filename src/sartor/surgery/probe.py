@@ -32,12 +32,8 @@ from sartor.surgery.blocks import Blocks, lineage
 from sartor.surgery.program import Program
 from sartor.surgery.rewrite import Rewriting
 from sartor.surgery.shape_check import Mismatch, check
-<<<<<<< HEAD
 from sartor.surgery.tape import CannotRewrite, Tape
-from sartor.types import Frozen, Rewrite
-=======
-from sartor.types import Frozen, Reason
->>>>>>> main
+from sartor.types import Frozen, Reason, Rewrite
 from sartor.wrappers import unwrapped
 
 _TRIALS = (0.618034, 0.414214)  # two trial cuts: sizes that are equal by chance in one differ in the other
