@@ -42,7 +42,7 @@ Build = Callable[[], Any]
 @study("discovery", marker="discovery", key=("set", "name"), source="sartor")
 @dataclass(frozen=True, kw_only=True)
 class Discovery(Study):
-    """Find every axis of one small variant of each family, cut random shares of all, run, prove, train one step, export."""
+    """Find every axis of one small variant of each family, cut shares of all, run, prove, train, export."""
 
     sets: Annotated[list[str] | None, Option(f"Of {', '.join(SETS)}; repeatable (small).", name="--set")] = None
     export: Annotated[bool, Option("Also export every cut network to .pt2 and check it.", name="--export")] = False
@@ -115,8 +115,9 @@ def totals(rows: Sequence[Row]) -> dict[str, Any]:
     Returns:
         {"models", "discovered", "groups", "realised", "cut" (models with an axis that can be cut), "run", "proved"
         (models with a group that can be compared exactly), "exact", "trained", "exports" (models whose export was
-        tried), "exported", "generality" (models that were tried at other sizes), "general" (those as general as the original),
-        "named" (those, and those where what is fixed was named before the cut), "covered" (models with more than 99 % of their parameters on a found axis)}.
+        tried), "exported", "generality" (models that were tried at other sizes), "general" (those as general as
+        the original), "named" (those, and those where what is fixed was named before the cut), "covered" (models with
+        more than 99 % of their parameters on a found axis)}.
     """
     cut = [r for r in rows if r.get("realised")]
     return {
@@ -154,7 +155,8 @@ def cells(row: Row) -> list[str]:
     return [
         row["name"], f"{row['params']:,}", str(row["groups"]), str(row["realised"]), f"{100 * row['coverage']:.1f} %",
         _yes_no(row["runs"] and row["shapes"]) if cut else "", _yes_no(row["exact"]) if cut else "",
-        general_cell(row), _yes_no(row["trains"]) if cut else "", _yes_no(row["exports"]) if cut else "", f"{row['seconds']:.2f}",
+        general_cell(row), _yes_no(row["trains"]) if cut else "", _yes_no(row["exports"]) if cut else "",
+        f"{row['seconds']:.2f}",
     ]  # fmt: skip
 
 
@@ -188,7 +190,8 @@ def _summary(rows: Sequence[Row]) -> Grid:
         ])  # fmt: skip
     heads = [
         "set", "models", "models traced", "axes found (8 or more units)", "axes that can be cut", "cut models that run",
-        "cut models equal to the zero-masked original", "cut models as general as the original", "cut models that train",
+        "cut models equal to the zero-masked original", "cut models as general as the original",
+        "cut models that train",
         *(["cut models that export"] if with_exports else []),
         "models with over 99 % of their parameters on a found axis",
     ]  # fmt: skip

@@ -50,7 +50,8 @@ def examine(
         this class), "coverage" (share of the parameters on an axis of a group), "seconds" (CPU time of the trace),
         "runs", "shapes" (whether outputs have the original's shapes), "exact" (None: no group can be compared
         exactly), "error", "mixing" (groups outside the proof), "trains", "exports" (None: not tried),
-        "general" (what the cut network takes of what the original takes, see `generality`; None: not tried), "why": {stage: message}}.
+        "general" (what the cut network takes of what the original takes, see `generality`; None: not tried),
+        "why": {stage: message}}.
     """
     row: dict[str, Any] = {
         "params": sum(p.numel() for p in model.parameters()), "discovered": False, "operators": 0, "groups": 0,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def situations(model: nn.Module, example: Example) -> Iterator[tuple[str, Exampl
     sized = [("as traced", base)]
     for n in lengths[:3]:
         for name, change in _CHANGES:
-            sized.append((f"{n} {name}", map_tensors(lambda t, n=n, m=change(n, images): _with_length(t, n, m), base)))
+            sized.append((f"{n} {name}", map_tensors(partial(_with_length, old=n, new=change(n, images)), base)))
     for name, one in sized:
         yield name, one
         for label, padded in _padded(model, one):
