@@ -264,7 +264,7 @@ def _watched(
         special = numerics.gradients or numerics.precision != "float32"
         instead = compute_inside if special else compute if changed else None
         with (
-            watching(model, see, meta=numerics.meta, instead=instead, same=same),
+            watching(model if isinstance(matcher, Walk) else None, see, meta=numerics.meta, instead=instead, same=same),
             keys.kept_out() if special else nullcontext(),
         ):
             yield

@@ -174,6 +174,8 @@ class Grams:
         size = 0.0
         for inputs in batches:
             out, taps = self._tapped(inputs)
+            if not taps:  # this batch takes another path
+                continue
             out = out.reshape(batch_of(inputs), -1)
             directions = self._directions(out.shape[1])
             for k, direction in enumerate(directions, 1):

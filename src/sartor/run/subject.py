@@ -31,6 +31,7 @@ class Subject:
     original: Counted  # costs of the original for one sample
     lost_groups: int = 0  # groups that the algebra of axes found and this class cannot realise
     others: tuple[Example, ...] = ()  # further inputs that the original takes: other sizes, with and without masks
+    reading: str = ""  # how a list of example inputs was understood, where there is more than one way
     samples: tuple[Batch, ...] = ()  # calibration batches: scores and repairs read them
     held_out: tuple[Example, ...] = ()  # calibration inputs that scores and repairs never see
     original_outputs: tuple[Tensor, ...] = ()  # of the original on `held_out`
