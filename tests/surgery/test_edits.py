@@ -68,7 +68,7 @@ def test_damaged_edits_are_refused(text):
         ('{"tensors": {}, "attributes": [["a", 3, 4]]}', r"'attributes\.0\.1': expected text; got 3"),
         ('{"tensors": {}, "attributes": [], "code": "x"}', "'code' does not exist"),
         ('{"format": 9, "tensors": {}, "attributes": []}', "A newer Sartor"),
-        ('{"tensors": {}, "attributes": [], "forwards": {"m": {"format": 1}}}', r"'forwards\.m\.inputs' is missing"),
+        ('{"tensors": {}, "attributes": [], "forwards": {"m": {"format": 1}}}', r"forwards\.m\..*inputs.* is missing"),
     ],
 )
 def test_a_damaged_field_of_edits_is_named(text, message):

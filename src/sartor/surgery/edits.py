@@ -17,6 +17,7 @@ from sartor.errors import BadInput
 from sartor.structure.fibres import Rows
 from sartor.structure.model_copy import clone, named_tensors
 from sartor.surgery.edits_file import EditsFile, KeptRows
+from sartor.surgery.pretrained import guard_pretrained_
 from sartor.surgery.program import Program, rewrite_
 from sartor.torch_internals import is_view
 from sartor.types.rows import FORMAT
@@ -123,7 +124,21 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
     set_attributes_(new, edits.attributes)
     for path, program in edits.programs.items():
         new = rewrite_(new, path, program)
+    guard_pretrained_(new, _new_sizes(modules, edits))
     return new
+
+
+def _new_sizes(modules: Mapping[str, nn.Module], edits: Edits) -> dict[int, set[int]]:
+    """Size before the cut -> the sizes that it has after it somewhere."""
+    found: dict[int, set[int]] = {}
+    for name, slices in edits.slices.items():
+        for d, kept in slices.items():
+            found.setdefault(edits.shapes[name][d], set()).add(len(kept.rows[0] if isinstance(kept, Rows) else kept))
+    for path, attribute, new in edits.attributes:
+        old = getattr(modules[path], attribute)
+        if type(old) is type(new) is int:
+            found.setdefault(old, set()).add(new)
+    return found
 
 
 def set_attributes_(model: nn.Module, attributes: tuple[tuple[str, str, Any], ...]) -> None:

@@ -131,7 +131,8 @@ def evaluated(formula: Mapping[str, Any], size: Callable[[int, int], int]) -> in
     bottom: Any = formula.get("by", 1)
     for slot, d in formula.get("over", ()):
         bottom = size(slot, d) * bottom
-    return top if type(bottom) is int and bottom == 1 else top // bottom
+    number: int = top if type(bottom) is int and bottom == 1 else top // bottom
+    return number
 
 
 __all__ = ["SizeTable", "evaluated"]
