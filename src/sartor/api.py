@@ -23,7 +23,7 @@ from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.record import Record
 from sartor.structure import Example
 from sartor.train.arrangement import Arrangement, arranged
-from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Recipe, Verdict
+from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Recipe, Rewrite, Verdict
 from sartor.wrappers import wrapped_like
 
 
@@ -109,6 +109,7 @@ def fit(
     epochs: int | None = None,
     cut: str | Sequence[str] | None = None,
     keep: str | Sequence[str] | None = None,
+    rewrite: Rewrite | None = None,
     test: Iterable[Any] | None = None,
     example: Example | None = None,
     calibration: Iterable[Any] | None = None,
@@ -136,6 +137,9 @@ def fit(
         epochs: of fine-tuning, 0: none. None: as the recipe says.
         cut: kinds ("heads"), names ("layer4*") or modules of the groups that may be cut; None: what the recipe says.
         keep: the same of groups that stay whole, besides those the recipe keeps.
+        rewrite: which forwards may be rewritten from their operators: "free" those that stay as general as they were,
+            "allow" also those that then take fewer sizes or arguments (`inspect` names them), "never" none; None: what
+            the recipe says.
         test: batches looked at only to report: never used to decide.
         example: example inputs; taken from the data when not given. One sample is traced and timed.
         calibration: batches for scores and repair, best without augmentation; inputs without targets are enough for
@@ -168,7 +172,7 @@ def fit(
     chosen, notes = _recipe(model, seen, recipe, epochs)
     first = seen.example if example is None else example
     options = Options(first, out, seed, device, Listener(progress), model_name, notes, recipe is None)
-    return Fitted(run(model, seen.data, limits, narrowed(chosen, cut, keep), seen.judge, options))
+    return Fitted(run(model, seen.data, limits, narrowed(chosen, cut, keep, rewrite), seen.judge, options))
 
 
 def _recipe(

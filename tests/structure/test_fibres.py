@@ -21,7 +21,7 @@ from sartor.structure.example import call
 from sartor.structure.unfibre import reordered, straight
 from sartor.surgery import Edits, apply_edits, carry_optimizer, cut, edits_for, probe, prove, silence
 from sartor.surgery.proof import difference
-from sartor.testing.plans import halves, plans, rowed
+from sartor.testing.plans import halves, plans, rowed, tie_of
 from sartor.testing.zoo import ZOO
 from sartor.types import Plan
 
@@ -272,7 +272,7 @@ def test_values_that_heads_exchange_are_not_fibred(residual):
 def test_a_plan_with_rows_that_do_not_fit_is_refused(two_heads):
     model, _, graph = two_heads
     name = next(iter(graph.fibres))
-    plan = Plan({name: (0, 1)}, "test", graph.fingerprint)
+    plan = Plan({n: (0, 1) for n in tie_of(graph, name)}, "test", graph.fingerprint)
     with pytest.raises(BadInput, match="under 'keep' as well"):
         replace(plan, keep={}, fibres={name: ((0, 1), (0, 1))})
     with pytest.raises(BadInput, match="expected 2 kept indices in every row"):

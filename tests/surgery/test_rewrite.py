@@ -1,18 +1,23 @@
-"""Rewritten forwards compute, train, load and export like the original module, and refuse other calls."""
+"""Rewritten forwards compute, train, load and export like the original module, at any size and with any mask."""
 
 from __future__ import annotations
 
 import copy
+import io
+import json
+import pickle
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sartor.errors import BadInput, CorruptFile
-from sartor.structure import trace
+from sartor.structure import record_variant, trace
 from sartor.surgery import Edits, apply_edits, cut, edits_for, probe, prove
-from sartor.surgery.program import Program, Rewritten
+from sartor.surgery.program import Program, Rewritten, rewrite_
+from sartor.surgery.proof import silence
 from sartor.testing.plans import halves
 
 
@@ -121,7 +126,7 @@ def test_edits_survive_json_and_replay_bit_for_bit(net: nn.Module, edits: Edits)
     assert torch.equal(apply_edits(net, edits)(X), apply_edits(copy.deepcopy(net), again)(X))
 
 
-@pytest.mark.parametrize("damage", ['"format": 1', '"steps"', "aten::linear.default"])
+@pytest.mark.parametrize("damage", ['"positional"', '"steps"', "aten::linear.default"])
 def test_damaged_programs_are_refused(edits: Edits, damage: str) -> None:
     text = edits.to_json()
     assert damage in text
@@ -159,7 +164,6 @@ def test_names_and_copies_stay_ordinary(net: nn.Module, edits: Edits) -> None:
 @pytest.mark.parametrize(
     ("args", "kwargs"),
     [
-        ((torch.zeros(2, 9, 12),), {}),  # another number of tokens
         ((torch.zeros(2, 7, 12), True), {}),
         ((torch.zeros(2, 7, 12),), {"double": True}),
         ((torch.zeros(7, 12),), {}),
@@ -179,14 +183,139 @@ def test_a_module_called_twice_alike_is_written_once() -> None:
     assert set(graph.groups) == set(trace(model, X[:1]).groups) and prove(model, graph, plan, X).passed
 
 
-def test_around_a_module_called_in_two_ways_the_model_itself_is_written() -> None:
+def test_a_module_called_in_two_ways_has_two_variants() -> None:
     torch.manual_seed(0)
     model = Shared(True).eval()
     graph = probe(model, trace(model, X[:1]))
     plan = halves(graph)
     smaller = cut(model, graph, plan)
-    assert isinstance(smaller, Rewritten) and isinstance(smaller, Shared) and not isinstance(smaller.a, Rewritten)
+    assert isinstance(smaller.a, Rewritten) and len(smaller.a.program.variants) == 2
     assert prove(model, graph, plan, X, smaller=smaller).passed
+
+
+@pytest.mark.parametrize(("n", "tokens"), [(1, 7), (3, 1), (2, 23), (5, 8)])
+def test_any_batch_and_any_length_equals_the_silenced_original(net: nn.Module, n: int, tokens: int) -> None:
+    graph = probe(net, trace(net, X[:1]))
+    plan = halves(graph)
+    x = torch.randn(n, tokens, 6, generator=torch.Generator().manual_seed(n))
+    torch.testing.assert_close(cut(net, graph, plan)(x), silence(net, graph, plan)(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch.save", "deepcopy"])
+def test_it_is_pickled_and_copied(net: nn.Module, edits: Edits, how: str) -> None:
+    smaller = apply_edits(net, edits)
+    if how == "deepcopy":
+        again = copy.deepcopy(smaller)
+    elif how == "pickle":
+        again = pickle.loads(pickle.dumps(smaller))
+    else:
+        buffer = io.BytesIO()
+        torch.save(smaller, buffer)
+        buffer.seek(0)
+        again = torch.load(buffer, weights_only=False)
+    assert torch.equal(again(X), smaller(X)) and type(again.a) is type(smaller.a)
+    assert again.a.proj.weight is not smaller.a.proj.weight
+
+
+def test_hooks_and_dtypes_follow(net: nn.Module, edits: Edits) -> None:
+    smaller = apply_edits(net, edits)
+    seen: list[torch.Size] = []
+    smaller.a.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    smaller.double()(X.double())
+    assert len(seen) == 1
+
+
+class Masked(nn.Module):
+    """Attention with an optional mask, in a model that passes it on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.attention = nn.Linear(6, 24), MaskedAttention()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        """[n, tokens, 6], [n, tokens] -> [n, 5]."""
+        return self.attention(self.stem(x), mask=mask) * scale
+
+
+class MaskedAttention(nn.Module):
+    """Attention that joins heads with the width of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(24, 72), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, double: bool = False) -> Tensor:
+        """[n, tokens, 24], [n, tokens] -> [n, 5]."""
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, 4, -1).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-2, -1)
+        if mask is not None:
+            scores = scores.masked_fill(mask[:, None, None, :] == 0, -1e4)
+        y = self.head((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, n, c)).mean(1)
+        return 2 * y if double else y
+
+
+def _masked(mask: bool) -> dict[str, Tensor]:
+    x = {"x": torch.randn(2, 7, 6)}
+    return {**x, "mask": (torch.arange(7)[None] < torch.tensor([[7], [4]])).long()} if mask else x
+
+
+def test_what_would_stay_fixed_is_named_and_frozen_unless_it_is_allowed() -> None:
+    torch.manual_seed(0)
+    model = Masked().eval()
+    found = trace(model, _masked(False))
+    free, allowed, never = (probe(model, found, mode) for mode in ("free", "allow", "never"))
+    assert len(free.groups) < len(found.groups) == len(allowed.groups)
+    assert any("takes mask=None only" in f.reason and "rewrite='allow'" in f.reason for f in free.frozen)
+    assert allowed.rewritten == {"attention": ("takes mask=None only",)}
+    assert not never.rewritten and any("rewrite='never'" in f.reason for f in never.frozen)
+    smaller = cut(model, allowed, halves(allowed))
+    with pytest.raises(BadInput, match="mask"):
+        smaller(**_masked(True))
+
+
+def test_a_mask_that_an_example_shows_is_taken_and_may_be_left_out() -> None:
+    torch.manual_seed(0)
+    model = Masked().eval()
+    variant = record_variant(model, _masked(True))
+    assert variant is not None
+    graph = probe(model, trace(model, _masked(False), [variant]))
+    assert graph.rewritten == {"attention": ()}
+    plan = halves(graph)
+    smaller, reference = cut(model, graph, plan), silence(model, graph, plan)
+    for given in (_masked(True), _masked(False), {**_masked(True), "scale": 1.0}):
+        longer = {k: v.repeat(1, 3, *([1] * (v.dim() - 2))) if isinstance(v, Tensor) else v for k, v in given.items()}
+        for inputs in (given, longer):
+            torch.testing.assert_close(smaller(**inputs), reference(**inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_keywords_that_say_nothing_are_ignored(net: nn.Module, edits: Edits) -> None:
+    smaller = apply_edits(net, edits)
+    x = torch.randn(2, 7, smaller.a.qkv.in_features)
+    assert torch.equal(smaller.a(x), smaller.a(x=x, double=False))
+
+
+OLD = {  # as format 1 wrote it: a linear layer between two views
+    "format": 1, "inputs": [[{"batch": 1}, 2, 3]], "same": [0], "plain": [["*", None], {"flag": None}],
+    "steps": [
+        ["aten::view.default", [{"slot": 0}, [{"batch": 2}, 3]], {}, [1], [0]],
+        ["aten::linear.default", [{"slot": 1}, {"tensor": "weight"}, {"tensor": "bias"}], {}, [2], [1]],
+        ["aten::view.default", [{"slot": 2}, [{"batch": 1}, 8]], {}, [3], [2]],
+    ],
+    "output": {"slot": 3},
+}  # fmt: skip
+
+
+def test_programs_of_format_1_are_read(edits: Edits) -> None:
+    layer = nn.Linear(3, 4)
+    again = rewrite_(layer, "", Program(json.loads(json.dumps(OLD))))
+    x = torch.randn(5, 2, 3)
+    assert torch.equal(again(x), layer(x.view(10, 3)).view(5, 8))
+    with pytest.raises(BadInput):
+        again(torch.randn(5, 3, 3))
+    text = json.loads(edits.to_json())
+    assert Edits.from_json(json.dumps({**text, "forwards": {"a": OLD}})).programs["a"].raw["format"] == 2
+    assert replace(edits, programs={}).programs == {}
 
 
 class Peeks(nn.Module):
@@ -214,10 +343,17 @@ def test_a_forward_that_looks_at_values_keeps_its_axes_and_says_why() -> None:
 
 def test_the_exported_network_computes_the_same(net: nn.Module, edits: Edits) -> None:
     smaller = apply_edits(net, edits)
-    batch = torch.export.Dim("batch", min=2, max=64)
-    program = torch.export.export(smaller, (X,), dynamic_shapes=({0: batch},))
-    more = torch.randn(9, 7, 6)
+    batch, tokens = (torch.export.Dim(name, min=2, max=64) for name in ("batch", "tokens"))
+    program = torch.export.export(smaller, (X,), dynamic_shapes=({0: batch, 1: tokens},))
+    more = torch.randn(9, 13, 6)
     torch.testing.assert_close(program.module()(more), smaller(more))
+
+
+def test_the_compiled_network_computes_the_same(net: nn.Module, edits: Edits) -> None:
+    smaller = apply_edits(net, edits)
+    compiled = torch.compile(smaller, backend="eager", dynamic=True)
+    for x in (X, torch.randn(3, 11, 6)):
+        torch.testing.assert_close(compiled(x), smaller(x))
 
 
 class Copies(nn.Module):

@@ -41,7 +41,7 @@ def alignment(units: int) -> int:
     """The number of which a cut group of this size keeps multiples, where nothing else is asked for.
 
     Kernels work on whole vectors. On ONNX Runtime, a convolution whose number of channels 4 does not divide leaves
-    the fast path: an inverted residual block of 480 channels takes 4.7 times as long with 479 (`sartor bench
+    the fast path: an inverted residual block of 480 channels takes about five times as long with 479 (`sartor bench
     alignment`). Other runtimes work on 8 or 16 channels at once. In a small group, steps of 8 are a large share.
 
     >>> [alignment(n) for n in (10, 16, 24, 64, 1152)]

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from sartor.errors import BadInput, UnknownName
 from sartor.structure.kinds import KINDS
-from sartor.types import Group, Recipe
+from sartor.types import Group, Recipe, Rewrite
 
 WAYS = ("kind:", "name:", "module:")
 _SHOWN = 4  # names spelled out in an error
@@ -68,12 +68,25 @@ def patterns(text: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple(p.strip() for t in texts for p in t.split(",") if p.strip())
 
 
-def narrowed(recipe: Recipe, cut: str | Sequence[str] | None = None, keep: str | Sequence[str] | None = None) -> Recipe:
-    """The recipe with the patterns of `cut` in place of its own (None: its own), and with those of `keep` excluded."""
+def narrowed(
+    recipe: Recipe,
+    cut: str | Sequence[str] | None = None,
+    keep: str | Sequence[str] | None = None,
+    rewrite: Rewrite | None = None,
+) -> Recipe:
+    """The recipe with the patterns of `cut` in place of its own (None: its own), and with those of `keep` excluded.
+
+    `rewrite`, unless None, replaces the recipe's `cut.rewrite`.
+    """
     only, whole = patterns(cut), patterns(keep)
-    if not (only or whole):
+    if not (only or whole or rewrite):
         return recipe
-    axes = replace(recipe.cut, only=only or recipe.cut.only, exclude=(*recipe.cut.exclude, *whole))
+    axes = replace(
+        recipe.cut,
+        only=only or recipe.cut.only,
+        exclude=(*recipe.cut.exclude, *whole),
+        rewrite=rewrite or recipe.cut.rewrite,
+    )
     return replace(recipe, cut=axes)
 
 

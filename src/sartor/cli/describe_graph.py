@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ def describe(graph: Graph) -> dict[str, Any]:
     Returns:
         {"groups": [{"name", "kind", "units", "mixes", "members", "macs_share", "params_share", "writes", "reads"}],
         "frozen": [{"axis", "reason"}], "coverage": {"params_on_cuttable_axis", "macs_on_cuttable_axis"},
-        "kinds": {kind: number of groups}, "ties": [[groups that must keep equal counts]]}. "writes" and "reads" list
+        "kinds": {kind: number of groups}, "ties": [[groups that must keep equal counts]],
+        "rewritten": [{"module", "fixed": [sentence]}]}. "writes" and "reads" list
         the modules whose parameters write or read the group's units. A share counts every parameter or MAC on the
         group's axis; shares of groups overlap, because a weight has an input axis and an output axis.
     """
@@ -38,6 +39,7 @@ def describe(graph: Graph) -> dict[str, Any]:
         },
         "kinds": dict(Counter(g.kind for g in graph.groups.values())),
         "ties": [list(t) for t in graph.ties],
+        "rewritten": [{"module": p, "fixed": list(sentences)} for p, sentences in graph.rewritten.items()],
     }
 
 
@@ -48,6 +50,18 @@ def _cuttable_macs(graph: Graph) -> int:
 
     own = {find(leaf) for leaf in graph.leaves.values()}
     return evaluate([(n, axes) for n, axes in terms(graph) if any(a in own for x in axes for a in leaves(x))], {})
+
+
+def rewriting_lines(rewritten: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which forwards are rewritten, and what each no longer takes; modules alike in one line."""
+    by_limits: dict[tuple[str, ...], list[str]] = {}
+    for row in rewritten:
+        by_limits.setdefault(tuple(row["fixed"]), []).append(row["module"] or "the model itself")
+    return [
+        f"The forward of {', '.join(paths[:3])}{f' and {len(paths) - 3} more' if len(paths) > 3 else ''} is rewritten "
+        f"when it is cut: {'; '.join(limits) or 'it takes what it took before'}."
+        for limits, paths in by_limits.items()
+    ]
 
 
 def coverage_line(coverage: Mapping[str, Any]) -> str:

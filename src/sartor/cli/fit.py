@@ -55,6 +55,10 @@ def fit(
     keep: Annotated[
         list[str] | None, typer.Option(help="Keep these groups whole: patterns as for --cut; repeatable.")
     ] = None,
+    rewrite: Annotated[
+        str | None,
+        typer.Option(help="Which forwards may be rewritten: free (stay as general), allow (all), never."),
+    ] = None,
     change: Annotated[
         list[str] | None,
         typer.Option("--set", help="FIELD=VALUE changes the recipe, such as allocate.floor=0.05; repeatable."),
@@ -87,6 +91,7 @@ def fit(
         "model": model, "weights": None if weights is None else str(weights), "data": data, "input": shape,
         "batch": batch, "val": val, "budget": budget, "recipe": recipe, "out": None if out is None else str(out),
         "seed": seed, "device": device, "test": test or None, "cut": cut or None, "keep": keep or None,
+        "rewrite": rewrite,
         "epochs": epochs, "loss": loss, "metric": metric, "target": target,
         "model_options": parse_pairs(option, "--option") or None,
     }  # fmt: skip
@@ -175,6 +180,7 @@ def perform(request: Request, recipe: Recipe | None, folder: Path, listener: Ste
     arguments: dict[str, Any] = {
         "train": data and data.train, "val": data and data.val, "test": _test_part(request, data),
         "budget": request.budget, "recipe": recipe, "cut": request.cut, "keep": request.keep,
+        "rewrite": request.rewrite,
         "epochs": request.epochs, "target": request.target, "loss": named_loss(request.loss),
         "metric": named_metric(request.metric),
         "example": example, "calibration": data and data.calibration,

@@ -41,14 +41,15 @@ def inspect(
     from rich.console import Group as Stack
     from rich.text import Text
 
-    from sartor.cli.describe_graph import coverage_line, describe
+    from sartor.cli.describe_graph import coverage_line, describe, rewriting_lines
     from sartor.cli.inspection_rows import Inspection
     from sartor.cost import count
     from sartor.export.files import atomic_write
     from sartor.report.inspection import dot, group_tree, write_page
     from sartor.report.text import frozen_table
     from sartor.sources import load_model
-    from sartor.structure import explain, trace
+    from sartor.structure import explain, record_variant, trace
+    from sartor.structure.other_inputs import other_inputs
     from sartor.surgery import probe
     from sartor.types import to_plain
     from sartor.units import show_bytes, show_count
@@ -56,7 +57,8 @@ def inspect(
     network = load_model(model, weights, parse_pairs(option, "--option"))
     example = example_for(model, network, shape=shape, data=data)
     start = time.perf_counter()
-    graph = probe(network, trace(network, example))
+    recorded = [record_variant(network, x) for x in other_inputs(network, example)]
+    graph = probe(network, trace(network, example, [r for r in recorded if r is not None]))
     description = describe(graph)
     seconds = time.perf_counter() - start
     costs = count(graph)
@@ -74,11 +76,13 @@ def inspect(
         write_page(answer, ties, head, coverage, html_file)
     wrote = [Text(f"wrote {file}") for file in (dot_file, html_file) if file is not None]
     if explanation is not None:
-        return CommandResult(answer, Stack(Text(str(explanation)), *wrote))
+        lines = map(Text, rewriting_lines(description["rewritten"]))
+        return CommandResult(answer, Stack(Text(str(explanation)), *lines, *wrote))
     parts: list[Any] = [
         Text(f"{model}: {head}", style="bold"),
         group_tree(answer, model),
         frozen_table((f.axis, f.reason) for f in graph.frozen),
+        *map(Text, rewriting_lines(description["rewritten"])),
         Text(coverage),
     ]
     return CommandResult(answer, Stack(*parts, *wrote))

@@ -59,6 +59,13 @@ class ExplanationRow(Row):
     facts: list[str]
 
 
+class RewrittenModule(Row):
+    """A module whose forward has to be rewritten, and what that leaves fixed."""
+
+    module: str
+    fixed: list[str]  # sentences; empty: it stays as general as it was
+
+
 class Inspection(Answer):
     """The whole object."""
 
@@ -68,5 +75,6 @@ class Inspection(Answer):
     coverage: Coverage
     kinds: dict[str, int]  # kind of unit -> number of groups
     ties: list[list[str]]  # groups that must keep equal counts
+    rewritten: list[RewrittenModule]
     seconds: float
     why: ExplanationRow | None = None

@@ -12,6 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from sartor.errors import BadInput, CorruptFile, UnknownName
 from sartor.toml_file import known_fields, read_toml
+from sartor.types import Rewrite
 from sartor.types.checked import Count, Flag, Positive, checked, refusal
 from sartor.types.rows import stamped, unstamped
 
@@ -42,6 +43,7 @@ class Request:
     target: Text | None = None  # key of the targets in batches that are dicts
     cut: list[Text] = field(default_factory=list)  # kinds, names or modules of groups; empty: as the recipe says
     keep: list[Text] = field(default_factory=list)  # groups that stay whole
+    rewrite: Rewrite | None = None  # which forwards may be rewritten; None: as the recipe says
     out: Text | None = None
     seed: Annotated[int, Field(strict=True)] = 0
     device: Text | None = None

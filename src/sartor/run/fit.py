@@ -238,11 +238,13 @@ class _Fitting:
 
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
         with self.recorder.timed("understand") as facts:
-            subject = stages.understand(model, example, device)
+            subject = stages.understand(model, example, device, self.recipe.cut.rewrite)
             if wrappers := unwrapped(model).wrappers:
                 self.recorder.note(wrapper_note(wrappers))
             if subject.lost_groups:
                 self.recorder.note(f"{subject.lost_groups} groups cannot be cut in this class; the frozen axes say why")
+            if subject.graph.rewritten:
+                self.recorder.note(rewrite_note(subject.graph.rewritten))
             subject = subject.allowed(self.recipe)
             graph = subject.graph
             facts.update(groups=len(graph.groups), frozen=len(graph.frozen), operators=len(graph.ops))
@@ -271,8 +273,9 @@ class _Fitting:
             cut = stages.apply(subject, plan)
             rewritten, verdict = list(cut.edits.programs), cut.verdict
             facts.update(rewritten=rewritten, **verdict.to_plain())
-        if rewritten:
-            self.recorder.note(rewrite_note(rewritten))
+        unannounced = {p: cut.edits.programs[p].fixed for p in rewritten if p not in subject.graph.rewritten}
+        if unannounced:
+            self.recorder.note(rewrite_note(unannounced))
         if verdict.status != "exact":
             named = "; ".join(f"{name}: {why}" for name, why in verdict.left_out[:3])
             self.recorder.note(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +133,20 @@ def slower_note(target: str, measured: Comparison) -> str:
     )
 
 
-def rewrite_note(paths: list[str]) -> str:
-    """What a user has to know about forwards that were rewritten."""
+def rewrite_note(modules: Mapping[str, Sequence[str]]) -> str:
+    """What a user has to know about forwards that are rewritten.
+
+    Args:
+        modules: module path -> what its forward no longer takes, as sentences.
+    """
+    paths = list(modules)
     named = ", ".join(p or "the model itself" for p in paths[:3]) + (", ..." if len(paths) > 3 else "")
+    limits = dict.fromkeys(f"{p or 'the model'} {x}" for p, sentences in modules.items() for x in sentences)
+    general = "; ".join(list(limits)[:4]) + ("; ..." if len(limits) > 4 else "")
     return (
-        "forwards that state sizes which no attribute holds were rewritten from their operators: "
-        f"{len(paths)} ({named}). They train and take any batch, but no other input size than the one traced; "
-        "what their authors do in training only, besides dropout and batch norm, is left out"
+        "forwards that state sizes which no attribute holds are rewritten from their operators: "
+        f"{len(paths)} ({named}). {f'What they no longer take: {general}. ' if general else ''}"
+        "What their authors do in training only, besides dropout and batch norm, is left out"
     )
 
 

@@ -55,6 +55,7 @@ from sartor.types import (
     Judge,
     Plan,
     Recipe,
+    Rewrite,
     Scores,
     Search,
     Sensitivity,
@@ -93,7 +94,9 @@ class Quality(NamedTuple):
     test: float | None
 
 
-def understand(model: nn.Module, example: Example, device: torch.device | str | None = None) -> Subject:
+def understand(
+    model: nn.Module, example: Example, device: torch.device | str | None = None, rewrite: Rewrite = "free"
+) -> Subject:
     """Trace the network, find the groups that can be cut in its class, count its costs.
 
     Args:
@@ -101,6 +104,7 @@ def understand(model: nn.Module, example: Example, device: torch.device | str | 
         example: inputs that the network can be called with; one sample is traced. A list holds several examples if the
             network takes each of them alone (see `several_examples`).
         device: where to compute; None: where the model lies.
+        rewrite: which forwards may be rewritten; see `Axes`.
 
     Raises:
         BadInput: nothing can be cut; says why.
@@ -115,7 +119,7 @@ def understand(model: nn.Module, example: Example, device: torch.device | str | 
     example = prepared[0]
     recorded = [(x, record_variant(model, x)) for x in (*prepared[1:], *other_inputs(model, example))]
     traced = trace(model, example, [r for _, r in recorded if r is not None])
-    graph = probe(model, traced)
+    graph = probe(model, traced, rewrite)
     if not graph.groups:
         reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
         raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")

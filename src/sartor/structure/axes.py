@@ -107,6 +107,32 @@ def _refine(a: Axis, kind: str, kids: Axes) -> None:
             mixing(k, why)
 
 
+def multiple(a: Axis) -> tuple[int, Axis] | None:
+    """(k, leaf) if the size of an axis is k times that of one leaf after every cut; None otherwise."""
+    a = find(a)
+    if a.frozen or a.kind is None:
+        return None if a.frozen else (1, a)
+    if a.kind == "p":
+        cut = [k for k in map(find, a.kids) if not k.frozen]
+        inside = multiple(cut[0]) if len(cut) == 1 else None
+        return None if inside is None else (inside[0] * (a.size // cut[0].size), inside[1])
+    parts = [multiple(k) for k in a.kids]
+    whose = {p[1] for p in parts if p is not None}
+    return (sum(p[0] for p in parts if p), whose.pop()) if None not in parts and len(whose) == 1 else None
+
+
+def refined(leaf: Axis, outer: int, why: Reason) -> None:
+    """Make a leaf a product whose outer factor is frozen."""
+    leaf = find(leaf)
+    _refine(leaf, "p", [fixed(outer, why), fresh(leaf.size // outer)])
+
+
+def unrefined(axis: Axis) -> None:
+    """Take `refined` back, as long as nothing was unified with the factors since."""
+    axis = find(axis)
+    axis.kind, axis.kids = None, []
+
+
 def _compose(kind: str, kids: Iterable[Axis], drop: int, size: Callable[[Iterable[int]], int]) -> Axis:
     """Flatten nested kids of the same kind and drop neutral ones; if all are frozen, the result is one frozen axis."""
     flat: Axes = []

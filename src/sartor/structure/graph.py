@@ -47,6 +47,8 @@ class Graph:
     holders: Mapping[tuple[str, str, Any], int | None] = field(default_factory=dict)
     # (module path, attribute, number) -> index of the operator whose size the attribute holds; None: of no operator
     training: Graph | None = None  # the forward in training mode, if it uses parameters that evaluation does not use
+    rewritten: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # module path -> what its forward no longer takes once it is rewritten, as sentences; set by `surgery.probe`
     variants: tuple[Graph, ...] = ()  # the forward on other inputs, where it calls other operators
     branches: tuple[Graph, ...] = ()  # the forward with one decision turned round; see `recorder.record_branches`
 

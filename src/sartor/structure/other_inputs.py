@@ -85,7 +85,12 @@ def _parameters(model: nn.Module) -> list[str]:
 
 
 def _takes_mask(model: nn.Module) -> bool:
-    return "attention_mask" in _parameters(model)
+    """Whether the forward names such an argument, or passes any keyword on."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == "attention_mask" or p.kind == p.VAR_KEYWORD for p in parameters)
 
 
 def _all_ones(t: Tensor) -> bool:

@@ -39,6 +39,7 @@ SENTENCES: Mapping[str, str] = {  # kind -> template; {where} is "conv2d in laye
     "bags": "bags of embedding rows",
     "sequences": "sequences and their steps ({where})",
     "factor": "a constant factor of a cost",
+    "one number": "one number states this size and one with a fixed factor",
     # operators that depend on positions
     "table": "an embedding is indexed along it",
     "lookup": "{where} looks up along it",

@@ -217,6 +217,15 @@ def read_off(rec: Recording) -> Graph:
     )
 
 
+def read_again(graph: Graph) -> Graph:
+    """The graph after some of its leaves were refined: its groups and frozen axes follow from the present axes."""
+    rec = Recording()
+    rec.ops, rec.tensors, rec.example = list(graph.ops), dict(graph.tensors), graph.example
+    rec.inputs, rec.outputs = list(graph.inputs), list(graph.outputs)
+    new = read_off(rec)
+    return replace(graph, groups=new.groups, leaves=new.leaves, frozen=new.frozen)
+
+
 def _name(places: list[Member], taken: dict[str, Group]) -> str:
     first = next((m for m in places if m.role == "out"), places[0])
     plain = first.tensor.endswith(".weight") and first.dim == 0

@@ -23,12 +23,18 @@ from sartor.studies.study_run import StudyRun
 from sartor.testing import families
 from sartor.testing.isolation import isolated
 
-SETS = ("small", "timm", "torchvision", "transformers", "graph")
-PACKAGES = {"timm": "timm", "torchvision": "torchvision", "transformers": "transformers", "graph": "torch_geometric"}
+SETS = ("small", "timm", "torchvision", "transformers", "graph", "field")
+PACKAGES = {
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "transformers": "transformers",
+    "graph": "torch_geometric",
+    "field": "transformers",
+}
 HEADS = (
     "network", "parameters", "axes found (8 or more units)", "axes that can be cut",
     "share of parameters on a found axis", "cut network runs", "equals the zero-masked original",
-    "trains one step", "exports", "discovery, CPU seconds",
+    "as general", "trains one step", "exports", "discovery, CPU seconds",
 )  # fmt: skip
 Build = Callable[[], Any]
 
@@ -36,7 +42,7 @@ Build = Callable[[], Any]
 @study("discovery", marker="discovery", key=("set", "name"), source="sartor")
 @dataclass(frozen=True, kw_only=True)
 class Discovery(Study):
-    """Find every axis of one small variant of each family, cut half of all, run, prove, train one step, export."""
+    """Find every axis of one small variant of each family, cut shares of all, run, prove, train, export."""
 
     sets: Annotated[list[str] | None, Option(f"Of {', '.join(SETS)}; repeatable (small).", name="--set")] = None
     export: Annotated[bool, Option("Also export every cut network to .pt2 and check it.", name="--export")] = False
@@ -94,6 +100,11 @@ class Discovery(Study):
         for name, of_set in by_set(rows).items():
             parts += [f"## {name}", Grid(HEADS, [cells(r) for r in of_set])]
             failed = [f"`{r['name']}`, {stage}: {why}" for r in of_set for stage, why in r.get("why", {}).items()]
+            failed += [
+                f"`{r['name']}`, as general, {situation}: {why}"
+                for r in of_set
+                for situation, why in ((r.get("general") or {}).get("failed") or {}).items()
+            ]
             parts += ["What failed or was not cut, and why:", bullets(failed)] if failed else []
         return parts
 
@@ -104,7 +115,9 @@ def totals(rows: Sequence[Row]) -> dict[str, Any]:
     Returns:
         {"models", "discovered", "groups", "realised", "cut" (models with an axis that can be cut), "run", "proved"
         (models with a group that can be compared exactly), "exact", "trained", "exports" (models whose export was
-        tried), "exported", "covered" (models with more than 99 % of their parameters on a found axis)}.
+        tried), "exported", "generality" (models that were tried at other sizes), "general" (those as general as
+        the original), "named" (those, and those where what is fixed was named before the cut), "covered" (models with
+        more than 99 % of their parameters on a found axis)}.
     """
     cut = [r for r in rows if r.get("realised")]
     return {
@@ -119,6 +132,9 @@ def totals(rows: Sequence[Row]) -> dict[str, Any]:
         "trained": sum(bool(r.get("trains")) for r in cut),
         "exports": sum(r.get("exports") is not None for r in cut),
         "exported": sum(r.get("exports") is True for r in cut),
+        "generality": sum(bool(r.get("general")) for r in cut),
+        "general": sum(is_general(r) for r in cut),
+        "named": sum(is_general(r) or bool((r.get("general") or {}).get("fixed")) for r in cut),
         "covered": sum((r.get("coverage") or 0) > 0.99 for r in rows),
     }
 
@@ -139,8 +155,26 @@ def cells(row: Row) -> list[str]:
     return [
         row["name"], f"{row['params']:,}", str(row["groups"]), str(row["realised"]), f"{100 * row['coverage']:.1f} %",
         _yes_no(row["runs"] and row["shapes"]) if cut else "", _yes_no(row["exact"]) if cut else "",
-        _yes_no(row["trains"]) if cut else "", _yes_no(row["exports"]) if cut else "", f"{row['seconds']:.2f}",
+        general_cell(row), _yes_no(row["trains"]) if cut else "", _yes_no(row["exports"]) if cut else "",
+        f"{row['seconds']:.2f}",
     ]  # fmt: skip
+
+
+def is_general(row: Mapping[str, Any]) -> bool:
+    """Whether the cut network took everything that the original takes, with equal results wherever there are some."""
+    general = row.get("general")
+    return bool(general) and not general["failed"]
+
+
+def general_cell(row: Mapping[str, Any]) -> str:
+    """Situations that the cut network takes of those that the original takes, and what is fixed."""
+    general = row.get("general")
+    if not general:
+        return ""
+    good = general["equal"] + general["not_compared"]
+    only = f" ({general['not_compared']} without a reference)" if general["not_compared"] else ""
+    fixed = f"; fixed: {'; '.join(general['fixed'][:2])}" if general["fixed"] else ""
+    return f"{good} of {general['taken']}{only}{fixed}"
 
 
 def _summary(rows: Sequence[Row]) -> Grid:
@@ -150,12 +184,14 @@ def _summary(rows: Sequence[Row]) -> Grid:
         t = totals(of_set)
         lines.append([
             name, str(t["models"]), str(t["discovered"]), str(t["groups"]), str(t["realised"]),
-            f"{t['run']} of {t['cut']}", f"{t['exact']} of {t['proved']}", f"{t['trained']} of {t['cut']}",
+            f"{t['run']} of {t['cut']}", f"{t['exact']} of {t['proved']}",
+            f"{t['general']} of {t['generality']}", f"{t['trained']} of {t['cut']}",
             *([f"{t['exported']} of {t['exports']}"] if with_exports else []), f"{t['covered']} of {t['models']}",
         ])  # fmt: skip
     heads = [
         "set", "models", "models traced", "axes found (8 or more units)", "axes that can be cut", "cut models that run",
-        "cut models equal to the zero-masked original", "cut models that train",
+        "cut models equal to the zero-masked original", "cut models as general as the original",
+        "cut models that train",
         *(["cut models that export"] if with_exports else []),
         "models with over 99 % of their parameters on a found axis",
     ]  # fmt: skip

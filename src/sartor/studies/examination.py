@@ -1,4 +1,4 @@
-"""One network traced, cut in half on every axis, run, proved, trained one step and exported."""
+"""One network traced, cut to random shares of every axis, run, proved, trained one step and exported."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from sartor.errors import SartorError
 from sartor.run import stages
 from sartor.run.subject import Subject
 from sartor.seed import seeded
-from sartor.structure import Graph, trace
+from sartor.structure import Graph, record_variant, trace
 from sartor.structure.example import Example, call, tensors
+from sartor.structure.other_inputs import other_inputs
+from sartor.studies.generality import generality
 from sartor.surgery import cut, probe
+from sartor.testing.plans import tie_of, unequal
 from sartor.torch_internals import BatchNorm
 from sartor.types import Plan
 
@@ -47,12 +50,13 @@ def examine(
         this class), "coverage" (share of the parameters on an axis of a group), "seconds" (CPU time of the trace),
         "runs", "shapes" (whether outputs have the original's shapes), "exact" (None: no group can be compared
         exactly), "error", "mixing" (groups outside the proof), "trains", "exports" (None: not tried),
+        "general" (what the cut network takes of what the original takes, see `generality`; None: not tried),
         "why": {stage: message}}.
     """
     row: dict[str, Any] = {
         "params": sum(p.numel() for p in model.parameters()), "discovered": False, "operators": 0, "groups": 0,
         "realised": 0, "coverage": 0.0, "seconds": None, "runs": False, "shapes": False, "exact": None, "error": None,
-        "mixing": 0, "trains": False, "exports": None, "why": {},
+        "mixing": 0, "trains": False, "exports": None, "general": None, "why": {},
     }  # fmt: skip
 
     def attempt(stage: str, act: Callable[[], Any]) -> Any:
@@ -63,7 +67,7 @@ def examine(
             return None
 
     model = copy.deepcopy(model).eval()
-    traced: Graph | None = attempt("discover", lambda: trace(model, example))
+    traced: Graph | None = attempt("discover", lambda: traced_with_variants(model, example))
     if traced is None:
         return row
     start = time.process_time()
@@ -82,7 +86,7 @@ def examine(
         row["why"]["realise"] = "; ".join(dict.fromkeys(f.reason for f in lost))[:300]
     if not left:
         return row
-    plan = halved(graph, seed)
+    plan = shares(graph, seed)
     smaller = attempt("cut", lambda: cut(model, graph, plan))
     if smaller is None:
         return row
@@ -97,6 +101,7 @@ def examine(
         (t.dim(), t.shape[by_value:]) for t in tensors(expected)
     ]
     row |= _proved(Subject(model, example, graph, count(graph)), plan, smaller, tolerance, row["why"])
+    row["general"] = attempt("generality", lambda: generality(model, graph, plan, example, tolerance=tolerance))
     row["trains"] = bool(attempt("train", lambda: _one_step(smaller, example, seed)))
     if exporter is not None:
         row["exports"] = attempt("export", lambda: (exporter(smaller.eval(), example), True)[1]) or False
@@ -108,8 +113,8 @@ def exported(
 ) -> dict[str, Any]:
     """Whether the network that `examine` cuts can be exported: {"exports", "why"}."""
     try:
-        graph = probe(model, trace(model, example))
-        exporter(cut(model, graph, halved(graph, seed)).eval(), example)
+        graph = probe(model, traced_with_variants(model, example))
+        exporter(cut(model, graph, shares(graph, seed)).eval(), example)
     except Exception as e:
         return {"exports": False, "why": {"export": _message(e)}}
     return {"exports": True, "why": {}}
@@ -117,6 +122,19 @@ def exported(
 
 def _message(e: Exception) -> str:
     return f"{type(e).__name__}: {e}".split("\n")[0][:300]
+
+
+def traced_with_variants(model: nn.Module, example: Example) -> Graph:
+    """The trace of a run: the forward on the example, and on other inputs that the model takes."""
+    recorded = (record_variant(model, x) for x in other_inputs(model, example))
+    return trace(model, example, [r for r in recorded if r is not None])
+
+
+def shares(graph: Graph, seed: int = 0) -> Plan:
+    """A plan that keeps another random share of every group of at least LEAST units; tied ones keep equal counts."""
+    plan = unequal(graph, seed)
+    wide = {n for n in plan.keep if all(graph.groups[t].units >= LEAST for t in tie_of(graph, n))}
+    return Plan({n: k for n, k in plan.keep.items() if n in wide}, "shares", graph.fingerprint)
 
 
 def halved(graph: Graph, seed: int = 0) -> Plan:

@@ -8,6 +8,7 @@ attribute can differ. The shape check (`shape_check.py`) decides; `probe.py` say
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sartor.structure.axes import Axis, find
+from sartor.structure.axes import Axis, find, multiple, product
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
@@ -184,6 +185,41 @@ def _same_axis(a: Axis, b: Axis) -> bool:
     return all(map(_same_axis, a.kids, b.kids))
 
 
+def leaves_to_refine(a: Stated, b: Stated) -> list[tuple[Axis, int]]:
+    """(leaf, k) where the other size is k times another leaf at the same place.
+
+    Once k is a factor of the leaf, a tie can make the two sizes equal. Rotary position embedding makes such sizes: it
+    swaps the two halves of every query and key, but not of the values.
+    """
+    found: list[tuple[Axis, int]] = []
+    for x, y in zip(a.parts, b.parts):
+        if x.whole and y.whole and x.sign == y.sign:
+            found += _refinable(_factors(x.axis), _factors(y.axis))
+    return list(dict.fromkeys(found))
+
+
+def _factors(a: Axis) -> list[Axis]:
+    a = find(a)
+    return [a] if a.kind != "p" or a.frozen else _flat(a)
+
+
+def _refinable(left: list[Axis], right: list[Axis]) -> list[tuple[Axis, int]]:
+    left, right, found = list(left), list(right), []
+    while left and right:
+        x, y = left.pop(0), right.pop(0)
+        if x.size > y.size or (x.size == y.size and x.kind is None):
+            x, y, left, right = y, x, right, left
+        short = [x]
+        while math.prod(k.size for k in short) < y.size and left:
+            short.append(left.pop(0))
+        times = multiple(product(short))
+        if math.prod(k.size for k in short) != y.size:
+            return []
+        if y.kind is None and not y.frozen and times is not None and times[0] > 1:
+            found.append((y, times[0]))
+    return found
+
+
 def pairs_to_tie(a: Stated, b: Stated) -> list[tuple[Axis, Axis]] | None:
     """Leaves that must keep equal counts so that two stated sizes are equal after every cut; None: no ties do that."""
     found: list[tuple[Axis, Axis]] = []
@@ -201,13 +237,25 @@ def pairs_to_tie(a: Stated, b: Stated) -> list[tuple[Axis, Axis]] | None:
     return list(dict.fromkeys(found))
 
 
+def _flat(a: Axis) -> list[Axis]:
+    """The parts of a product or sum, without nesting: refining a leaf nests one product in another."""
+    a = find(a)
+    return [x for k in map(find, a.kids) for x in (_flat(k) if k.kind == a.kind and not k.frozen else [k])]
+
+
 def _matched(a: Axis, b: Axis) -> list[tuple[Axis, Axis]] | None:
     a, b = find(a), find(b)
     if a is b or (a.frozen and b.frozen and a.size == b.size):
         return []
-    if a.size != b.size or a.frozen or b.frozen or a.kind != b.kind or len(a.kids) != len(b.kids):
+    if a.size != b.size or a.frozen or b.frozen:
         return None
-    if a.kind is None:
-        return [(a, b)]
-    parts = [_matched(x, y) for x, y in zip(a.kids, b.kids)]
+    one, other = multiple(a), multiple(b)
+    if one is not None and other is not None and one[0] == other[0]:
+        return [] if one[1] is other[1] else [(one[1], other[1])]
+    if a.kind != b.kind or a.kind is None:
+        return None
+    kids = (_flat(a), _flat(b))
+    if len(kids[0]) != len(kids[1]):
+        return None
+    parts = [_matched(x, y) for x, y in zip(*kids)]
     return None if any(p is None for p in parts) else [pair for p in parts for pair in p or ()]

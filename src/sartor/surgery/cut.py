@@ -15,8 +15,9 @@ from sartor.surgery.attributes import Attributes, attributes_for
 from sartor.surgery.blocks import lineage
 from sartor.surgery.edits import Edits, apply_edits
 from sartor.surgery.program import Program
-from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
+from sartor.surgery.rewrite import Rewriting
 from sartor.surgery.shape_check import Mismatch, check
+from sartor.surgery.tape import CannotRewrite, Tape
 from sartor.types import Plan
 from sartor.wrappers import unwrapped
 
@@ -74,7 +75,7 @@ def realised(
                 continue
             try:
                 tape = tape or Tape.of(model, graph)
-                written = program_for(graph, tape, path, masks)
+                written = Rewriting(tape, masks).program(path)
             except CannotRewrite as e:
                 why = why or str(e)
                 continue

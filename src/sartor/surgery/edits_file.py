@@ -100,7 +100,10 @@ class OldProgramFile(Row):
             "inputs": inputs,
             "same": self.same,
             "output": self.output,
-            "steps": [[name, converted(a), converted(k), outs, drop] for name, a, k, outs, drop in self.steps],
+            "steps": [
+                [name, converted(a), converted(k), outs, [slot for slot in drop if slot != place[0]]]
+                for name, a, k, outs, drop in self.steps  # sizes of the first input are read later
+            ],
         }
         return ProgramFile.model_validate(
             {"format": PROGRAM_FORMAT, "positional": [], "defaults": {}, "variants": [variant]}

@@ -21,17 +21,19 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from sartor.structure.axes import Axis, find, leaves
+from sartor.structure.axes import Axis, find, leaves, refined, unrefined
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
+from sartor.structure.solver import read_again
 from sartor.structure.stated_sizes import Stated
-from sartor.surgery.attributes import Claim, Claims, Place, alike_sizes, pairs_to_tie
+from sartor.surgery.attributes import Claim, Claims, Place, alike_sizes, leaves_to_refine, pairs_to_tie
 from sartor.surgery.blocks import Blocks, lineage
 from sartor.surgery.program import Program
-from sartor.surgery.rewrite import CannotRewrite, Tape, program_for
+from sartor.surgery.rewrite import Rewriting
 from sartor.surgery.shape_check import Mismatch, check
-from sartor.types import Frozen
+from sartor.surgery.tape import CannotRewrite, Tape
+from sartor.types import Frozen, Reason, Rewrite
 from sartor.wrappers import unwrapped
 
 _TRIALS = (0.618034, 0.414214)  # two trial cuts: sizes that are equal by chance in one differ in the other
@@ -76,19 +78,26 @@ class _Problem:
         return after is None or after.reach > self.reach
 
 
-def probe(model: nn.Module, graph: Graph) -> Graph:
-    """The graph without the groups that cannot be cut in this class; these are frozen, with the reason."""
-    return _Search(unwrapped(model).module, graph).result()
+def probe(model: nn.Module, graph: Graph, rewrite: Rewrite = "free") -> Graph:
+    """The graph without the groups that cannot be cut in this class; these are frozen, with the reason.
+
+    Args:
+        model: the traced model.
+        graph: of it.
+        rewrite: which forwards may be rewritten: "free" those that stay as general as they were, "allow" all, "never"
+            none. `Graph.rewritten` of the result names them, with what each no longer takes.
+    """
+    return _Search(unwrapped(model).module, graph, rewrite).result()
 
 
 class _Search:
-    def __init__(self, model: nn.Module, graph: Graph):
+    def __init__(self, model: nn.Module, graph: Graph, rewrite: Rewrite):
         self.model, self.graph = model, graph
         self.ops = graph.every_op
         self.names = {find(leaf): name for name, leaf in graph.leaves.items()}
         self.claims = Claims.of(model, graph)
         self.blocks = Blocks(model, graph)
-        self.writer = _Rewriter(model, graph)
+        self.writer = _Rewriter(model, graph, rewrite)
 
     def result(self) -> Graph:
         state = _State(ties=tuple(frozenset(t) for t in self.graph.ties))
@@ -96,7 +105,8 @@ class _Search:
         while problem is not None:
             state, problem = self.step(state, problem)
         probed = without_groups(self.graph, dict(state.gone), [set(t) for t in state.ties])
-        return replace(probed, holders=dict(state.holders))
+        fixed = {path: self.writer.fixed[path] for path in self.writer.outer(state)}
+        return replace(probed, holders=dict(state.holders), rewritten=fixed)
 
     def step(self, state: _State, problem: _Problem) -> tuple[_State, _Problem | None]:
         """The state after the first change that lets the trials come further."""
@@ -191,7 +201,7 @@ class _Search:
     def decisions(self, state: _State, failing: int, which: int, place: Place, claim: Claim) -> Iterator[_State]:
         """An operator and the present holder claim one attribute with different sizes."""
         held: dict[Place, int | None] = {}
-        ties: list[frozenset[str]] = []
+        conflicts: list[tuple[Stated, Stated]] = []
         for other in self.places_alike(place):
             at = failing if other == place else self.blocks.counterpart(failing, place[0], other[0])
             theirs = list(self.claims.at(self.ops[at])) if at is not None else []
@@ -200,11 +210,27 @@ class _Search:
             size, holding = theirs[which][1], self.claims.holding(other, state.holders)
             held[other] = None if size.fixed else self.claims.first(other, size)
             if holding is not None:
-                ties += self.tie(holding.size, size)
+                conflicts.append((holding.size, size))
         if place not in state.holders:
             yield state.held(held)
+        ties = [t for pair in conflicts for t in self.tie(*pair)]
         if ties:
             yield state.tied(ties)
+        to_refine = list(dict.fromkeys(found for pair in conflicts for found in leaves_to_refine(*pair)))
+        if to_refine:
+            for leaf, outer in to_refine:
+                refined(leaf, outer, Reason("one number"))
+            self.read_again()
+            yield state.tied(t for pair in conflicts for t in self.tie(*pair))
+            for leaf, _ in to_refine:  # it did not help
+                unrefined(leaf)
+            self.read_again()
+
+    def read_again(self) -> None:
+        """The groups anew, after leaves were refined. The one factor of a leaf that can be cut takes its name."""
+        self.graph = read_again(self.graph)
+        self.names = {find(leaf): name for name, leaf in self.graph.leaves.items()}
+        self.__dict__.pop("rivals", None)
 
     def tie(self, a: Stated, b: Stated) -> list[frozenset[str]]:
         """The ties that make two sizes equal; none if no tie does."""
@@ -274,13 +300,16 @@ class _Search:
 class _Rewriter:
     """Modules whose forward is rewritten, and modules where that is not possible."""
 
-    def __init__(self, model: nn.Module, graph: Graph):
-        self.model, self.graph = model, graph
+    def __init__(self, model: nn.Module, graph: Graph, rewrite: Rewrite):
+        self.model, self.graph, self.rewrite = model, graph, rewrite
         self.refused: dict[str, str] = {}
+        self.fixed: dict[str, tuple[str, ...]] = {}  # module path -> what its rewritten forward does not take
         self._tape: Tape | None = None
 
     def may(self, path: str, state: _State) -> bool:
         """Whether rewriting this module was not tried yet."""
+        if self.rewrite == "never":
+            self.refused[path] = "forwards are not rewritten here (rewrite='never')"
         return path not in state.rewritten and path not in self.refused
 
     def reason(self, problem: Mismatch) -> str:
@@ -291,11 +320,26 @@ class _Rewriter:
 
     def programs(self, masks: Masks, state: _State) -> dict[str, Program]:
         """The rewritten forwards under these masks; of nested modules only the outer one."""
-        paths = state.rewritten
-        outer = [p for p in dict.fromkeys(paths) if not any(q != p and (not q or p.startswith(f"{q}.")) for q in paths)]
-        if outer and self._tape is None:
+        outer = self.outer(state)
+        if not outer:
+            return {}
+        if self._tape is None:
             self._tape = Tape.of(self.model, self.graph)
-        return {p: program_for(self.graph, self._tape, p, masks) for p in outer if self._tape is not None}
+        rewriting = Rewriting(self._tape, masks)
+        programs = {p: rewriting.program(p) for p in outer}
+        self.fixed.update((p, program.fixed) for p, program in programs.items())
+        limited = next((p for p, program in programs.items() if program.fixed), None)
+        if self.rewrite == "free" and limited is not None:
+            raise CannotRewrite(
+                f"the forward of module {limited!r} rewritten {'; '.join(self.fixed[limited])} (rewrite='allow' cuts "
+                "nevertheless)"
+            )
+        return programs
+
+    def outer(self, state: _State) -> list[str]:
+        """The rewritten modules that lie in no other one."""
+        paths = dict.fromkeys(state.rewritten)
+        return [p for p in paths if not any(q != p and (not q or p.startswith(f"{q}.")) for q in paths)]
 
 
 def without_groups(graph: Graph, reasons: dict[str, str], ties: list[set[str]] | None = None) -> Graph:

@@ -41,7 +41,7 @@ from sartor.wrappers import unwrapped
 
 _PICKS = {"topk", "sort", "argsort", "nms", "nonzero", "argmax", "max", "unique", "_unique2"}
 _HALF = {torch.float16, torch.bfloat16}
-_TOLERANCE_DOUBLE, _TOLERANCE_FLOAT = 1e-9, 1e-4  # with redrawn weights
+_TOLERANCE_DOUBLE, _TOLERANCE_FLOAT = 1e-7, 1e-4  # with redrawn weights
 _LARGEST_DOUBLE = 200_000_000  # elements of a network that is copied in float64, at most
 _MOST_OTHERS = 4  # inputs of other kinds that are compared, at most
 _MOST_ALONE = 64  # groups that are tried one by one to name the worst
@@ -93,7 +93,7 @@ def prove(
     Args:
         example: real inputs, a few samples; inputs of other kinds besides are compared with redrawn weights.
         tolerance: largest difference allowed with the user's weights, relative to the largest value of each output.
-            With redrawn weights it is 1e-9, or 1e-4 where the forward does not run in float64.
+            With redrawn weights it is 1e-7, or 1e-4 where the forward does not run in float64.
         smaller: the cut network, if it was made already; it is compared as it is.
 
     Raises:

@@ -12,7 +12,6 @@ from sartor.structure.axes import Axis
 from sartor.structure.calls import Op, Value, dim, values
 from sartor.structure.constants import moved, pads
 from sartor.structure.functions import FunctionOp
-from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
 from sartor.structure.op_json import encoded, operator_name
 from sartor.surgery.edits_file import PROGRAM_FORMAT
@@ -77,12 +76,6 @@ class Rewriting:
             settings = [_Setting(take, take.masks(self.tape.graph, self._masks)) for take in family.takes]
             self._settings[id(family)] = settings
         return self._settings[id(family)]
-
-
-def program_for(graph: Graph, tape: Tape, path: str, masks: Mapping[Axis, Tensor]) -> Program:
-    """The forward of the module at `path` after a cut by `masks` of the leaves of `graph`; see `Rewriting.program`."""
-    assert graph.ops is tape.graph.ops
-    return Rewriting(tape, masks).program(path)
 
 
 def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -57,7 +57,14 @@ GRAPHS: dict[str, dict[str, Any]] = {"GCN": {}, "GraphSAGE": {}, "GAT": {"heads"
 
 def family_sets() -> dict[str, Callable[[], Mapping[str, Build]]]:
     """Name of a set -> its networks by name; the library of a set is imported only if the set is used."""
-    return {"small": small, "timm": timm, "torchvision": torchvision, "transformers": transformers, "graph": graph}
+    return {
+        "small": small,
+        "timm": timm,
+        "torchvision": torchvision,
+        "transformers": transformers,
+        "graph": graph,
+        "field": field,
+    }
 
 
 def small() -> dict[str, Build]:
@@ -177,6 +184,19 @@ def graph() -> dict[str, Build]:
     """
     _needs("torch_geometric")
     return {name: partial(_graph, name, options) for name, options in GRAPHS.items()}
+
+
+def field() -> dict[str, Build]:
+    """Sequence, speech, detection, segmentation and diffusion networks; one whose package is missing says so."""
+    from sartor.testing.field_set import PACKAGES, field_set
+
+    _needs("transformers")
+    return {name: partial(_built, build, PACKAGES.get(name, "transformers")) for name, build in field_set().items()}
+
+
+def _built(build: Build, package: str) -> tuple[nn.Module, Example]:
+    _needs(package)
+    return build()
 
 
 def _graph(name: str, options: dict[str, Any]) -> tuple[nn.Module, Example]:

@@ -25,6 +25,7 @@ from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms
 from sartor.types.scaling import Normalise, Reduce, Scaling
 
 Function: TypeAlias = Callable[..., Any]
+Rewrite: TypeAlias = Literal["free", "allow", "never"]
 
 
 @checked
@@ -92,6 +93,9 @@ class Axes:
     exclude: tuple[str, ...] = ()
     streams: Flag = True  # whether channels that residual connections carry may go
     fibres: Flag = False  # other inner units for every head or group, where possible; see `Graph.fibres`
+    rewrite: Rewrite = "free"
+    # forwards that state sizes which no attribute holds: "free" rewrites those that stay as general as they were,
+    # "allow" also those that then take fewer sizes or arguments, "never" none
     kind: Literal["axes"] = "axes"
 
 
@@ -205,5 +209,5 @@ class Recipe:
 
 __all__ = [
     "Allocate", "Allocation", "Axes", "Criterion", "Custom", "Cut", "Function", "Gates", "Global", "Knapsack",
-    "Normalise", "OneShot", "Recipe", "Reduce", "Score", "Search", "Sensitivity", "Share", "Uniform", "When",
+    "Normalise", "OneShot", "Recipe", "Reduce", "Rewrite", "Score", "Search", "Sensitivity", "Share", "Uniform", "When",
 ]  # fmt: skip

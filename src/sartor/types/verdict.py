@@ -34,7 +34,7 @@ class Verdict:
     outputs: int = 0  # output tensors compared, over all inputs
     examples: int = 0  # pairs of forwards compared: with redrawn weights, and with the user's
     redrawn_error: float | None = None  # the same error with redrawn weights; None: not compared
-    redrawn_tolerance: float = 1e-9
+    redrawn_tolerance: float = 1e-7
     redrawn_precision: str = ""  # "float64", or the network's own where that does not run
     note: str = ""  # what was not compared besides groups, and why
 
