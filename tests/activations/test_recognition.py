@@ -12,9 +12,11 @@ from sartor.activations.recognition import Recogniser, recorded
 from sartor.activations.sites import unit_dim
 from sartor.errors import BadInput
 from sartor.importance import score
+from sartor.seed import seeded
 from sartor.structure import trace
 from sartor.structure.example import call
 from sartor.testing.zoo import ZOO
+from sartor.testing.zoo.case import conv_bn
 from sartor.types import SILENT as LISTENER
 from sartor.types import Calibration, Scaling
 
@@ -22,7 +24,27 @@ PLAIN = Scaling(normalise="none")
 CRITERIA = ("taylor", "fisher", "flap", "wanda", "reconstruction", "chip", "hrank", "random", "activation")
 
 
+class CachedGrid(nn.Module):
+    """A head that adds a grid of positions; it is made at the first picture of a size and kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.deep, self.head = conv_bn(3, 8), conv_bn(8, 6), nn.Conv2d(6, 4, 1)
+        self.size = ()
+        self.grid = torch.empty(0)
+
+    def forward(self, x):
+        x = self.head(self.deep(self.stem(x)))
+        if tuple(x.shape[2:]) != self.size:
+            rows, columns = (torch.arange(n, device=x.device, dtype=x.dtype) + 0.5 for n in x.shape[2:])
+            self.size, self.grid = tuple(x.shape[2:]), torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+        return torch.cat([x[:, :2] + self.grid, x[:, 2:].sigmoid()], 1).flatten(2)
+
+
 def net(name):
+    if name == "cached-grid":
+        with seeded(0):
+            return CachedGrid().eval(), torch.randn(2, 3, 8, 8)
     case = ZOO[name].value
     return case.build().eval(), case.example()
 

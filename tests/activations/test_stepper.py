@@ -19,10 +19,10 @@ def test_steps_make_up_the_forward_and_leave_the_model_alone(name):
     before = {n: t.clone() for n, t in model.state_dict().items()}
     try:
         stepper = Stepper(model, [example, other])
+        stepper.advance(len(stepper.ops) - 1)
     except CannotTrace as e:
         assert "depends on tensor values" in str(e) or "own tensors" in str(e)
         return
-    stepper.advance(len(stepper.ops) - 1)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     with borrowed(model), torch.no_grad():
         for i, x in enumerate((example, other)):

@@ -44,24 +44,6 @@ class EarlyExit(nn.Module):
         return self.head(self.deeper(x))
 
 
-@case("cached-grid", images())
-class CachedGrid(nn.Module):
-    """A head that adds a grid of positions; it is made at the first picture of a size and kept."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.deep, self.head = conv_bn(3, 8), conv_bn(8, 6), nn.Conv2d(6, 4, 1)
-        self.size: tuple[int, ...] = ()
-        self.grid = torch.empty(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.head(self.deep(self.stem(x)))
-        if tuple(x.shape[2:]) != self.size:
-            rows, columns = (torch.arange(n, device=x.device, dtype=x.dtype) + 0.5 for n in x.shape[2:])
-            self.size, self.grid = tuple(x.shape[2:]), torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
-        return torch.cat([x[:, :2] + self.grid, x[:, 2:].sigmoid()], 1).flatten(2)
-
-
 @case("optional-mask", rows(6, 12), exact=False)
 class OptionalMask(nn.Module):
     """Attention that takes a mask of the padding, or none; with a mask it calls operators that it does not without."""
@@ -90,9 +72,9 @@ class OptionalMask(nn.Module):
         return self.out(x.mean(1))
 
 
-@case("loop-by-input", lambda: (rows(12)(), torch.tensor([2])))
+@case("loop-by-input", lambda: (rows(12)(), torch.tensor([2, 3])))
 class LoopByInput(nn.Module):
-    """One block is applied as often as an input says."""
+    """One block is applied as often as the first entry of an input says."""
 
     def __init__(self) -> None:
         super().__init__()
