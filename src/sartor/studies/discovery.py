@@ -163,7 +163,7 @@ def cells(row: Row) -> list[str]:
 def is_general(row: Mapping[str, Any]) -> bool:
     """Whether the cut network took everything that the original takes, with equal results wherever there are some."""
     general = row.get("general")
-    return bool(general) and not general["failed"]
+    return general is not None and bool(general) and not general["failed"]
 
 
 def general_cell(row: Mapping[str, Any]) -> str:

@@ -104,7 +104,7 @@ def settings(example: Example, accepts: Accepts) -> list[Example]:
     size = _sizes(example)
 
     def changed(paces: Sequence[Sequence[int]], i: int, only: Extent | None = None) -> Example:
-        sizes = {}
+        sizes: dict[tuple[int, int], int] = {}
         for k, (extent, step) in enumerate(steps.items()):
             if only is None or extent == only:
                 pace = paces[k % len(paces)][i]

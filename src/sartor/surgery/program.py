@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import ValidationError
@@ -199,15 +199,21 @@ class Rewritten(nn.Module):
         return self.program.run(self, args, kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        make, args, *rest = super().__reduce_ex__(protocol)
+        reduced: Any = super().__reduce_ex__(protocol)
+        make, args, *rest = reduced
         if make is copyreg.__newobj__:  # type: ignore[attr-defined]
             return _empty, (type(self).__mro__[2], *args[1:]), *rest
         return make, args, *rest
 
 
-@cache
 def rewritten_class(kind: type[nn.Module]) -> type[nn.Module]:
     """The subclass of a module class that runs a program; it bears the name of the class."""
+    made: type[nn.Module] = _subclass(cast(Any, kind))
+    return made
+
+
+@cache
+def _subclass(kind: Any) -> Any:
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     return type(kind.__name__, (Rewritten, kind), names)
 

@@ -168,7 +168,7 @@ class _Recorder:
             return True
 
         try:
-            _, *first = accepted[0] = example, *self.recorded(graph, example)
+            first = self.recorded(graph, example)
         except Exception as e:
             raise CannotRewrite(f"its forward cannot be recorded again: {e}") from e
         if [op.func for op in first[0].ops] != path:

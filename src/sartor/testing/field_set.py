@@ -67,7 +67,7 @@ def _peft() -> tuple[nn.Module, Example]:
     import peft
     import transformers
 
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    sizes: Any = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
     bert = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=99, **sizes))
     wrapped: Any = peft.get_peft_model(bert, peft.LoraConfig(r=4, target_modules=["query", "value"]))
     return wrapped, {"input_ids": torch.randint(3, 99, (1, 16))}
@@ -76,7 +76,7 @@ def _peft() -> tuple[nn.Module, Example]:
 def _unet2d() -> tuple[nn.Module, Example]:
     import diffusers
 
-    model = diffusers.UNet2DModel(
+    model: Any = diffusers.UNet2DModel(
         sample_size=16, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(32, 64),
         norm_num_groups=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=8,
@@ -87,7 +87,7 @@ def _unet2d() -> tuple[nn.Module, Example]:
 def _unet2d_condition() -> tuple[nn.Module, Example]:
     import diffusers
 
-    model = diffusers.UNet2DConditionModel(
+    model: Any = diffusers.UNet2DConditionModel(
         sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(32, 64),
         norm_num_groups=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=40, attention_head_dim=8,
