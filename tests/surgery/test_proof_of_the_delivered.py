@@ -89,6 +89,16 @@ def test_a_fault_after_the_cut_in_a_training_flag_or_a_hook_is_refused() -> None
             prove(model, graph, plan, example, smaller=wrong)
 
 
+def test_a_cut_hugging_face_network_is_proved() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
+    )
+    model = made(transformers.BertModel(config))
+    graph = probe(model, trace(model, example := {"input_ids": torch.arange(20).reshape(2, 10)}))
+    assert prove(model, graph, halves(graph), example).passed
+
+
 def test_frozen_parameters_and_double_precision_are_kept() -> None:
     model = made(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)))
     model[0].weight.requires_grad_(False)
