@@ -22,6 +22,7 @@ from sartor.structure.fibres import reorder
 from sartor.structure.graph import Graph, Resolved
 from sartor.structure.model_copy import ATOMS, named_tensors
 from sartor.surgery.attributes import attributes_for
+from sartor.surgery.pretrained import is_guard
 from sartor.surgery.program import Rewritten
 from sartor.torch_internals import own_parameters
 
@@ -189,7 +190,7 @@ def _same_attributes(model: nn.Module, network: nn.Module, expected: Mapping[tup
         changed = {a: v for (p, a), v in expected.items() if p == path}
         rewritten = isinstance(other, Rewritten) and not isinstance(module, Rewritten)
         for key in dict.fromkeys([*vars(module), *changed, *vars(other)]):
-            if key in _TABLES or (rewritten and key in _REWRITTEN):
+            if key in _TABLES or (rewritten and key in _REWRITTEN) or is_guard(vars(other).get(key)):
                 continue
             if key.startswith("_") and key not in changed and not _plain(vars(module).get(key)):
                 continue  # what a library keeps for itself: hooks, caches, graphs

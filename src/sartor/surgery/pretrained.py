@@ -38,6 +38,11 @@ def guard_pretrained_(model: nn.Module, new_sizes: Mapping[int, set[int]]) -> No
             module.__dict__[_SAVE] = partial(save_pretrained, module, sizes)
 
 
+def is_guard(value: Any) -> bool:
+    """Whether a value is what `guard_pretrained_` puts into a module."""
+    return isinstance(value, partial) and value.func is save_pretrained
+
+
 def save_pretrained(model: nn.Module, sizes: Mapping[int, int], *args: Any, **kwargs: Any) -> Any:
     """`model.save_pretrained(*args, **kwargs)` with a configuration that describes the cut network.
 
@@ -91,4 +96,4 @@ def _look(model: nn.Module) -> Any:
     return shapes, numbers
 
 
-__all__ = ["CannotSavePretrained", "guard_pretrained_", "save_pretrained"]
+__all__ = ["CannotSavePretrained", "guard_pretrained_", "is_guard", "save_pretrained"]
