@@ -47,7 +47,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory, source: str) -> tuple[Pat
 
 def test_inspect_gives_what_the_design_says(say, net: str) -> None:
     found = say("inspect", net, *SHAPE, "--json").json
-    assert set(found) == {"format", "sartor", "model", "groups", "frozen", "coverage", "seconds", "kinds", "ties"}
+    assert set(found) == {
+        "format",
+        "sartor",
+        "model",
+        "groups",
+        "frozen",
+        "coverage",
+        "seconds",
+        "kinds",
+        "ties",
+        "rewritten",
+    }
     assert [set(g) for g in found["groups"]] == [GROUP | {"writes", "reads"}]
     assert found["kinds"] == {"channels": 1} and found["groups"][0]["kind"] == "channels"
     assert found["groups"][0]["units"] == 8

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from sartor.recipes.registry import find_recipe
+from sartor.torch_internals import BatchNorm
 from sartor.types import FineTune, Recipe
 
 STEPS = 1000  # of the optimiser that training is given by default, as far as
@@ -46,7 +47,7 @@ def automatic_recipe(
         more = "; no labels to train on were passed" if train is None else ", without training, as epochs=0 asks"
         return recipe, f"recipe chosen: 'reconstruction', selection and repair without labels{more}"
     count = _epochs(train) if epochs is None else epochs
-    batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    batch_norm = any(isinstance(m, BatchNorm) for m in model.modules())
     how = (
         FineTune(epochs=count, optimizer="sgd", lr=0.01)
         if batch_norm
