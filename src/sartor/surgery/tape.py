@@ -127,6 +127,9 @@ class Tape:
         """Every call of a module, as it is in the takes in which it calls the same operators in the same way.
 
         Of takes with the same arguments and other operators, those of the example's size count.
+
+        Raises:
+            CannotRewrite: an argument is a number that depends on the input sizes.
         """
         for family in self.families:
             groups: list[tuple[Any, list[Take]]] = []
@@ -142,6 +145,8 @@ class Tape:
                 signatures = [signature for _, signature in look]
                 if signatures in seen:
                     continue
+                if any(_differ_in_numbers(a, b) for known in seen for a, b in zip(signatures, known)):
+                    raise CannotRewrite(f"module {path!r} is given other numbers at other input sizes")
                 seen.append(signatures)
                 elsewhere = [(t.graph.ops, t.calls) for t in family.takes if t not in takes]
                 for calls in zip(*(take.calls.get(path, ()) for take in takes)):
@@ -257,6 +262,13 @@ class _Recorder:
         rec.outputs = [rec.value(t, "op") for t in tensors(out)]
         rec._seen.clear()
         return rec, found
+
+
+def _differ_in_numbers(one: Signature | None, other: Signature | None) -> bool:
+    """Whether two signatures differ, and only in numbers."""
+    if one is None or other is None or one == other or set(one) != set(other):
+        return False
+    return all(type(one[n]) is type(other[n]) in (int, float) for n in one if one[n] != other[n])
 
 
 def _unsupported(x: Any) -> str:
