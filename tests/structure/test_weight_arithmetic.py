@@ -7,8 +7,11 @@ import torch
 from tests.zoo_graphs import understood
 
 from sartor.importance import score
+from sartor.structure import trace
 from sartor.structure.model_copy import named_tensors
 from sartor.structure.weight_arithmetic import effective_weights
+from sartor.surgery import cut, probe
+from sartor.testing.plans import halves
 
 NAMES = ["weight-norm-hooks", "spectral-norm", "weight-standardisation"]
 
@@ -48,3 +51,12 @@ def test_scores_follow_the_effective_weight_and_not_the_length_of_the_direction(
             direction.copy_(saved)
     for n in graph.groups:
         torch.testing.assert_close(after[n], before[n], rtol=1e-5, atol=1e-6)
+
+
+def test_a_fresh_weight_norm_keeps_a_weight_with_history_and_is_cut():
+    layers = (torch.nn.utils.weight_norm(torch.nn.Linear(6, 8)), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    model, x = torch.nn.Sequential(*layers).eval(), torch.randn(2, 6)
+    assert not model[0].weight.is_leaf
+    graph = probe(model, trace(model, x))
+    smaller = cut(model, graph, halves(graph))
+    assert smaller(x).shape == (2, 3) and smaller[0].weight.shape == (4, 6)

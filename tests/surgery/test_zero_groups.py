@@ -17,7 +17,7 @@ from sartor.types import Plan
 
 NAMES = [c.name for c in cases(without=("hard",))]
 NONE = {  # without groups, or all are mixed: statistics change when units go, see test_cut_equals_silencing
-    "bilinear", "channels-first-norm", "weight-norm",
+    "bilinear", "channels-first-norm", "weight-norm", "weight-norm-hooks",
 }  # fmt: skip
 
 

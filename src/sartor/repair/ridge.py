@@ -38,6 +38,7 @@ from sartor.types import SILENT, Listener
 _FEWEST = 8  # batches that take part from the start at least, if necessary as parts of those given
 _UNCHANGED = 1e-6  # relative: no refit where the network computes what it did
 _ROWS_SHARE = 10  # the part of the memory that the rows of one layer take; they exist twice for a moment
+_TARGETS = 2  # as many times the targets of a layer exist beside its rows
 _CHUNK = 16384  # rows that are summed in single precision
 
 
@@ -218,7 +219,8 @@ class _Solve:
         inputs = self.weight[0].numel()
         assert self.options.memory is not None
         room = self.options.memory // _ROWS_SHARE // 4  # float32
-        rows = min(self.options.rows, max(room // (inputs * reading.groups), 4 * inputs))
+        widest = max(inputs * reading.groups, _TARGETS * self.weight.shape[0])
+        rows = min(self.options.rows, max(room // widest, 4 * inputs))
         each = -(-rows // self.after.batches)
         xs, ts, others = [], [], []
         for i in range(self.after.batches):
@@ -229,7 +231,7 @@ class _Solve:
             if fit.other is not None:
                 others.append(reading.targets(self.after.get(self._other(self.after), i), picked).clone())
         x, t = torch.cat(xs, 1).float(), torch.cat(ts).float()
-        other = torch.cat(others).float() if others else torch.zeros_like(t)
+        other: Tensor | float = torch.cat(others).float() if others else 0.0
         del xs, ts, others
         affine = _Affine(fit, self.after, self.tensors, self.weight)
         gain, start = affine.gain, reading.matrix(self.weight).double()
@@ -238,15 +240,14 @@ class _Solve:
         where = self.after.ops[fit.op].where
         strength = self.options.strength
         system = _System(x, first, affine.shift.reshape(g, -1), strength, free=affine.has_place, where=where)
-        goal = t - other
-        system.fit(_grouped(goal, g))
+        system.fit(_grouped(t - other, g))
         if not bool(torch.isfinite(system.weight).all()):
             raise BadInput(f"ridge repair, {where}: expected finite activations in the original")
         if fit.relu:
             for _ in range(self.options.relu_rounds):
                 now = system.predicted().permute(1, 0, 2).reshape(t.shape) + other
-                relevant = torch.where(t > 0, t, now.clamp(max=0))
-                system.fit(_grouped(relevant - other, g))
+                relevant = torch.where(t > 0, t, now.clamp_(max=0)).sub_(other)
+                system.fit(_grouped(relevant, g))
         affine.store(self.weight, system.weight, system.shift.reshape(-1))
 
 

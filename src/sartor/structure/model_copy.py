@@ -85,8 +85,8 @@ def _copied(x: Any, memo: dict[int, Any]) -> Any:
         new = memo[id(x)] = kind()
         for k in x:
             new[_copied(k, memo)] = _copied(x[k], memo)
-    elif kind is Tensor:  # `deepcopy` refuses one with gradient history, as the old weight norm leaves on its module
-        new = memo[id(x)] = x.detach().clone().requires_grad_(x.is_leaf and x.requires_grad)
+    elif kind is Tensor and not x.is_leaf:  # the old weight norm leaves one on its module; `deepcopy` refuses it
+        new = memo[id(x)] = x.detach().clone()
     elif kind is list:
         new = memo[id(x)] = []
         new.extend([_copied(v, memo) for v in x])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from sartor.errors import ProofFailed
-from sartor.structure.axes import Axis, find, positions
+from sartor.structure.axes import Axis, find, leaves, positions
 from sartor.structure.fibres import reorder
 from sartor.structure.graph import Graph, Resolved
 from sartor.structure.model_copy import ATOMS, named_tensors
@@ -106,8 +106,9 @@ def intended(t: Tensor, name: str, resolved: Resolved, known: dict[Axis, Tensor]
 def _kept(axis: Axis, masks: Mapping[Axis, Tensor]) -> Tensor:
     """Indices along an axis that belong to no removed unit, in order."""
     left = torch.ones(axis.size, dtype=torch.bool)
-    for leaf, mask in masks.items():
-        left[positions(axis, leaf)[~mask].reshape(-1)] = False
+    for leaf in dict.fromkeys(leaves(axis)):
+        if leaf in masks:
+            left[positions(axis, leaf)[~masks[leaf]].reshape(-1)] = False
     return left.nonzero()[:, 0]
 
 
@@ -187,10 +188,14 @@ def _same_attributes(model: nn.Module, network: nn.Module, expected: Mapping[tup
     new = dict(network.named_modules())
     for path, module in model.named_modules():
         other = new[path]
+        if isinstance(module, GraphModule) and isinstance(other, GraphModule):
+            if module.code != other.code:
+                raise ProofFailed(f"module {path!r}: the cut network has another forward; report the model")
+            continue  # its graph is copied, and what hooks check of inputs is not
         changed = {a: v for (p, a), v in expected.items() if p == path}
         rewritten = isinstance(other, Rewritten) and not isinstance(module, Rewritten)
         for key in dict.fromkeys([*vars(module), *changed, *vars(other)]):
-            if key in _TABLES or (rewritten and key in _REWRITTEN) or is_guard(vars(other).get(key)):
+            if key in _TABLES or (rewritten and key in _REWRITTEN) or is_guard(key, vars(other).get(key)):
                 continue
             if key.startswith("_") and key not in changed and not _plain(vars(module).get(key)):
                 continue  # what a library keeps for itself: hooks, caches, graphs

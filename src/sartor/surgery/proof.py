@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sartor.borrow import borrowed
+from sartor.borrow import borrowed, uncollected
 from sartor.errors import BadInput, NothingToDo, ProofFailed
 from sartor.structure.axes import Axis, find
 from sartor.structure.example import Example, batch_of, call, tensors, with_batch
@@ -79,6 +79,7 @@ class ProofInputs:
     others: Sequence[Example] = ()  # inputs of other kinds that the original takes: other sizes, with and without masks
 
 
+@uncollected()  # garbage collection would walk the graph at every copy
 def prove(
     model: nn.Module,
     graph: Graph,

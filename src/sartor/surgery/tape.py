@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sartor.errors import SartorError
-from sartor.structure.axes import Axis, leaves, positions
+from sartor.structure.axes import Axis, find, leaves, positions
 from sartor.structure.calls import Op, Value, short_name
-from sartor.structure.example import Example, as_args, map_tensors, tensors
+from sartor.structure.example import Example, as_args, batch_of, map_tensors, tensors
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
 from sartor.structure.model_copy import clone, empty_like_on_meta
@@ -177,7 +177,9 @@ class _Recorder:
         if any(t.device.type != "meta" for t in tensors(example)):
             raise CannotRewrite("its control flow depends on tensor values")
         path = [op.func for op in graph.ops]
-        accepted: dict[int, tuple[Example, Recording, Calls]] = {}  # by id of an example
+        accepted: dict[int, tuple[Example, Take]] = {}  # by id of an example
+        samples = [v.shape[:1] for v in graph.outputs] == [(batch_of(example),)] * len(graph.outputs)
+        half = Masks({find(a): torch.arange(find(a).size) % 2 == 0 for a in graph.leaves.values()})
         other_paths: list[tuple[Sequence[Op], Calls]] = []
 
         def accepts(other: Example) -> int:
@@ -185,7 +187,15 @@ class _Recorder:
                 rec, calls = self.recorded(graph, other)
             except Exception:  # the model does not take these sizes
                 return 0
-            accepted[id(other)] = other, rec, calls
+            if samples and any(v.shape[:1] != (batch_of(other),) for v in rec.outputs):
+                return 0  # a `view(-1, 400)` makes samples of what is none
+            take = Take(solve(rec), calls)
+            try:
+                take.masks(graph, half)
+            except CannotRewrite:
+                other_paths.append((rec.ops, calls))
+                return 0
+            accepted[id(other)] = other, take
             if [op.func for op in rec.ops] == path:
                 return 2
             other_paths.append((rec.ops, calls))
@@ -197,8 +207,8 @@ class _Recorder:
             raise CannotRewrite(f"its forward cannot be recorded again: {e}") from e
         if [op.func for op in first[0].ops] != path:
             raise CannotRewrite("its forward calls other operators each time")
-        others = [accepted[id(e)][1:] for e in settings(example, accepts)]
-        return Family([Take(solve(rec), calls) for rec, calls in (first, *others)], other_paths)
+        others = [accepted[id(e)][1] for e in settings(example, accepts)]
+        return Family([Take(solve(first[0]), first[1]), *others], other_paths)
 
     def recorded(self, graph: Graph, example: Example) -> tuple[Recording, Calls]:
         """The operators of the forward, and the calls of its modules."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -21,7 +22,8 @@ def _three(norm: Layer) -> nn.Module:
 @case("weight-norm-hooks", images(), exact=False, source="Salimans and Kingma 2016, arXiv:1602.07868")
 def weight_norm_hooks() -> nn.Module:
     """Weight norm as a hook, which leaves the computed weight on the module."""
-    return _three(nn.utils.weight_norm)  # type: ignore[arg-type]
+    with torch.no_grad():  # with its gradient history, `copy.deepcopy` would refuse the network
+        return _three(nn.utils.weight_norm)  # type: ignore[arg-type]
 
 
 @case("spectral-norm", images(), source="Miyato et al. 2018, arXiv:1802.05957")
