@@ -191,7 +191,7 @@ def _same_attributes(model: nn.Module, network: nn.Module, expected: Mapping[tup
         changed = {a: v for (p, a), v in expected.items() if p == path}
         rewritten = isinstance(other, Rewritten) and not isinstance(module, Rewritten)
         for key in dict.fromkeys([*vars(module), *changed, *vars(other)]):
-            if key in _TABLES or (rewritten and key in _REWRITTEN) or is_guard(key, vars(other).get(key)):
+            if key in _TABLES or (rewritten and key in _REWRITTEN) or is_guard(vars(other).get(key)):
                 continue
             if key.startswith("_") and key not in changed and not _plain(vars(module).get(key)):
                 continue  # what a library keeps for itself: hooks, caches, graphs

@@ -14,7 +14,7 @@ from torch import Tensor
 from sartor.structure.example import Example, batch_of, map_tensors, tensors
 
 Extent = tuple[tuple[int, int], ...]  # (number of the tensor, dimension) of the places that change together
-Accepts = Callable[[Example], bool]
+Accepts = Callable[[Example], int]  # 0: not taken; 1: taken, other operators are called; 2: taken
 _STEPS = (1, 2, 4, 8, 16, 32, 64)
 _PACES = ((3, 7, 12), (5, 2, 11), (7, 13, 4), (2, 9, 5))  # steps by which each extent grows in each example
 _SHORT = ((1, 2, 3), (2, 3, 1), (3, 1, 2), (1, 3, 2))
@@ -43,7 +43,7 @@ def extents(example: Example, accepts: Accepts) -> dict[Extent, int]:
 
     Args:
         example: inputs that the model takes.
-        accepts: whether the model takes other inputs of the same structure, on meta.
+        accepts: whether the model takes other inputs of the same structure, on meta, and with the same operators.
     """
     found: dict[Extent, int] = {}
     left: list[Extent] = []
@@ -86,10 +86,13 @@ def _candidates(example: Example) -> list[Extent]:
 def _step(example: Example, extent: Extent, accepts: Accepts) -> int:
     """The smallest step that the model takes; 0: none."""
     n = _sizes(example)[extent[0]]
+    second = 0  # a step for which other operators are called
     for step in (*_STEPS, *([n] if n not in _STEPS else []), *(-s for s in _STEPS if n - 3 * s >= 1)):
-        if accepts(resized(example, dict.fromkeys(extent, n + step))):
+        grade = accepts(resized(example, dict.fromkeys(extent, n + step)))
+        if grade == 2:
             return step
-    return 0
+        second = second or (step if grade else 0)
+    return second
 
 
 def settings(example: Example, accepts: Accepts) -> list[Example]:

@@ -38,9 +38,9 @@ def guard_pretrained_(model: nn.Module, new_sizes: Mapping[int, set[int]]) -> No
             module.__dict__[_SAVE] = partial(save_pretrained, module, sizes)
 
 
-def is_guard(name: str, value: Any) -> bool:
-    """Whether an attribute of a cut network was set by `guard_pretrained_`."""
-    return name == _SAVE and isinstance(value, partial) and value.func is save_pretrained
+def is_guard(value: Any) -> bool:
+    """Whether a value is what `guard_pretrained_` puts into a module."""
+    return isinstance(value, partial) and value.func is save_pretrained
 
 
 def save_pretrained(model: nn.Module, sizes: Mapping[int, int], *args: Any, **kwargs: Any) -> Any:

@@ -17,7 +17,7 @@ from sartor.structure.op_json import encoded, operator_name
 from sartor.surgery.edits_file import PROGRAM_FORMAT
 from sartor.surgery.program import SPLITS, Program
 from sartor.surgery.size_formula import SizeTable
-from sartor.surgery.tape import Call, CannotRewrite, Family, Take, Tape
+from sartor.surgery.tape import Call, CannotRewrite, Take, Tape, Use
 from sartor.torch_internals import schema
 
 _NOT_SIZES = {"repeat", "tile", "repeat_interleave", "as_strided"}  # their lists hold numbers of copies, or strides
@@ -46,7 +46,7 @@ class Rewriting:
 
     def __init__(self, tape: Tape, masks: Mapping[Axis, Tensor]):
         self.tape, self._masks = tape, Masks.of(masks)
-        self._settings: dict[int, list[_Setting]] = {}  # by id of a family
+        self._settings: dict[int, _Setting] = {}  # by id of a take
 
     def program(self, path: str) -> Program:
         """The forward of the module at `path` after the cut.
@@ -58,9 +58,11 @@ class Rewriting:
         variants: list[dict[str, Any]] = []
         forward = self.tape.forwards[path]
         fixed = {f"takes {name}={default!r} only": None for name, default in self.tape.unseen(path).items()}
-        for family, calls in self.tape.calls(path):
-            variant = _Writer(self._of(family), path, calls).variant()
-            fixed |= dict.fromkeys(_fixed_sizes(family, path, calls[0], variant))
+        uses = list(self.tape.uses(path))
+        known = [use.calls[0].signature for use in uses]
+        for use in uses:
+            variant = _Writer([self._setting(take) for take in use.takes], path, use.calls).variant()
+            fixed |= dict.fromkeys(_fixed_sizes(use, path, variant, known))
             if variant in variants:
                 continue
             if any(_overlap(variant, v) for v in variants):
@@ -71,11 +73,10 @@ class Rewriting:
         takes = {"positional": list(forward.positional), "defaults": dict(forward.defaults)}
         return Program({"format": PROGRAM_FORMAT, **takes, "variants": variants, "fixed": list(fixed)})
 
-    def _of(self, family: Family) -> list[_Setting]:
-        if id(family) not in self._settings:
-            settings = [_Setting(take, take.masks(self.tape.graph, self._masks)) for take in family.takes]
-            self._settings[id(family)] = settings
-        return self._settings[id(family)]
+    def _setting(self, take: Take) -> _Setting:
+        if id(take) not in self._settings:
+            self._settings[id(take)] = _Setting(take, take.masks(self.tape.graph, self._masks))
+        return self._settings[id(take)]
 
 
 def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -88,16 +89,19 @@ def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     )
 
 
-def _fixed_sizes(family: Family, path: str, call: Call, variant: Mapping[str, Any]) -> list[str]:
-    """Input sizes that the model takes and a variant does not: for those, the model calls other operators."""
-    funcs = [op.func for op in family.takes[0].ops(call)]
-    for rec, calls in family.other_paths:
+def _fixed_sizes(use: Use, path: str, variant: Mapping[str, Any], known: Sequence[Any]) -> list[str]:
+    """Input sizes that the model takes and a variant does not: for those, the module calls other operators."""
+    call = use.calls[0]
+    funcs = use.takes[0].funcs(call)
+    for ops, calls in use.elsewhere:
         alike = [c for c in calls.get(path, ()) if c.signature == call.signature]
-        if not any([op.func for op in rec.ops[c.start : c.stop]] == funcs for c in alike):
+        if alike and not any([op.func for op in ops[c.start : c.stop]] == funcs for c in alike):
             return ["takes input sizes for which it calls the same operators as for the example only"]
-        if not any(_matches(variant["inputs"], call.inputs, c.inputs) for c in alike):
+        if alike and not any(_matches(variant["inputs"], call.inputs, c.inputs) for c in alike):
             shapes = ", ".join(str([x if type(x) is int else "any" for x in shape]) for shape in variant["inputs"])
             return [f"takes inputs of the shapes {shapes} only"]
+        if any(c.signature not in known for c in calls.get(path, ())):
+            return ["takes the arguments of the example only, and the model passes others for other input sizes"]
     return []
 
 

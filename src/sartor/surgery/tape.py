@@ -46,7 +46,7 @@ class Call:
 Calls = Mapping[str, list[Call]]  # by module path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Take:
     """One recording with the axes of its values, and the calls of every module."""
 
@@ -56,6 +56,10 @@ class Take:
     def ops(self, call: Call) -> tuple[Op, ...]:
         """The operators inside a call."""
         return self.graph.ops[call.start : call.stop]
+
+    def funcs(self, call: Call) -> list[OpOverload]:
+        """The functions of these operators."""
+        return [op.func for op in self.ops(call)]
 
     def masks(self, original: Graph, masks: Masks) -> Masks:
         """The masks of another graph of this model, on the leaves of this one.
@@ -88,7 +92,16 @@ class Family:
     """One example at several sizes; the first take has the sizes of the example itself."""
 
     takes: Sequence[Take]
-    other_paths: Sequence[tuple[Recording, Calls]]  # at sizes for which the model calls other operators
+    other_paths: Sequence[tuple[Sequence[Op], Calls]]  # at sizes for which the model calls other operators
+
+
+@dataclass(frozen=True)
+class Use:
+    """One call of a module in the takes in which the module calls the same operators."""
+
+    takes: Sequence[Take]
+    calls: Sequence[Call]  # in each of these takes
+    elsewhere: Sequence[tuple[Sequence[Op], Calls]]  # other recordings of the family
 
 
 @dataclass(frozen=True)
@@ -110,18 +123,29 @@ class Tape:
         recorder = _Recorder(model, forwards)
         return cls(graph, [recorder.family(g) for g in (graph, *getattr(graph, "variants", ()))], forwards)
 
-    def calls(self, path: str) -> Iterator[tuple[Family, list[Call]]]:
-        """Every call of a module in every family, as it is in each take of it.
+    def uses(self, path: str) -> Iterator[Use]:
+        """Every call of a module, as it is in the takes in which it calls the same operators in the same way.
 
-        Raises:
-            CannotRewrite: the module is called more often at some input sizes.
+        Of takes with the same arguments and other operators, those of the example's size count.
         """
         for family in self.families:
-            every = [take.calls.get(path, []) for take in family.takes]
-            counts = sorted({len(c) for c in every})
-            if len(counts) > 1:
-                raise CannotRewrite(f"module {path!r} is called {counts[0]} to {counts[-1]} times, depending on sizes")
-            yield from ((family, list(call)) for call in zip(*every))
+            groups: list[tuple[Any, list[Take]]] = []
+            for take in family.takes:
+                look = [(take.funcs(c), c.signature) for c in take.calls.get(path, ())]
+                same = next((takes for known, takes in groups if known == look), None)
+                if same is None:
+                    groups.append((look, [take]))
+                else:
+                    same.append(take)
+            seen: list[list[Any]] = []
+            for look, takes in groups:
+                signatures = [signature for _, signature in look]
+                if signatures in seen:
+                    continue
+                seen.append(signatures)
+                elsewhere = [(t.graph.ops, t.calls) for t in family.takes if t not in takes]
+                for calls in zip(*(take.calls.get(path, ()) for take in takes)):
+                    yield Use(takes, calls, (*elsewhere, *family.other_paths))
 
     def unseen(self, path: str) -> dict[str, Any]:
         """Optional arguments of a module that no example gives another value, with their defaults.
@@ -154,18 +178,18 @@ class _Recorder:
             raise CannotRewrite("its control flow depends on tensor values")
         path = [op.func for op in graph.ops]
         accepted: dict[int, tuple[Example, Recording, Calls]] = {}  # by id of an example
-        other_paths: list[tuple[Recording, Calls]] = []
+        other_paths: list[tuple[Sequence[Op], Calls]] = []
 
-        def accepts(other: Example) -> bool:
+        def accepts(other: Example) -> int:
             try:
                 rec, calls = self.recorded(graph, other)
             except Exception:  # the model does not take these sizes
-                return False
-            if [op.func for op in rec.ops] != path:
-                other_paths.append((rec, calls))
-                return False
+                return 0
             accepted[id(other)] = other, rec, calls
-            return True
+            if [op.func for op in rec.ops] == path:
+                return 2
+            other_paths.append((rec.ops, calls))
+            return 1
 
         try:
             first = self.recorded(graph, example)
