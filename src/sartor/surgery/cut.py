@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from torch import Tensor, nn
 
 from sartor.errors import CannotCut, NothingToDo
 from sartor.structure.axes import Axis
+from sartor.structure.calls import Op
 from sartor.structure.fibres import Rows
 from sartor.structure.graph import Graph, Resolved
+from sartor.structure.masks import Masks
 from sartor.surgery.attributes import Attributes, attributes_for
-from sartor.surgery.blocks import lineage
+from sartor.surgery.blocks import Blocks, lineage
 from sartor.surgery.edits import Edits, apply_edits
 from sartor.surgery.program import Program
 from sartor.surgery.rewrite import Rewriting
@@ -61,8 +64,10 @@ def realised(
     model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], attributes: Attributes
 ) -> tuple[Mismatch | None, dict[str, Program]]:
     """(the first operator that still does not run, or None; the forwards that had to be rewritten, by module path)."""
+    cut_axes = Masks.of(masks)
     programs: dict[str, Program] = {}
-    tape: Tape | None = None
+    rewriting: Rewriting | None = None
+    blocks: Blocks | None = None
     while True:
         problem = check(model, graph, masks, attributes, programs)
         if problem is None:
@@ -74,16 +79,32 @@ def realised(
             if any(p in programs for p in lineage(path)):
                 continue
             try:
-                tape = tape or Tape.of(model, graph)
-                written = Rewriting(tape, masks).program(path)
+                rewriting = rewriting or Rewriting(Tape.of(model, graph), cut_axes)
+                written = {path: rewriting.program(path)}
             except CannotRewrite as e:
                 why = why or str(e)
                 continue
-            inside = f"{path}." if path else ""
-            programs = {p: w for p, w in programs.items() if not p.startswith(inside)} | {path: written}
+            blocks = blocks or Blocks(model, graph)
+            for other in blocks.alike(path):  # each would fail at the same operator, one check after another
+                at = blocks.counterpart(problem.op, path, other)
+                if at is not None and _changes(graph.every_op[at], cut_axes):
+                    with suppress(CannotRewrite):
+                        written[other] = rewriting.program(other)
+            programs = {p: w for p, w in programs.items() if not _inside_any(p, written)} | {
+                p: w for p, w in written.items() if not any(q in programs for q in lineage(p))
+            }
             break
         else:
             return replace(problem, message=f"{problem.message}; {why}" if why else problem.message), programs
+
+
+def _changes(op: Op, cut_axes: Masks) -> bool:
+    """Whether a cut changes the size of anything that an operator reads or gives."""
+    return any(not cut_axes.is_whole(a) for v in (*op.inputs, *op.outputs) for a in v.axes)
+
+
+def _inside_any(path: str, others: Iterable[str]) -> bool:
+    return any(other != path and (not other or path.startswith(f"{other}.")) for other in others)
 
 
 def cut(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> nn.Module:

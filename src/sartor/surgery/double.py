@@ -17,7 +17,7 @@ _LOWER = {torch.float32, torch.float16, torch.bfloat16}
 
 def in_double(model: nn.Module) -> nn.Module:
     """A copy whose floating-point parameters and buffers are in float64."""
-    return clone(model, lambda t: _double(t.detach()).clone())
+    return clone(model, lambda t: t.detach().double() if t.dtype in _LOWER else t.detach().clone())
 
 
 def example_in_double(example: Example) -> Example:

@@ -358,7 +358,13 @@ def _with_values(network: nn.Module, values: dict[str, torch.Tensor], resolved: 
     """A copy of the cut network that holds the same slices of other values."""
     known: dict[Axis, torch.Tensor] = {}
     names = {id(t): name for *_, name, t in reversed(list(named_tensors(network)))}
-    return clone(network, lambda t: intended(values[names[id(t)]], names[id(t)], resolved, known).clone())
+
+    def slice_of(t: torch.Tensor) -> torch.Tensor:
+        whole = values[names[id(t)]]
+        part = intended(whole, names[id(t)], resolved, known)
+        return part.clone() if part.shape == whole.shape else part  # nothing was removed: it may be the tensor itself
+
+    return clone(network, slice_of)
 
 
 def difference(model: nn.Module, graph: Graph, plan: Plan | Resolved, smaller: nn.Module, example: Example) -> float:
