@@ -27,12 +27,13 @@ from sartor.types import Plan
 
 FIBRED = (
     "conv-transpose-grouped", "depthwise-multiplier", "fused-qkv", "group-norm", "grouped-query", "linear-attention",
-    "multi-head-attention", "regnet", "resnext", "transformer-encoder",
+    "multi-head-attention", "optional-mask", "regnet", "resnext", "transformer-encoder",
 )  # fmt: skip
 MIXED = {
     "fused-qkv",
     "group-norm",
     "multi-head-attention",
+    "optional-mask",
     "transformer-encoder",
 }  # every group that may have fibres is mixed
 
