@@ -20,6 +20,7 @@ Task = Literal["classes", "multi-hot", "continuous", "unknown"]
 def task_of(output: Any, targets: Any) -> Task:
     """What targets say, beside the output of the network on their inputs.
 
+    >>> import torch
     >>> logits = torch.zeros(2, 3)
     >>> task_of(logits, torch.tensor([0, 2])), task_of(logits, torch.tensor([[1.0, 0, 1], [0, 0, 0]]))
     ('classes', 'multi-hot')
