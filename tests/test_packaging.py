@@ -21,6 +21,7 @@ MODULE_NAMES = {
     "pillow": "PIL",
     "pytest-xdist": "xdist",
     "scikit-learn": "sklearn",
+    "segmentation-models-pytorch": "segmentation_models_pytorch",
 }  # import name of a distribution, where it differs
 TOOLS = {
     "jsonschema": "tests compare printed JSON with its schema",
