@@ -379,9 +379,13 @@ def keep_mask(a: Axis, masks: Mapping[Axis, Tensor]) -> Tensor:
     if a.frozen or a.kind is None:
         mask = None if a.frozen else masks.get(a)
         return torch.ones(a.size, dtype=torch.bool) if mask is None else mask
-    parts = [keep_mask(k, masks) for k in a.kids]
+    return joined_mask(a, [keep_mask(k, masks) for k in a.kids])
+
+
+def joined_mask(a: Axis, parts: Sequence[Tensor]) -> Tensor:
+    """Which positions of a sum or product stay, bool [size], from those of its kids."""
     if a.kind == "s":
-        return torch.cat(parts)
+        return torch.cat(list(parts))
     out = parts[0]
     for p in parts[1:]:
         out = (out[:, None] & p[None, :]).reshape(-1)

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sartor.structure.axes import Axis, find
+from sartor.structure.axes import Axis, find, joined_mask
 
 
 class Masks(Mapping[Axis, Tensor]):
@@ -81,13 +81,7 @@ class Masks(Mapping[Axis, Tensor]):
     def _joined(self, a: Axis) -> Tensor:
         if a.frozen or a.kind is None or self.is_whole(a):
             return torch.ones(a.size, dtype=torch.bool)
-        parts = [self.mask(k) for k in a.kids]
-        if a.kind == "s":
-            return torch.cat(parts)
-        joined = parts[0]
-        for part in parts[1:]:
-            joined = (joined[:, None] & part[None, :]).reshape(-1)
-        return joined
+        return joined_mask(a, [self.mask(k) for k in a.kids])
 
 
 __all__ = ["Masks"]
