@@ -13,12 +13,12 @@ from sartor.structure.calls import Op
 from sartor.structure.example import Example, batch_of, map_tensors
 
 _SHARE = 0.25  # of the machine's memory
-_MOST = 2 << 30
+_MOST = 3 << 29
 _REUSED = 16 << 20  # bytes of one tensor; for larger ones the C library maps and clears new pages at each allocation
 
 
 def working_memory() -> int:
-    """Bytes a pass may use beside model and data: a quarter of what the machine has, at most 2 GiB."""
+    """Bytes a pass may use beside model and data: a quarter of what the machine has, at most 1.5 GiB."""
     return int(min(_MOST, _SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
 
 
