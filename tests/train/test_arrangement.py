@@ -70,6 +70,33 @@ def test_batches_of_different_shapes_are_several_examples() -> None:
     assert arranged(Lengths(), Data(same), Judge()).example is same[0][0]
 
 
+class Nodes:
+    """Inputs of a kind of their own, such as a graph whose number of edges varies."""
+
+    def __init__(self, edges: int) -> None:
+        self.x, self.edges = torch.randn(4, 4), torch.zeros(2, edges).long()
+
+
+def test_only_what_can_be_several_examples_is_a_list() -> None:
+    class OfNodes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, nodes: Nodes) -> torch.Tensor:
+            return self.head(nodes.x)
+
+    graphs = [(Nodes(n), torch.zeros(4).long()) for n in (3, 5)]
+    assert arranged(OfNodes(), Data(graphs), Judge()).example is graphs[0][0]
+    refused = [(torch.randn(2, n), torch.zeros(2).long()) for n in (4, 5)]
+    assert arranged(net(), Data(refused), Judge()).example is refused[0][0]
+
+
+def test_the_example_comes_from_the_first_part_that_can_be_read() -> None:
+    triples = [(X, CLASSES, CLASSES)]
+    assert arranged(net(), Data(triples, calibration=[(X, CLASSES)]), Judge()).example is X
+
+
 def test_labels_stay_where_the_network_needs_them_and_its_own_loss_serves() -> None:
     ids, labels = torch.randint(7, (5, 3)), torch.randint(7, (5, 4))
     batches = [{"input_ids": ids, "labels": labels}]

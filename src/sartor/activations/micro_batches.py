@@ -13,7 +13,7 @@ from sartor.structure.calls import Op
 from sartor.structure.example import Example, batch_of, map_tensors
 
 _SHARE = 0.25  # of the machine's memory
-_MOST = 3 << 29
+_MOST = 3 << 29  # bytes
 _REUSED = 16 << 20  # bytes of one tensor; for larger ones the C library maps and clears new pages at each allocation
 
 
@@ -66,7 +66,7 @@ def samples_reused(ops: Sequence[Op], samples: int, device: torch.device) -> int
     if device.type != "cpu":
         return sys.maxsize
     sizes = (_bytes(v.shape) * v.dtype.itemsize for op in ops for v in op.outputs if v.name is None)
-    return max(1, _REUSED * samples // max(1, *sizes, 1))
+    return max(1, _REUSED * samples // max(1, max(sizes, default=1)))
 
 
 def samples_within(graph: Graph, device: torch.device, memory: int, *, gradients: bool = False) -> int:

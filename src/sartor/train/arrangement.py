@@ -57,8 +57,9 @@ def arranged(
     notes: list[str] = []
     note = lambda sentence: notes.append(sentence) if sentence not in notes else None
     with torch.random.fork_rng(devices=[]):  # a loader draws a seed whenever it is iterated
-        source = next((name for name in _PARTS if _can_look(getattr(data, name))), None)
-        heads = {name: _head(getattr(data, name), _EXAMPLES if name == source else 1) for name in _PARTS}
+        heads: dict[str, list[Any]] = {}
+        for name in _PARTS:  # examples are taken from the first part that can be read
+            heads[name] = _head(getattr(data, name), 1 if any(heads.values()) else _EXAMPLES)
         firsts = {name: head[0] if head else None for name, head in heads.items()}
         needed = {"train", "val", "test"} - ({"val"} if judge.evaluate is not None else set())
         layouts = {
@@ -67,6 +68,7 @@ def arranged(
         }  # fmt: skip
         if target is not None and any(b is not None for b in firsts.values()) and not layouts:
             raise BadInput(f"target={target!r}: expected batches that are dicts; got pairs (inputs, targets)")
+        source = next((name for name in _PARTS if heads[name]), None)
         example = None if source is None else _example(model, [_pair(b, layouts.get(source))[0] for b in heads[source]])
         task, output, labelled = _look(model, firsts, layouts)
         if judge.loss is None and task == "unknown":
@@ -83,14 +85,9 @@ def arranged(
     return Arrangement(data, judge, task or "unknown", trainable, example, tuple(notes))
 
 
-def _can_look(batches: Iterable[Any] | None) -> bool:
-    """Whether batches can be read without consuming them."""
-    return batches is not None and not hasattr(batches, "__next__") and hasattr(batches, "__iter__")
-
-
 def _head(batches: Iterable[Any] | None, count: int) -> list[Any]:
-    """The first batches of the same kind as the first; none where they cannot be read."""
-    if batches is None or not _can_look(batches):
+    """The first batches of the same kind as the first; none where they cannot be read, or only once."""
+    if batches is None or hasattr(batches, "__next__") or not hasattr(batches, "__iter__"):
         return []
     head: list[Any] = []
     for batch in itertools.islice(batches, count):
@@ -107,14 +104,16 @@ def _readable(batch: Any) -> bool:
     return isinstance(batch, Mapping) or unlabelled(batch) or (isinstance(batch, list | tuple) and len(batch) == 2)
 
 
-def _example(model: nn.Module, inputs: Sequence[Example]) -> Example | None:
+def _example(model: nn.Module, inputs: Sequence[Example]) -> Example:
     """The inputs of the first batch; a list of those of several batches if the shapes of their samples differ."""
     different: dict[Any, Example] = {}
     for one in inputs:
         different.setdefault(tuple(t.shape[1:] for t in tensors(one)), one)
-    if len(different) < 2 or any(isinstance(one, list) for one in inputs):
-        return inputs[0] if inputs else None
-    return [one for one in different.values() if one is inputs[0] or runs(model, with_batch(one, 1))]
+    if len(different) > 1 and all(isinstance(one, torch.Tensor | tuple | Mapping) for one in inputs):
+        taken = [one for one in different.values() if one is inputs[0] or runs(model, with_batch(one, 1))]
+        if len(taken) > 1:
+            return taken
+    return inputs[0]
 
 
 def _pair(batch: Any, layout: Layout | None) -> tuple[Example, Any]:
