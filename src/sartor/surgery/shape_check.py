@@ -21,7 +21,7 @@ from sartor.structure.shadow import Shadow
 from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
-from sartor.surgery.program import SPLITS, Program, rewrite_
+from sartor.surgery.program import SPLITS, Program, Rewritten, rewrite_
 from sartor.torch_internals import OpOverload
 
 _BY_VALUE = {"nonzero", "nms", "unique", "_unique2", "masked_select", "item", "_local_scalar_dense", "where", "index"}
@@ -76,13 +76,14 @@ class ShapeCheck:
     ) -> Mismatch | None:
         """See `check`."""
         change = _Change(Masks.of(masks), attributes, programs or {})
+        rewritten = bool(programs) or any(isinstance(m, Rewritten) for m in self.model.modules())
         with uncollected():  # garbage collection would walk the graph again and again
             problem = self._problem(graph, change, training=False)
             if problem is not None:
                 return problem
             before = len(graph.ops)
             for other in graph.others:
-                if programs and all(other is not v for v in graph.variants):
+                if rewritten and all(other is not v for v in graph.variants):
                     before += len(other.ops)
                     continue
                 training = other is graph.training
