@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from sartor.run import load
     from sartor.structure import Graph, explain, trace
-    from sartor.surgery import cut, probe, prove, silence
+    from sartor.surgery import check_cut, cut, probe, prove, silence
     from sartor.types import (
         Budget,
         Data,
@@ -53,7 +53,7 @@ _HOMES = {
     ),
     "run": ("load",),
     "structure": ("Graph", "explain", "trace"),
-    "surgery": ("cut", "probe", "prove", "silence"),
+    "surgery": ("check_cut", "cut", "probe", "prove", "silence"),
     "types": (
         "Budget", "Data", "Effort", "FineTune", "Group", "Judge", "Limit", "Listener", "Plan", "Recipe", "Target",
         "Verdict",
@@ -62,7 +62,7 @@ _HOMES = {
 __all__ = [
     "BadInput", "Budget", "BudgetNotMet", "CannotCut", "CannotTrace", "CorruptFile", "Data", "Effort", "FineTune",
     "Fitted", "Graph", "Group", "Judge", "Limit", "Listener", "MissingExtra", "NothingToDo", "Plan", "ProofFailed",
-    "Recipe", "SartorError", "Target", "TargetLost", "TrainingDiverged", "UnknownName", "Verdict", "count", "cut",
-    "explain", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
+    "Recipe", "SartorError", "Target", "TargetLost", "TrainingDiverged", "UnknownName", "Verdict", "check_cut",
+    "count", "cut", "explain", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
 ]  # fmt: skip
 __getattr__ = lazy_names("sartor", _HOMES)  # `sartor --help` needs no torch

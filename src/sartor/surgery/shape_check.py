@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,12 @@ from sartor.structure.calls import Op, Value, short_name
 from sartor.structure.example import as_args, tensors
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
-from sartor.structure.model_copy import clone, empty_like_on_meta, evaluating, named_tensors
+from sartor.structure.model_copy import clone, evaluating, named_tensors
+from sartor.structure.shadow import Shadow
 from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
-from sartor.surgery.program import SPLITS, Program, rewrite_
+from sartor.surgery.program import SPLITS, Program, Rewritten, rewrite_
 from sartor.torch_internals import OpOverload
 
 _BY_VALUE = {"nonzero", "nms", "unique", "_unique2", "masked_select", "item", "_local_scalar_dense", "where", "index"}
@@ -55,52 +57,78 @@ def check(
     `programs` replace the forwards of some modules, by path. They hold the operators of evaluation mode; if there are
     any, the forward in training mode and the branches are not checked.
     """
-    cut = Masks.of(masks)
-    with uncollected():  # garbage collection would walk the graph again and again
-        problem = _check(model, graph, cut, attributes, programs or {}, training=False)
-        if problem is not None:
-            return problem
-        before = len(graph.ops)
-        for other in graph.others:
-            if programs and all(other is not v for v in graph.variants):
-                before += len(other.ops)
-                continue
-            training = other is graph.training
-            problem = _check(model, other, cut, attributes, programs or {}, training=training)
+    return ShapeCheck(model).problem(graph, masks, attributes, programs)
+
+
+class ShapeCheck:
+    """Checks of several cuts of one model, which must not change meanwhile."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self._shadow = Shadow(model)
+
+    def problem(
+        self,
+        graph: Graph,
+        masks: Mapping[Axis, Tensor],
+        attributes: Attributes,
+        programs: Mapping[str, Program] | None = None,
+    ) -> Mismatch | None:
+        """See `check`."""
+        change = _Change(Masks.of(masks), attributes, programs or {})
+        rewritten = bool(programs) or any(isinstance(m, Rewritten) for m in self.model.modules())
+        with uncollected():  # garbage collection would walk the graph again and again
+            problem = self._problem(graph, change, training=False)
             if problem is not None:
-                when = "in training mode" if training else "in the other branch of a decision"
-                if any(other is v for v in graph.variants):
-                    when = f"on inputs of shape {', '.join(str(list(t.shape)) for t in tensors(other.example))}"
-                return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
-            before += len(other.ops)
-    return None
+                return problem
+            before = len(graph.ops)
+            for other in graph.others:
+                if rewritten and all(other is not v for v in graph.variants):
+                    before += len(other.ops)
+                    continue
+                training = other is graph.training
+                problem = self._problem(other, change, training=training)
+                if problem is not None:
+                    when = "in training mode" if training else "in the other branch of a decision"
+                    if any(other is v for v in graph.variants):
+                        when = f"on inputs of shape {', '.join(str(list(t.shape)) for t in tensors(other.example))}"
+                    return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
+                before += len(other.ops)
+        return None
+
+    def _problem(self, graph: Graph, change: _Change, *, training: bool) -> Mismatch | None:
+        shapes = {name: tuple(map(change.cut.size, v.axes)) for name, v in graph.tensors.items()}
+        on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
+        with self._shadow.lent(shapes) if on_meta else nullcontext(self._with_values(shapes)) as shadow:
+            set_attributes_(shadow, tuple((p, a, v) for (p, a), v in change.attributes.items()))
+            for path, program in change.programs.items():
+                shadow = rewrite_(shadow, path, program)
+            return followed(shadow.train() if training else evaluating(shadow), graph, change.cut)
+
+    def _with_values(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+        """A copy with tensors that are not the kept slices, but of their shapes and with similar values."""
+        by_id = {id(t): shapes[name] for *_, name, t in named_tensors(self.model)}
+        return clone(self.model, lambda t: t.detach()[tuple(map(slice, by_id[id(t)]))].clone())
 
 
-def _check(
-    model: nn.Module,
-    graph: Graph,
-    cut: Masks,
-    attributes: Attributes,
-    programs: Mapping[str, Program],
-    *,
-    training: bool,
-) -> Mismatch | None:
+@dataclass(frozen=True)
+class _Change:
+    """What a cut changes of a model, besides its tensors' values."""
+
+    cut: Masks
+    attributes: Attributes
+    programs: Mapping[str, Program]
+
+
+def followed(shadow: nn.Module, graph: Graph, cut: Masks) -> Mismatch | None:
+    """Run a cut network on the example of a graph and compare every operator's output with the predicted shape.
+
+    Args:
+        shadow: the cut network; on meta where the example is on meta.
+        graph: of the original.
+        cut: what is removed from it.
+    """
     on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
-    by_id = {id(t): tuple(map(cut.size, graph.tensors[name].axes)) for *_, name, t in named_tensors(model)}
-
-    def resized(t: Tensor) -> Tensor:
-        if on_meta:
-            return empty_like_on_meta(t, by_id[id(t)])
-        new = t.detach()[
-            tuple(slice(n) for n in by_id[id(t)])
-        ]  # not the kept slice, but of its shape and with similar values
-        return new.clone()
-
-    shadow = clone(model, resized)
-    shadow = shadow.train() if training else evaluating(shadow)
-    set_attributes_(shadow, tuple((p, a, v) for (p, a), v in attributes.items()))
-    for path, program in programs.items():
-        shadow = rewrite_(shadow, path, program)
     on_path: Walk | None = None
     problem: Mismatch | None = None
 
