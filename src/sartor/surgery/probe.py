@@ -14,7 +14,7 @@ What was found for one block holds for every block that is built alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -60,8 +60,13 @@ class _State:
     def without(self, more: Mapping[str, str]) -> _State:
         return replace(self, gone={**self.gone, **more})
 
+    def renamed(self, names: Mapping[str, str]) -> _State:
+        """The same for groups of other names: old -> new."""
+        ties = (frozenset(names.get(n, n) for n in t) for t in self.ties)
+        return replace(self, ties=tuple(ties), gone={names.get(n, n): why for n, why in self.gone.items()})
+
     def is_tied(self, names: Iterable[str]) -> bool:
-        """Whether the groups must keep equal counts already."""
+        """Whether the groups must keep equal counts already; of one group, whether with any other."""
         wanted = set(names)
         return any(wanted <= set(t) for t in joined([tuple(t) for t in self.ties]))
 
@@ -193,6 +198,7 @@ class _Search:
                 if ties and not all(map(state.is_tied, ties)):
                     alike = [t for p in self.places_alike(place) for t in self.ties_of(p, state)]
                     yield state.tied(alike)
+                yield from self.refinements(state, [c for p in self.places_alike(place) for c in self.pairs(p, state)])
         suspects = self.suspects(state, failing)
         equal = [n for n in suspects if self.graph.groups[n].units == self.graph.groups[suspects[0]].units]
         if len(equal) > 1 and not state.is_tied(equal):
@@ -216,15 +222,23 @@ class _Search:
         ties = [t for pair in conflicts for t in self.tie(*pair)]
         if ties:
             yield state.tied(ties)
-        to_refine = list(dict.fromkeys(found for pair in conflicts for found in leaves_to_refine(*pair)))
-        if to_refine:
-            for leaf, outer in to_refine:
-                refined(leaf, outer, Reason("one number"))
-            self.read_again()
-            yield state.tied(t for pair in conflicts for t in self.tie(*pair))
-            for leaf, _ in to_refine:  # it did not help
-                unrefined(leaf)
-            self.read_again()
+        yield from self.refinements(state, conflicts)
+
+    def refinements(self, state: _State, conflicts: Sequence[tuple[Stated, Stated]]) -> Iterator[_State]:
+        """Leaves get the structure of the size that they must equal, and their parts are tied."""
+        to_refine = dict(found for pair in conflicts for found in leaves_to_refine(*pair))
+        names = {leaf: self.names.get(leaf) for leaf in to_refine}
+        if not to_refine or any(n is None or n in state.gone or state.is_tied([n]) for n in names.values()):
+            return
+        before = dict(self.names)
+        for leaf, like in to_refine.items():
+            refined(leaf, like, Reason("one number"))
+        self.read_again()
+        renamed = {old: self.names[leaf] for leaf, old in before.items() if leaf in self.names}
+        yield state.renamed(renamed).tied(t for pair in conflicts for t in self.tie(*pair))
+        for leaf in to_refine:  # it did not help
+            unrefined(leaf)
+        self.read_again()
 
     def read_again(self) -> None:
         """The groups anew, after leaves were refined. The one factor of a leaf that can be cut takes its name."""
@@ -239,12 +253,15 @@ class _Search:
             return []
         return [frozenset(self.names[leaf] for leaf in pair) for pair in pairs]
 
+    def pairs(self, place: Place, state: _State) -> list[tuple[Stated, Stated]]:
+        """The size that an attribute holds, with every other one that it is claimed for."""
+        holding = self.claims.holding(place, state.holders)
+        claims = () if holding is None else self.claims.by_value.get(place, ())
+        return [(holding.size, c.size) for c in claims if holding is not None]
+
     def ties_of(self, place: Place, state: _State) -> list[frozenset[str]]:
         """The ties that make all claims on an attribute equal."""
-        holding = self.claims.holding(place, state.holders)
-        if holding is None:
-            return []
-        return [t for c in self.claims.by_value.get(place, ()) for t in self.tie(holding.size, c.size)]
+        return [t for pair in self.pairs(place, state) for t in self.tie(*pair)]
 
     def places_alike(self, place: Place) -> list[Place]:
         """The place, and the same attribute of every module that is built alike."""
