@@ -45,7 +45,7 @@ class Graph:
     fingerprint: str
     example: Any = None  # the inputs it was traced with; on meta unless the forward needed real values
     holders: Mapping[tuple[str, str, Any], int | None] = field(default_factory=dict)
-    # (module path, attribute, number) -> index of the operator whose size the attribute holds; None: of no operator
+    # (module path, attribute, number) -> number of the claim on it that holds (see `surgery.attributes`); None: none does
     training: Graph | None = None  # the forward in training mode, if it uses parameters that evaluation does not use
     rewritten: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # module path -> what its forward no longer takes once it is rewritten, as sentences; set by `surgery.probe`

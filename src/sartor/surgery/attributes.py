@@ -78,9 +78,9 @@ class Claims:
             for place in self.found.of(op.path, size.old):
                 yield place, size
 
-    def first(self, place: Place, size: Stated) -> int | None:
-        """The first operator that claims this size of a place."""
-        return next((c.op for c in self.by_value[place] if alike_sizes(c.size, size)), None)
+    def number(self, place: Place, size: Stated) -> int | None:
+        """The number of the first claim on a place for this size."""
+        return next((i for i, c in enumerate(self.by_value[place]) if alike_sizes(c.size, size)), None)
 
     @cached_property
     def places(self) -> Mapping[tuple[str, str], list[Place]]:
@@ -91,10 +91,11 @@ class Claims:
         return found
 
     def holding(self, place: Place, holders: Mapping[Place, int | None]) -> Claim | None:
-        """The claim that decides: the one that `holders` names, otherwise the first whose size a cut changes."""
+        """The claim that decides: the one that `holders` numbers, otherwise the first whose size a cut changes."""
         claims = self.by_value[place]
         if place in holders:
-            return next((c for c in claims if c.op == holders[place]), None)
+            i = holders[place]
+            return None if i is None else claims[i]
         return next((c for c in claims if not c.size.fixed), None)
 
     def values(self, model: nn.Module, masks: Mapping[Axis, Tensor], holders: Mapping[Place, int | None]) -> Attributes:
