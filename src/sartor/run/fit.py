@@ -20,8 +20,9 @@ from sartor.export.delivery import Delivery
 from sartor.export.files import atomic_write
 from sartor.measure import default_target, environment, parse_target
 from sartor.run import stages
+from sartor.run.chance import beside_chance
 from sartor.run.context import Context
-from sartor.run.doubts import doubts
+from sartor.run.doubts import doubts, worse_than_chance
 from sartor.run.folder import RECORD, write_model, write_result
 from sartor.run.record import (
     FORMAT,
@@ -161,6 +162,7 @@ class _Fitting:
         subject = stages.with_samples(subject, self.data.for_scores, recipe.calibration)
         decision = self._decide(subject, delivery)
         cut = self._apply(subject, decision.plan)
+        self._doubt_the_scores(subject, decision.plan)
         quality["after_cut"] = self._judge("judge the cut network", subject, cut.network)
         network = self._heal(subject, cut)
         quality["after_repair"] = self._judge("judge the repair", subject, network)
@@ -269,6 +271,21 @@ class _Fitting:
             plan = decision.plan
             facts.update(kept=plan.counts(), trail=decision.trail, fibres=list(plan.fibres))
         return decision
+
+    def _doubt_the_scores(self, subject: Subject, plan: Plan) -> None:
+        """Note that random units would have been a better choice. A comparison that fails becomes a note, too."""
+        if not subject.samples:
+            return
+        with self.recorder.timed("compare with random units") as facts:
+            try:
+                beside = beside_chance(subject, plan, self.recipe, self.context)
+            except Exception as e:
+                self.recorder.note(f"the scores were not compared with random ones: {type(e).__name__}: {e}")
+                return
+            if beside is not None:
+                facts.update(chosen=beside.chosen, random=list(beside.random))
+        if sentence := worse_than_chance(beside, _score_name(self.recipe)):
+            self.recorder.note(sentence)
 
     def _apply(self, subject: Subject, plan: Plan) -> Cut:
         with self.recorder.timed("prove") as facts:

@@ -16,7 +16,7 @@ from sartor.train.batch import move, split
 from sartor.train.targets import check_classes, is_distribution
 from sartor.types import Data, Judge
 
-_PICTURES = 2 << 20  # bytes of pictures that go through a network at once; the first layers multiply them by about eight
+_PICTURES = 2 << 20  # bytes of pictures that go through a network at once; its activations are larger
 
 
 def accuracy(model: nn.Module, loader: Iterable[Any], device: torch.device | str | None = None) -> float:
