@@ -186,7 +186,12 @@ def followed(shadow: nn.Module, graph: Graph, cut: Masks) -> Mismatch | None:
     last = len(graph.ops) - 1
     try:
         with follow(
-            graph.ops, shadow, compare, changes=changes, numerics=Numerics(meta=on_meta), match=Match(_same, may_leave, ahead)
+            graph.ops,
+            shadow,
+            compare,
+            changes=changes,
+            numerics=Numerics(meta=on_meta),
+            match=Match(_same, may_leave, ahead),
         ) as on_path:
             shadow(*args, **kwargs)
     except _Stop:

@@ -96,7 +96,9 @@ def _head(batches: Iterable[Any] | None, count: int) -> list[Any]:
     for batch in itertools.islice(batches, count):
         if not _readable(batch):
             break  # where it is read, `sartor.train.split` says what was expected
-        if not head or (type(batch) is type(head[0]) and (not isinstance(batch, Mapping) or set(batch) == set(head[0]))):
+        if not head or (
+            type(batch) is type(head[0]) and (not isinstance(batch, Mapping) or set(batch) == set(head[0]))
+        ):
             head.append(batch)
     return head
 
