@@ -18,6 +18,7 @@ from sartor.cost import count
 from sartor.errors import BadInput, BudgetNotMet, SartorError
 from sartor.export.delivery import Delivery
 from sartor.export.files import atomic_write
+from sartor.folder_lock import held
 from sartor.measure import default_target, environment, parse_target
 from sartor.run import stages
 from sartor.run.context import Context
@@ -111,7 +112,16 @@ class Outcome:
 
 
 def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
-    """See `sartor.fit`."""
+    """See `sartor.fit`. While it lasts, nobody else may write to the run folder."""
+    if options.out is None:
+        return _run(model, data, budget, recipe, judge, options)
+    sentences: list[str] = []
+    with held(options.out, sentences.append):
+        options = replace(options, notes=(*sentences, *options.notes))
+        return _run(model, data, budget, recipe, judge, options)
+
+
+def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
     inside = unwrapped(model).module
     folder = _new_folder(options.out)
     recorder = Recorder(folder / RECORD if folder else None, options.listener)

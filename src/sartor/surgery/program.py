@@ -136,7 +136,6 @@ class Program:
             "the original with examples of every kind of call, or leave out what needs rewriting (rewrite='free')"
         )
 
-
     def _check_memory(self, variant: Variant, module: nn.Module, given: list[Tensor]) -> None:
         """Refuse a call that takes far more memory than module and inputs; computed once for each size of inputs."""
         if not computes_values(given):
