@@ -62,6 +62,6 @@ def check_trust(folder: str | Path, uses: Mapping[str, str], *, trust: bool, ins
         print(f"sartor: {folder} imports or reads {shown}", file=sys.stderr)
         return
     raise BadInput(
-        f"{folder}: its command.json asks for {shown}. That imports code and runs it, or reads files, with your rights. "
+        f"{folder}: its command.json asks for {shown}. It imports code and runs it, or reads files, with your rights. "
         f"If the folder is yours or you trust its author, add --trust{instead}"
     )

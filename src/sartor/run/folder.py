@@ -121,8 +121,8 @@ def checked_contents(folder: Path) -> Contents:
     plan = read_plan(contents)
     if manifest.graph != plan.fingerprint:
         raise CorruptFile(
-            f"{contents.path(PLAN)}: made for the graph {plan.fingerprint[:12]}; the network in this folder was cut from "
-            f"the graph {(manifest.graph or 'unknown')[:12]}"
+            f"{contents.path(PLAN)}: made for the graph {plan.fingerprint[:12]}; the network in this folder was cut "
+            f"from the graph {(manifest.graph or 'unknown')[:12]}"
         )
     return contents
 

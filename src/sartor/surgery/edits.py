@@ -124,7 +124,7 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
     for path, attribute, value in edits.attributes:
         if path not in modules or not hasattr(modules[path], attribute):
             raise BadInput(f"the model has no attribute {attribute!r} in module {path!r} that the edits set")
-        check_size(path, attribute, inspect.getattr_static(modules[path], attribute), value, largest)
+        check_size(path, attribute, inspect.getattr_static(modules[path], attribute, None), value, largest)
     keep = {id(tensors[name]): s for name, s in edits.slices.items()}
     known: dict[tuple[int, torch.device], Tensor] = {}
     new = clone(model, lambda t: sliced(t, keep[id(t)], known) if id(t) in keep else t.detach().clone())

@@ -79,9 +79,10 @@ def _is_known(func: OpOverload) -> bool:
     return lookup(func) is not None or torch.Tag.core in func.tags or schema(func).name in _PARTS
 
 
-def gives_tensors(func: OpOverload) -> bool:
-    """Whether an operator returns tensors and nothing else."""
-    return all(str(r.type) in _RESULTS for r in schema(func).returns)
+def gives_tensors(func: OpOverload, count: int) -> bool:
+    """Whether an operator returns tensors and nothing else, and may return this many."""
+    kinds = [str(r.type) for r in schema(func).returns]
+    return _RESULTS.issuperset(kinds) and (count <= len(kinds) or "List[Tensor]" in kinds)
 
 
 def wrong_argument(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

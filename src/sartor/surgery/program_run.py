@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sartor.errors import BadInput
+from sartor.structure.rules.registry import facts
 from sartor.surgery.program_steps import Step
 from sartor.surgery.size_formula import evaluated
 from sartor.torch_internals import TorchDispatchMode, outside_modes, schema, storage_address
@@ -37,8 +38,10 @@ def _run_step(step: Step, env: dict[int, Any], real: Callable[[Any], Any]) -> No
     out = func(*[real(v) for v in a], **{key: real(v) for key, v in k.items()})
     if len(outs) == 1 and not isinstance(out, list | tuple):
         env[outs[0]] = out
-    else:
-        env.update(zip(outs, out) if outs else ())
+    elif outs:
+        if len(out) < len(outs):
+            raise BadInput(f"rewritten forward: {schema(func).name} gave {len(out)} tensors, expected {len(outs)}")
+        env.update(zip(outs, out))
     del out  # otherwise it would live through the next step
     for slot in drop:
         env.pop(slot, None)
@@ -140,7 +143,10 @@ class _Largest(TorchDispatchMode):
         self.allowed = allowed
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        if facts(func).takes_device:
+            kwargs["device"] = _META
+        out = func(*args, **kwargs)
         for t in out if isinstance(out, list | tuple) else (out,):
             if isinstance(t, Tensor) and t.untyped_storage().nbytes() > self.allowed:
                 raise _TooLarge(t.untyped_storage().nbytes())

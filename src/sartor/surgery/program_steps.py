@@ -45,8 +45,8 @@ def checked_steps(variant: VariantFile, *, trusted: bool) -> list[Step]:
         wrong = wrong_argument(func, args, kwargs)
         if not wrong and schema(func).is_mutable and not (args and isinstance(args[0], dict) and "slot" in args[0]):
             wrong = "expected to write to a value that the program made, not to a parameter or buffer"
-        if not wrong and outs and not gives_tensors(func):
-            wrong = "it returns no tensor"
+        if not wrong and outs and not gives_tensors(func, len(outs)):
+            wrong = "it returns no tensor" if len(outs) == 1 else f"it returns no {len(outs)} tensors"
         if wrong:
             raise CorruptFile(f"rewritten forward, step {i}, {name}: {wrong}")
         live.update(outs)
