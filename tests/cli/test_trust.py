@@ -43,14 +43,8 @@ def crafted(folder: Path, **fields: Any) -> Path:
     code = f"open({str(folder.parent / 'canary')!r}, 'w').write('ran')\n"
     (folder / "evil.py").write_text(code + "def net(*a, **k): raise SystemExit(7)\nTARGET = net\n")
     (folder.parent / "evil_module.py").write_text(code)
-    request = {
-        "format": 2,
-        "sartor": "0",
-        "model": "timm:resnet18",
-        "budget": "macs<=50%",
-        "input": "1x1x6x6",
-        **fields,
-    }
+    usual = {"format": 2, "sartor": "0", "model": "timm:resnet18", "budget": "macs<=50%", "input": "1x1x6x6"}
+    request = {**usual, **fields}
     (folder / REQUEST_FILE).write_text(json.dumps({k: v for k, v in request.items() if v is not None}))
     return folder
 
@@ -86,10 +80,7 @@ def test_resume_shows_what_a_folder_would_import_and_refuses(say, canary: Path, 
     folder = crafted(canary.parent / "run", **fields)
     said = say("resume", folder, "--json")
     assert said.code == 2 and "--trust" in said.json["error"]["message"]
-    named = next(
-        v for k, v in fields.items() if (isinstance(v, str) and k != "data") or (k == "data" and "input" in fields)
-    )
-    assert named in said.json["error"]["message"]
+    assert any(str(v) in said.json["error"]["message"] for v in fields.values() if v not in (None, "digits:"))
     assert not canary.exists() and {p.name for p in folder.iterdir()} == {REQUEST_FILE, "evil.py"}
 
 
@@ -117,9 +108,7 @@ def test_export_and_measure_refuse_it_as_well(say, canary: Path, saved: Path, co
     assert not canary.exists()
 
 
-def test_the_owner_trusts_the_folder_or_says_how_the_network_is_built(
-    say, saved: Path, net: str, tmp_path: Path
-) -> None:
+def test_the_owner_trusts_the_folder_or_builds_the_network(say, saved: Path, net: str, tmp_path: Path) -> None:
     assert say("export", saved, "--out", tmp_path / "a.pt2", "--to", "pt2").code == 2
     said = say("export", saved, "--out", tmp_path / "a.pt2", "--to", "pt2", "--trust")
     assert said.code == 0 and f"imports or reads model '{saved.parent / 'net.py'}:net'" in said.err
@@ -138,9 +127,10 @@ def test_what_comes_with_installed_libraries_needs_no_trust() -> None:
     assert run_uses(Request(model="torchvision:resnet18", budget="latency<=50% @ onnxruntime-cpu:threads=1")) == {}
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"format": 99}', "[" * 100000, "1" * 5000, '{"model": 3}', "\x00", '{"x": 1}']
-)
+DAMAGED = ["{", "[]", '{"format": 99}', "[" * 100000, "1" * 5000, '{"model": 3}', "\x00", '{"x": 1}']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_request_is_one_sentence(say, tmp_path: Path, text: str) -> None:
     (tmp_path / REQUEST_FILE).write_text(text)
     for command in ("resume", "export", "measure"):
@@ -172,9 +162,8 @@ def test_a_second_process_is_told_who_writes_to_the_folder(say, saved: Path, net
             time.sleep(0.05)
         (folder / REQUEST_FILE).write_text((saved / REQUEST_FILE).read_text())
         before = {p.name for p in folder.iterdir()}
-        for words in (
-            ("resume", folder, "--trust"), ("fit", "--model", net, "--budget", "macs<=50%", *SHAPE, "--out", folder, "--force"),
-        ):  # fmt: skip
+        fit = ("fit", "--model", net, "--budget", "macs<=50%", *SHAPE, "--out", folder)
+        for words in (("resume", folder, "--trust"), (*fit, "--force"), fit):
             said = say(*words, "--json")
             assert said.json["error"]["kind"] == "FolderInUse" and said.code == 1
             assert f"process {process.pid} on" in said.json["error"]["message"]
