@@ -197,7 +197,7 @@ def test_a_run_folder_can_be_measured_exported_and_reported(finished: tuple[Path
 def test_a_finished_run_is_neither_resumed_nor_overwritten(finished: tuple[Path, str], say) -> None:
     folder, spec = finished
     before = (folder / "result.json").read_bytes()
-    assert say("resume", folder, "--trust").code == 1
+    assert say("resume", folder).code == 1
     assert say("fit", "--model", spec, "--budget", "macs<=50%", "--out", folder, *SHAPE).code == 2
     assert (folder / "result.json").read_bytes() == before
 

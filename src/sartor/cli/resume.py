@@ -30,6 +30,8 @@ def resume(
     request = read_request(run)
     if request is None:
         raise BadInput(f"{run}: expected the folder of a run that `sartor fit` began; it holds no {REQUEST_FILE}")
+    if (run / "result.json").is_file():
+        raise NothingToDo(f"{run} holds a finished run; `sartor report {run}` shows it")
     if factory is not None:
         request = replace(request, model=factory, model_options={})
     uses = run_uses(request)
@@ -38,8 +40,6 @@ def resume(
     check_trust(run, uses, trust=trust)
     recipe = choose_recipe(request.recipe, data=request.data is not None)
     check_request(request, recipe)
-    if (run / "result.json").is_file():
-        raise NothingToDo(f"{run} holds a finished run; `sartor report {run}` shows it")
     with steps(quiet=quiet) as listener, held(run, listener.note):
         record = perform(replace(request, out=str(run)), recipe, run, listener)
     return result_of(record, run)
