@@ -60,7 +60,10 @@ def held(folder: str | Path, say: Callable[[str], None] | None = None) -> Iterat
         FolderInUse: another process or thread writes there; says which, where and since when.
         SartorError: the folder cannot be written.
     """
-    place = Path(folder).resolve()
+    try:
+        place = Path(folder).resolve()
+    except (ValueError, OSError) as e:  # a name with a zero byte, a loop of links
+        raise SartorError(f"cannot write to {str(folder)!r}: {e}") from e
     sentence = _acquire(place)
     try:
         if sentence:
