@@ -258,7 +258,7 @@ def check_tables(path: Path, *, values: bool = False) -> None:
         values: whether the file has to hold tables, and every row is checked: the file is someone else's.
 
     Raises:
-        CorruptFile: no SQLite file, another table, view or trigger, tables of another format, or a row that is no timing.
+        CorruptFile: no SQLite file, another table, view or trigger, another format, or a row that is no timing.
     """
     if not values and (not path.is_file() or not path.stat().st_size):
         return
