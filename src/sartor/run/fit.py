@@ -25,7 +25,7 @@ from sartor.run.chance import beside_chance
 from sartor.run.conditions import checked_seed, one_at_a_time, usable_device
 from sartor.run.context import Context
 from sartor.run.doubts import doubts, worse_than_chance
-from sartor.run.folder import RECORD, write_model, write_result
+from sartor.run.folder import RECORD, new_folder, write_model, write_result
 from sartor.run.record import (
     FORMAT,
     HOLDS,
@@ -126,7 +126,7 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
 
 def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
     inside = unwrapped(model).module
-    folder = _new_folder(options.out)
+    folder = new_folder(options.out)
     recorder = Recorder(folder / RECORD if folder else None, options.listener)
     check_limits(budget)
     example = options.example
@@ -424,20 +424,6 @@ def _score_name(recipe: Recipe) -> str:
     if how.kind != "criterion":
         return how.kind
     return str(getattr(how.criterion, "__name__", how.criterion))
-
-
-def _new_folder(out: str | Path | None) -> Path | None:
-    if out is None:
-        return None
-    folder = Path(out)
-    if (folder / "result.json").exists():
-        raise BadInput(f"{folder} holds a finished run; choose another folder or remove it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD).unlink(missing_ok=True)
-    except OSError as e:
-        raise SartorError(f"{folder}: cannot be written ({e.strerror or e})") from e
-    return folder
 
 
 def _first_inputs(batches: Batches | None) -> Example:
