@@ -43,9 +43,15 @@ def redrawn(model: nn.Module, graph: Graph, example: Example) -> nn.Module:
         graph: traced from it.
         example: inputs on which the outputs of linear maps are measured.
     """
-    new = clone(model, lambda t: t.detach().clone()).eval()
-    tensors = {name: t for *_, name, t in named_tensors(new)}
     uses = _Uses.of(graph)
+    roles = {
+        name: uses.role(graph.tensors[name]) for *_, name, t in named_tensors(model) if isinstance(t, nn.Parameter)
+    }
+    overwritten = {
+        id(t) for *_, name, t in named_tensors(model) if roles.get(name) and t.is_floating_point() and not t.is_meta
+    }
+    new = clone(model, lambda t: torch.empty_like(t) if id(t) in overwritten else t.detach().clone()).eval()
+    tensors = {name: t for *_, name, t in named_tensors(new)}
     generator = torch.Generator().manual_seed(_SEED)
     normals = _Normals(generator, sum(t.numel() for t in tensors.values()))
     done: set[int] = set()
@@ -53,7 +59,7 @@ def redrawn(model: nn.Module, graph: Graph, example: Example) -> nn.Module:
         for name, t in tensors.items():
             if id(t) not in done and (t.is_floating_point() or t.is_complex()) and isinstance(t, nn.Parameter):
                 done.add(id(t))
-                _draw_(t.detach(), uses.role(graph.tensors[name]), normals)
+                _draw_(t.detach(), roles[name], normals)
     scaling = _Scaling(tensors, uses, generator)
     changes = Interventions(before=scaling.before, after=scaling.after)
     with torch.no_grad(), follow(
