@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CannotCut,
         CannotTrace,
         CorruptFile,
+        FolderInUse,
         MissingExtra,
         NothingToDo,
         ProofFailed,
@@ -48,8 +49,8 @@ _HOMES = {
     "budget": ("parse_budget",),
     "cost": ("count",),
     "errors": (
-        "BadInput", "BudgetNotMet", "CannotCut", "CannotTrace", "CorruptFile", "MissingExtra", "NothingToDo",
-        "ProofFailed", "SartorError", "TargetLost", "TrainingDiverged", "UnknownName",
+        "BadInput", "BudgetNotMet", "CannotCut", "CannotTrace", "CorruptFile", "FolderInUse", "MissingExtra",
+        "NothingToDo", "ProofFailed", "SartorError", "TargetLost", "TrainingDiverged", "UnknownName",
     ),
     "run": ("load",),
     "structure": ("Graph", "explain", "trace"),
@@ -61,8 +62,8 @@ _HOMES = {
 }  # fmt: skip
 __all__ = [
     "BadInput", "Budget", "BudgetNotMet", "CannotCut", "CannotTrace", "CorruptFile", "Data", "Effort", "FineTune",
-    "Fitted", "Graph", "Group", "Judge", "Limit", "Listener", "MissingExtra", "NothingToDo", "Plan", "ProofFailed",
-    "Recipe", "SartorError", "Target", "TargetLost", "TrainingDiverged", "UnknownName", "Verdict", "check_cut",
-    "count", "cut", "explain", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
+    "Fitted", "FolderInUse", "Graph", "Group", "Judge", "Limit", "Listener", "MissingExtra", "NothingToDo", "Plan",
+    "ProofFailed", "Recipe", "SartorError", "Target", "TargetLost", "TrainingDiverged", "UnknownName", "Verdict",
+    "check_cut", "count", "cut", "explain", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
 ]  # fmt: skip
 __getattr__ = lazy_names("sartor", _HOMES)  # `sartor --help` needs no torch

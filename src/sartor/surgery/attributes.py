@@ -17,12 +17,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sartor.structure.axes import Axis, find, multiple, product
+from sartor.structure.axes import Axis, find, fixed, fresh, multiple, product
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
 from sartor.structure.model_copy import modules_by_path
 from sartor.structure.stated_sizes import Stated, stated_sizes
+from sartor.types import Reason
 
 _NOT_WIDTHS = re.compile(
     r"kernel|stride|dilat|window|patch|img|image|grid|resol|shift|pool|level|depth|stage|num_layers|training|eps"
@@ -82,9 +83,9 @@ class Claims:
             for place in self.found.of(op.path, size.old):
                 yield place, size
 
-    def first(self, place: Place, size: Stated) -> int | None:
-        """The first operator that claims this size of a place."""
-        return next((c.op for c in self.by_value[place] if alike_sizes(c.size, size)), None)
+    def number(self, place: Place, size: Stated) -> int | None:
+        """The number of the first claim on a place for this size."""
+        return next((i for i, c in enumerate(self.by_value[place]) if alike_sizes(c.size, size)), None)
 
     @cached_property
     def places(self) -> Mapping[tuple[str, str], list[Place]]:
@@ -95,10 +96,11 @@ class Claims:
         return found
 
     def holding(self, place: Place, holders: Mapping[Place, int | None]) -> Claim | None:
-        """The claim that decides: the one that `holders` names, otherwise the first whose size a cut changes."""
+        """The claim that decides: the one that `holders` numbers, otherwise the first whose size a cut changes."""
         claims = self.by_value[place]
         if place in holders:
-            return next((c for c in claims if c.op == holders[place]), None)
+            i = holders[place]
+            return None if i is None else claims[i]
         return next((c for c in claims if not c.size.fixed), None)
 
     def values(self, model: nn.Module, masks: Mapping[Axis, Tensor], holders: Mapping[Place, int | None]) -> Attributes:
@@ -200,13 +202,13 @@ def _same_axis(a: Axis, b: Axis) -> bool:
     return all(map(_same_axis, a.kids, b.kids))
 
 
-def leaves_to_refine(a: Stated, b: Stated) -> list[tuple[Axis, int]]:
-    """(leaf, k) where the other size is k times another leaf at the same place.
+def leaves_to_refine(a: Stated, b: Stated) -> list[tuple[Axis, Axis]]:
+    """(leaf, structure) where the other size is made of several leaves, or of one several times, at the same place.
 
-    Once k is a factor of the leaf, a tie can make the two sizes equal. Rotary position embedding makes such sizes: it
-    swaps the two halves of every query and key, but not of the values.
+    Once the leaf has that structure, ties can make the two sizes equal. Rotary position embedding makes such sizes: it
+    swaps the two halves of every query and key, or of a part of them, but not of the values.
     """
-    found: list[tuple[Axis, int]] = []
+    found: list[tuple[Axis, Axis]] = []
     for x, y in zip(a.parts, b.parts):
         if x.whole and y.whole and x.sign == y.sign:
             found += _refinable(_factors(x.axis), _factors(y.axis))
@@ -218,8 +220,9 @@ def _factors(a: Axis) -> list[Axis]:
     return [a] if a.kind != "p" or a.frozen else _flat(a)
 
 
-def _refinable(left: list[Axis], right: list[Axis]) -> list[tuple[Axis, int]]:
-    left, right, found = list(left), list(right), []
+def _refinable(left: list[Axis], right: list[Axis]) -> list[tuple[Axis, Axis]]:
+    left, right = list(left), list(right)
+    found: list[tuple[Axis, Axis]] = []
     while left and right:
         x, y = left.pop(0), right.pop(0)
         if x.size > y.size or (x.size == y.size and x.kind is None):
@@ -227,11 +230,16 @@ def _refinable(left: list[Axis], right: list[Axis]) -> list[tuple[Axis, int]]:
         short = [x]
         while math.prod(k.size for k in short) < y.size and left:
             short.append(left.pop(0))
-        times = multiple(product(short))
-        if math.prod(k.size for k in short) != y.size:
+        other = product(short)
+        times = multiple(other)
+        if other.size != y.size:
             return []
-        if y.kind is None and not y.frozen and times is not None and times[0] > 1:
-            found.append((y, times[0]))
+        if y.kind is not None or y.frozen or other.frozen:
+            continue
+        if times is not None and times[0] > 1:
+            found.append((y, product([fixed(times[0], Reason("one number")), fresh(y.size // times[0])])))
+        elif times is None:
+            found.append((y, other))
     return found
 
 

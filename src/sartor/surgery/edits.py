@@ -5,6 +5,7 @@ Edits can be applied to a new instance of the same class without tracing it. Tha
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from sartor.errors import BadInput
 from sartor.structure.fibres import Rows
 from sartor.structure.model_copy import clone, modules_by_path, named_tensors
 from sartor.structure.picked import picked
+from sartor.surgery.edits_check import check_kept, check_size
 from sartor.surgery.edits_file import EditsFile, KeptRows
 from sartor.surgery.pretrained import guard_pretrained_
 from sartor.surgery.program import Program, rewrite_
@@ -50,18 +52,22 @@ class Edits:
         return f"{{\n  {head},\n  {parts}\n}}\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Edits:
+    def from_json(cls, text: str, *, trust: bool = False) -> Edits:
         """The inverse of `to_json`; reads formats 1 and 2.
 
+        Args:
+            text: of edits.json.
+            trust: whether rewritten forwards may call operators of any library and take any amount of memory.
+
         Raises:
-            CorruptFile: not the JSON of edits; names the field.
+            CorruptFile: not the JSON of edits, or a rewritten forward calls what a file may not; names the field.
         """
         file = EditsFile.read(text)
         return cls(
             {name: {d: _kept(indices) for d, indices in t.keep.items()} for name, t in file.tensors.items()},
             tuple((path, name, tuple(v) if isinstance(v, list) else v) for path, name, v in file.attributes),
             {name: tuple(t.shape) for name, t in file.tensors.items()},
-            {path: Program(program) for path, program in file.forwards.items()},
+            {path: Program(program, trusted=trust) for path, program in file.forwards.items()},
         )
 
 
@@ -112,12 +118,15 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
             raise BadInput(
                 f"tensor {name!r}: the edits were made for shape {tuple(shape)}; got {tuple(tensors[name].shape)}"
             )
+        check_kept(name, shape, edits.slices[name])
     for path in edits.programs:
         if path not in modules:
             raise BadInput(f"the model has no module {path!r} whose forward the edits rewrite")
-    for path, attribute, _ in edits.attributes:
+    largest = max((n for t in tensors.values() for n in t.shape), default=0)
+    for path, attribute, value in edits.attributes:
         if path not in modules or not hasattr(modules[path], attribute):
             raise BadInput(f"the model has no attribute {attribute!r} in module {path!r} that the edits set")
+        check_size(path, attribute, inspect.getattr_static(modules[path], attribute, None), value, largest)
     keep = {id(tensors[name]): s for name, s in edits.slices.items()}
     known: dict[tuple[int, torch.device], Tensor] = {}
     new = clone(model, lambda t: sliced(t, keep[id(t)], known) if id(t) in keep else t.detach().clone())

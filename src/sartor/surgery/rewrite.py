@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sartor.errors import CorruptFile
 from sartor.structure.axes import Axis
 from sartor.structure.calls import Op, Value, dim, values
 from sartor.structure.constants import moved, pads
@@ -71,7 +72,10 @@ class Rewriting:
         if not variants:
             raise CannotRewrite(f"module {path!r} is not called")
         takes = {"positional": list(forward.positional), "defaults": dict(forward.defaults)}
-        return Program({"format": PROGRAM_FORMAT, **takes, "variants": variants, "fixed": list(fixed)})
+        try:
+            return Program({"format": PROGRAM_FORMAT, **takes, "variants": variants, "fixed": list(fixed)})
+        except CorruptFile as e:  # no file may hold such a step, so the network could not be loaded
+            raise CannotRewrite(f"module {path!r}: {e}") from e
 
     def _setting(self, take: Take) -> _Setting:
         if id(take) not in self._settings:

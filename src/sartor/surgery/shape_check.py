@@ -25,6 +25,7 @@ from sartor.surgery.program import SPLITS, Program, Rewritten, rewrite_
 from sartor.torch_internals import OpOverload
 
 _BY_VALUE = {"nonzero", "nms", "unique", "_unique2", "masked_select", "item", "_local_scalar_dense", "where", "index"}
+_MOST_LEFT_OUT = 16  # operators in a row
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,14 @@ class Mismatch:
     op: int  # index in graph.every_op
     message: str
     sizes: tuple[int, ...] = ()  # the shape that it gave, if it ran
+
+
+def _tensors(args: Any) -> list[Value]:
+    return [v for v in args if isinstance(v, Value)]
+
+
+def _shapes(args: Any) -> list[tuple[int, ...]]:
+    return [tuple(t.shape) for t in args if isinstance(t, Tensor)]
 
 
 class _Stop(Exception):
@@ -159,12 +168,30 @@ def followed(shadow: nn.Module, graph: Graph, cut: Masks) -> Mismatch | None:
         value = repeated(op, op.func)
         return value if on_meta or type(value) is bool else NotImplemented
 
+    def ahead(place: int, func: OpOverload, args: Any) -> int | None:
+        """The next operator of this module that fits a call: where a size becomes 1, a module may leave some out.
+
+        `if repeats == 1: return x` is an example. A call fits if it has the predicted input shapes.
+        """
+        for i in range(place + 1, min(place + _MOST_LEFT_OUT, len(graph.ops))):
+            op, before = graph.ops[i], graph.ops[i - 1]
+            if before.mutates or before.path != graph.ops[place].path:
+                return None
+            if _same(op.func, func):
+                return i if _shapes(args) == [tuple(map(cut.size, v.axes)) for v in _tensors(op.args)] else None
+        return None
+
     changes = Interventions(instead=decided)
     args, kwargs = as_args(graph.example)
     last = len(graph.ops) - 1
     try:
         with follow(
-            graph.ops, shadow, compare, changes=changes, numerics=Numerics(meta=on_meta), match=Match(_same, may_leave)
+            graph.ops,
+            shadow,
+            compare,
+            changes=changes,
+            numerics=Numerics(meta=on_meta),
+            match=Match(_same, may_leave, ahead),
         ) as on_path:
             shadow(*args, **kwargs)
     except _Stop:
