@@ -237,11 +237,11 @@ def _unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def _equal(old: Any, new: Any) -> bool:
-    """Whether two values are plain and equal, or empty containers of one type; False where that takes a closer look."""
+    """Whether two values are plain and equal, or empty and of one type; False where that takes a closer look."""
     kind = type(old)
     if kind is not type(new):
         return False
-    return bool(old == new) if kind in ATOMS else not old and not new and kind in _EMPTY
+    return bool(old == new) if kind in ATOMS else kind in _EMPTY and not old and not new
 
 
 def _copies_itself(kind: type) -> bool:

@@ -262,10 +262,11 @@ class _Scaling:
         self.done.add(mean.name)
         x = args[0].detach()
         channels = x.movedim(1, 0).reshape(x.shape[1], -1)
-        if channels.shape[1] < 16:
-            channels = channels.reshape(1, -1).expand(len(channels), -1)
+        count = len(channels)
+        if channels.shape[1] < 16:  # too few values of one channel: those of all
+            channels = channels.reshape(1, -1)
         center, spread = channels.mean(1), channels.var(1, unbiased=False) + 0.05 * float(x.var(unbiased=False)) + 1e-6
-        noise = torch.randn(2, len(channels), generator=self.generator).to(x)
+        noise = torch.randn(2, count, generator=self.generator).to(x)
         self.tensors[mean.name].copy_(center + 0.1 * spread.sqrt() * noise[0])
         self.tensors[var.name].copy_(spread * (0.2 * noise[1]).exp())
 
