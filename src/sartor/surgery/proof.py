@@ -293,9 +293,10 @@ class _Pair:
                 original, resolved = straight(result.original(), self.graph, resolved)
                 outputs = [_output(m, example, double=double) for m in (result.original(), original)]
                 renumbering = gap(*outputs)
-                result.silenced = result.silenced or silence(original, self.graph, resolved)
-            elif result.silenced is None:
-                result.silenced = silence(result.original(), self.graph, resolved)
+            else:
+                original = result.original() if result.silenced is None else result.silenced
+            if result.silenced is None:
+                result.silenced = silence(original, self.graph, resolved)
             expected = _reference(result.silenced, resolved, self.network, example, double=double)
         except Exception as e:
             raise _OriginalFailed(f"{type(e).__name__}: {e}") from e
