@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from sartor.structure.model_copy import clone, empty_like_on_meta, evaluating, n
 from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
+from sartor.surgery.kept_numbers import Difference, Numbers, differences, keep_numbers_, to_keep
 from sartor.surgery.program import SPLITS, Program, rewrite_
 from sartor.torch_internals import OpOverload
 
@@ -52,6 +53,13 @@ def _same(traced: OpOverload, called: OpOverload) -> bool:
     return traced is called or {short_name(traced), short_name(called)} <= SPLITS
 
 
+class Checked(NamedTuple):
+    """What a cut network would do."""
+
+    problem: Mismatch | None
+    numbers: Numbers  # to keep at the original's value
+
+
 def check(
     model: nn.Module,
     graph: Graph,
@@ -64,36 +72,70 @@ def check(
     `programs` replace the forwards of some modules, by path. They hold the operators of evaluation mode; if there are
     any, the forward in training mode and the branches are not checked.
     """
+    return checked(model, graph, masks, attributes, programs).problem
+
+
+def checked(
+    model: nn.Module,
+    graph: Graph,
+    masks: Mapping[Axis, Tensor],
+    attributes: Attributes,
+    programs: Mapping[str, Program] | None = None,
+) -> Checked:
+    """`check`, with the numbers that would follow from the new widths and have to be kept; these are tried as well."""
     cut = Masks.of(masks)
     with uncollected():  # garbage collection would walk the graph again and again
-        problem = _check(model, graph, cut, attributes, programs or {}, training=False)
-        if problem is not None:
-            return problem
-        before = len(graph.ops)
-        for other in graph.others:
-            if programs and all(other is not v for v in graph.variants):
-                before += len(other.ops)
-                continue
-            training = other is graph.training
-            problem = _check(model, other, cut, attributes, programs or {}, training=training)
-            if problem is not None:
-                when = "in training mode" if training else "in the other branch of a decision"
-                if any(other is v for v in graph.variants):
-                    when = f"on inputs of shape {', '.join(str(list(t.shape)) for t in tensors(other.example))}"
-                return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
+        found: list[Difference] = []
+        changes = _Changes(cut, attributes, programs or {})
+        problem = _check_all(model, graph, changes, found)
+        if problem is not None or not found:
+            return Checked(problem, {})
+        numbers, left = to_keep(found), list[Difference]()
+        problem = _check_all(model, graph, replace(changes, numbers=numbers), left)
+        # the scale of attention may follow the width where it cannot be kept: the axis says so
+        other = next((d for d in left if d.number.kind != "attention"), None)
+        if problem is None and other is not None:
+            problem = Mismatch(graph.every_op.index(other.op), str(other))
+        if problem is None and left:
+            numbers = to_keep(d for d in found if all(d.op is not x.op for x in left))
+        return Checked(problem, numbers)
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """What a cut changes in a network."""
+
+    cut: Masks
+    attributes: Attributes
+    programs: Mapping[str, Program]
+    numbers: Numbers = field(default_factory=dict)
+
+
+def _check_all(model: nn.Module, graph: Graph, changes: _Changes, found: list[Difference]) -> Mismatch | None:
+    """Check every recorded forward; differing numbers are added to `found`."""
+    problem = _check(model, graph, changes, found)
+    if problem is not None:
+        return problem
+    before = len(graph.ops)
+    for other in graph.others:
+        if changes.programs and all(other is not v for v in graph.variants):
             before += len(other.ops)
+            continue
+        training = other is graph.training
+        problem = _check(model, other, changes, found, training=training)
+        if problem is not None:
+            when = "in training mode" if training else "in the other branch of a decision"
+            if any(other is v for v in graph.variants):
+                when = f"on inputs of shape {', '.join(str(list(t.shape)) for t in tensors(other.example))}"
+            return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
+        before += len(other.ops)
     return None
 
 
 def _check(
-    model: nn.Module,
-    graph: Graph,
-    cut: Masks,
-    attributes: Attributes,
-    programs: Mapping[str, Program],
-    *,
-    training: bool,
+    model: nn.Module, graph: Graph, changed: _Changes, found: list[Difference], *, training: bool = False
 ) -> Mismatch | None:
+    cut = changed.cut
     on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
     by_id = {id(t): tuple(map(cut.size, graph.tensors[name].axes)) for *_, name, t in named_tensors(model)}
 
@@ -107,9 +149,10 @@ def _check(
 
     shadow = clone(model, resized)
     shadow = shadow.train() if training else evaluating(shadow)
-    set_attributes_(shadow, tuple((p, a, v) for (p, a), v in attributes.items()))
-    for path, program in programs.items():
+    set_attributes_(shadow, tuple((p, a, v) for (p, a), v in changed.attributes.items()))
+    for path, program in changed.programs.items():
         shadow = rewrite_(shadow, path, program)
+    shadow = keep_numbers_(shadow, changed.numbers)
     on_path: Walk | None = None
     problem: Mismatch | None = None
 
@@ -117,6 +160,7 @@ def _check(
         nonlocal problem
         if not op.live:
             return
+        found.extend(differences(op, args, kwargs))
         got = list(out) if isinstance(out, list | tuple) else [out]
         want = list(op.out) if isinstance(op.out, list | tuple) else [op.out]
         for t, v in zip(got, want):
@@ -156,9 +200,10 @@ def _check(
     changes = Interventions(instead=decided)
     args, kwargs = as_args(graph.example)
     last = len(graph.ops) - 1
+    match = Match(_same, may_leave, ahead)
     try:
         with follow(
-            graph.ops, shadow, compare, changes=changes, numerics=Numerics(meta=on_meta), match=Match(_same, may_leave, ahead)
+            graph.ops, shadow, compare, changes=changes, numerics=Numerics(meta=on_meta), match=match
         ) as on_path:
             shadow(*args, **kwargs)
     except _Stop:
