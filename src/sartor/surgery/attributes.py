@@ -21,6 +21,7 @@ from sartor.structure.axes import Axis, find, fixed, fresh, multiple, product
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
+from sartor.structure.model_copy import modules_by_path
 from sartor.structure.stated_sizes import Stated, stated_sizes
 from sartor.types import Reason
 
@@ -47,12 +48,14 @@ class Claims:
     named: Mapping[tuple[str, str], tuple[list[Axis], bool]]  # by rules: the axes, and whether there are several
     by_value: Mapping[Place, list[Claim]]  # in the order of the operators
     found: _Holders
+    stated: bool  # whether any operator is called with a number that a cut changes, or two name one attribute
 
     @classmethod
     def of(cls, model: nn.Module, graph: Graph) -> Claims:
         """The claims of every operator, each once."""
-        modules = dict(model.named_modules())
+        modules = modules_by_path(model)
         named: dict[tuple[str, str], tuple[list[Axis], bool]] = {}
+        stated = False
         for op in graph.every_op:
             module = modules.get(op.path)
             for name, axes in op.sizes.items() if module is not None else ():
@@ -61,16 +64,18 @@ class Claims:
                 old = tuple(find(a).size for a in listed)
                 has = getattr(module, name, None)
                 if has == (old if several else old[0]) or (several and has == list(old)):
-                    named.setdefault((op.path, name), (listed, several))
+                    first, _ = named.setdefault((op.path, name), (listed, several))
+                    stated = stated or list(map(find, first)) != list(map(find, listed))
         by_value: dict[Place, list[Claim]] = {}
         holders = _Holders(modules, set(named))
         for i, op in enumerate(graph.every_op):
             for size in stated_sizes(op):
+                stated = stated or (not size.fixed and _is_passed(op, size))
                 for place in holders.of(op.path, size.old):
                     claims = by_value.setdefault(place, [])
                     if all(not alike_sizes(c.size, size) for c in claims):
                         claims.append(Claim(place, i, size))
-        return cls(named, by_value, holders)
+        return cls(named, by_value, holders, stated)
 
     def at(self, op: Op) -> Iterator[tuple[Place, Stated]]:
         """The places that one operator claims."""
@@ -106,7 +111,7 @@ class Claims:
             new = tuple(map(cut.size, axes))
             if new != tuple(find(a).size for a in axes):
                 changed[key] = new if several else new[0]
-        modules = dict(model.named_modules())
+        modules = modules_by_path(model)
         for (path, name), places in self.places.items():
             old = getattr(modules[path], name)
             new_value = old if isinstance(old, int) else tuple(old)
@@ -130,6 +135,16 @@ class Claims:
 def attributes_for(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor]) -> Attributes:
     """New values of all attributes that a cut by `masks` changes."""
     return Claims.of(model, graph).values(model, masks, graph.holders)
+
+
+def _is_passed(op: Op, size: Stated) -> bool:
+    """Whether a call passes one of the numbers of a size that a cut changes; `x.flatten(1)` passes none."""
+    numbers = {abs(p.old) for p in size.parts if not p.fixed}
+    return any(
+        type(n) is int and abs(n) in numbers
+        for x in (*op.args, *op.kwargs.values())
+        for n in (x if isinstance(x, list | tuple) else (x,))
+    )
 
 
 class _Holders:

@@ -31,8 +31,8 @@ from sartor.surgery.attributes import Claim, Claims, Place, alike_sizes, leaves_
 from sartor.surgery.blocks import Blocks, lineage
 from sartor.surgery.program import Program
 from sartor.surgery.rewrite import Rewriting
-from sartor.surgery.shape_check import Mismatch, check
-from sartor.surgery.tape import CannotRewrite, Tape
+from sartor.surgery.shape_check import Mismatch, ShapeCheck
+from sartor.surgery.tape import CannotRewrite, Tape, keep_tape
 from sartor.types import Frozen, Reason, Rewrite
 from sartor.wrappers import unwrapped
 
@@ -101,8 +101,13 @@ class _Search:
         self.ops = graph.every_op
         self.names = {find(leaf): name for name, leaf in graph.leaves.items()}
         self.claims = Claims.of(model, graph)
-        self.blocks = Blocks(model, graph)
         self.writer = _Rewriter(model, graph, rewrite)
+        self.shapes = ShapeCheck(model)
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """Which modules are built alike."""
+        return Blocks(self.model, self.graph)
 
     def result(self) -> Graph:
         state = _State(ties=tuple(frozenset(t) for t in self.graph.ties))
@@ -111,7 +116,9 @@ class _Search:
             state, problem = self.step(state, problem)
         probed = without_groups(self.graph, dict(state.gone), [set(t) for t in state.ties])
         fixed = {path: self.writer.fixed[path] for path in self.writer.outer(state)}
-        return replace(probed, holders=dict(state.holders), rewritten=fixed)
+        probed = replace(probed, holders=dict(state.holders), rewritten=fixed)
+        keep_tape(self.writer.graph, probed)
+        return probed
 
     def step(self, state: _State, problem: _Problem) -> tuple[_State, _Problem | None]:
         """The state after the first change that lets the trials come further."""
@@ -134,12 +141,15 @@ class _Search:
         return self.frozen(state, problem)
 
     def attempt(self, state: _State) -> _Problem | None:
-        """The first problem of the trial cuts; None: both run."""
-        for i in range(len(_TRIALS)):
+        """The first problem of the trial cuts; None: all run.
+
+        Where no operator states a size that a cut changes, no two of them can be equal by chance: one trial is enough.
+        """
+        for i in range(len(_TRIALS) if self.claims.stated or state.rewritten else 1):
             masks = self.masks(state, i)
             attributes = self.claims.values(self.model, masks, state.holders)
             programs = self.writer.programs(masks, state)
-            problem = check(self.model, self.graph, masks, attributes, programs)
+            problem = self.shapes.problem(self.graph, masks, attributes, programs)
             if problem is not None:
                 return _Problem((i, problem.op), problem)
         return None

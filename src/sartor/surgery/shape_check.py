@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -15,12 +16,13 @@ from sartor.structure.calls import Op, Value, short_name
 from sartor.structure.example import as_args, tensors
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
-from sartor.structure.model_copy import clone, empty_like_on_meta, evaluating, named_tensors
+from sartor.structure.model_copy import clone, evaluating, named_tensors
+from sartor.structure.shadow import Shadow
 from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
 from sartor.surgery.kept_numbers import Difference, Numbers, differences, keep_numbers_, to_keep
-from sartor.surgery.program import SPLITS, Program, rewrite_
+from sartor.surgery.program import SPLITS, Program, Rewritten, rewrite_
 from sartor.torch_internals import OpOverload
 
 _BY_VALUE = {"nonzero", "nms", "unique", "_unique2", "masked_select", "item", "_local_scalar_dense", "where", "index"}
@@ -53,13 +55,6 @@ def _same(traced: OpOverload, called: OpOverload) -> bool:
     return traced is called or {short_name(traced), short_name(called)} <= SPLITS
 
 
-class Checked(NamedTuple):
-    """What a cut network would do."""
-
-    problem: Mismatch | None
-    numbers: Numbers  # to keep at the original's value
-
-
 def check(
     model: nn.Module,
     graph: Graph,
@@ -72,38 +67,97 @@ def check(
     `programs` replace the forwards of some modules, by path. They hold the operators of evaluation mode; if there are
     any, the forward in training mode and the branches are not checked.
     """
-    return checked(model, graph, masks, attributes, programs).problem
+    return ShapeCheck(model).problem(graph, masks, attributes, programs)
 
 
-def checked(
-    model: nn.Module,
-    graph: Graph,
-    masks: Mapping[Axis, Tensor],
-    attributes: Attributes,
-    programs: Mapping[str, Program] | None = None,
-) -> Checked:
-    """`check`, with the numbers that would follow from the new widths and have to be kept; these are tried as well."""
-    cut = Masks.of(masks)
-    with uncollected():  # garbage collection would walk the graph again and again
-        found: list[Difference] = []
-        changes = _Changes(cut, attributes, programs or {})
-        problem = _check_all(model, graph, changes, found)
-        if problem is not None or not found:
-            return Checked(problem, {})
-        numbers, left = to_keep(found), list[Difference]()
-        problem = _check_all(model, graph, replace(changes, numbers=numbers), left)
-        # the scale of attention may follow the width where it cannot be kept: the axis says so
+class Checked(NamedTuple):
+    """What a cut network would do."""
+
+    problem: Mismatch | None
+    numbers: Numbers  # to keep at the original's value
+
+
+class ShapeCheck:
+    """Checks of several cuts of one model, which must not change meanwhile."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self._shadow = Shadow(model)
+
+    def problem(
+        self,
+        graph: Graph,
+        masks: Mapping[Axis, Tensor],
+        attributes: Attributes,
+        programs: Mapping[str, Program] | None = None,
+    ) -> Mismatch | None:
+        """See `check`."""
+        return self.checked(graph, masks, attributes, programs).problem
+
+    def checked(
+        self,
+        graph: Graph,
+        masks: Mapping[Axis, Tensor],
+        attributes: Attributes,
+        programs: Mapping[str, Program] | None = None,
+    ) -> Checked:
+        """`check`, with the numbers to keep that would follow from the new widths; keeping them is tried."""
+        change = _Change(Masks.of(masks), attributes, programs or {})
+        with uncollected():  # garbage collection would walk the graph again and again
+            found: list[Difference] = []
+            problem = self._problem(graph, change, found)
+            if problem is not None or not found:
+                return Checked(problem, {})
+            left: list[Difference] = []
+            problem = self._problem(graph, replace(change, numbers=to_keep(found)), left)
+        # the scale of attention follows the width where it cannot be kept: the axis says so
         other = next((d for d in left if d.number.kind != "attention"), None)
         if problem is None and other is not None:
             problem = Mismatch(graph.every_op.index(other.op), str(other))
-        if problem is None and left:
-            numbers = to_keep(d for d in found if all(d.op is not x.op for x in left))
-        return Checked(problem, numbers)
+        return Checked(problem, to_keep(d for d in found if all(d.op is not x.op for x in left)))
+
+    def _problem(self, graph: Graph, change: _Change, found: list[Difference]) -> Mismatch | None:
+        """The first problem of all recorded forwards; differing numbers are added to `found`."""
+        rewritten = bool(change.programs) or any(isinstance(m, Rewritten) for m in self.model.modules())
+        problem = self._problem_in(graph, change, found)
+        if problem is not None:
+            return problem
+        before = len(graph.ops)
+        for other in graph.others:
+            if rewritten and all(other is not v for v in graph.variants):
+                before += len(other.ops)
+                continue
+            training = other is graph.training
+            problem = self._problem_in(other, change, found, training=training)
+            if problem is not None:
+                when = "in training mode" if training else "in the other branch of a decision"
+                if any(other is v for v in graph.variants):
+                    when = f"on inputs of shape {', '.join(str(list(t.shape)) for t in tensors(other.example))}"
+                return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
+            before += len(other.ops)
+        return None
+
+    def _problem_in(
+        self, graph: Graph, change: _Change, found: list[Difference], *, training: bool = False
+    ) -> Mismatch | None:
+        shapes = {name: tuple(map(change.cut.size, v.axes)) for name, v in graph.tensors.items()}
+        on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
+        with self._shadow.lent(shapes) if on_meta else nullcontext(self._with_values(shapes)) as shadow:
+            set_attributes_(shadow, tuple((p, a, v) for (p, a), v in change.attributes.items()))
+            for path, program in change.programs.items():
+                shadow = rewrite_(shadow, path, program)
+            shadow = keep_numbers_(shadow, change.numbers)
+            return followed(shadow.train() if training else evaluating(shadow), graph, change.cut, found)
+
+    def _with_values(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
+        """A copy with tensors that are not the kept slices, but of their shapes and with similar values."""
+        by_id = {id(t): shapes[name] for *_, name, t in named_tensors(self.model)}
+        return clone(self.model, lambda t: t.detach()[tuple(map(slice, by_id[id(t)]))].clone())
 
 
 @dataclass(frozen=True)
-class _Changes:
-    """What a cut changes in a network."""
+class _Change:
+    """What a cut changes of a model, besides its tensors' values."""
 
     cut: Masks
     attributes: Attributes
@@ -111,48 +165,16 @@ class _Changes:
     numbers: Numbers = field(default_factory=dict)
 
 
-def _check_all(model: nn.Module, graph: Graph, changes: _Changes, found: list[Difference]) -> Mismatch | None:
-    """Check every recorded forward; differing numbers are added to `found`."""
-    problem = _check(model, graph, changes, found)
-    if problem is not None:
-        return problem
-    before = len(graph.ops)
-    for other in graph.others:
-        if changes.programs and all(other is not v for v in graph.variants):
-            before += len(other.ops)
-            continue
-        training = other is graph.training
-        problem = _check(model, other, changes, found, training=training)
-        if problem is not None:
-            when = "in training mode" if training else "in the other branch of a decision"
-            if any(other is v for v in graph.variants):
-                when = f"on inputs of shape {', '.join(str(list(t.shape)) for t in tensors(other.example))}"
-            return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
-        before += len(other.ops)
-    return None
+def followed(shadow: nn.Module, graph: Graph, cut: Masks, found: list[Difference]) -> Mismatch | None:
+    """Run a cut network on the example of a graph and compare every operator's output with the predicted shape.
 
-
-def _check(
-    model: nn.Module, graph: Graph, changed: _Changes, found: list[Difference], *, training: bool = False
-) -> Mismatch | None:
-    cut = changed.cut
+    Args:
+        shadow: the cut network; on meta where the example is on meta.
+        graph: of the original.
+        cut: what is removed from it.
+        found: numbers that differ from those of the original are added.
+    """
     on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
-    by_id = {id(t): tuple(map(cut.size, graph.tensors[name].axes)) for *_, name, t in named_tensors(model)}
-
-    def resized(t: Tensor) -> Tensor:
-        if on_meta:
-            return empty_like_on_meta(t, by_id[id(t)])
-        new = t.detach()[
-            tuple(slice(n) for n in by_id[id(t)])
-        ]  # not the kept slice, but of its shape and with similar values
-        return new.clone()
-
-    shadow = clone(model, resized)
-    shadow = shadow.train() if training else evaluating(shadow)
-    set_attributes_(shadow, tuple((p, a, v) for (p, a), v in changed.attributes.items()))
-    for path, program in changed.programs.items():
-        shadow = rewrite_(shadow, path, program)
-    shadow = keep_numbers_(shadow, changed.numbers)
     on_path: Walk | None = None
     problem: Mismatch | None = None
 
@@ -200,10 +222,14 @@ def _check(
     changes = Interventions(instead=decided)
     args, kwargs = as_args(graph.example)
     last = len(graph.ops) - 1
-    match = Match(_same, may_leave, ahead)
     try:
         with follow(
-            graph.ops, shadow, compare, changes=changes, numerics=Numerics(meta=on_meta), match=match
+            graph.ops,
+            shadow,
+            compare,
+            changes=changes,
+            numerics=Numerics(meta=on_meta),
+            match=Match(_same, may_leave, ahead),
         ) as on_path:
             shadow(*args, **kwargs)
     except _Stop:
