@@ -53,7 +53,9 @@ class SampleGradients:
         self.vectorised: bool | None = None  # None: not tried yet
         half = (working_memory() if memory is None else memory) // 2  # for activations; the other half for gradients
         each = 3 * sum(p.numel() * p.itemsize for p in self.wanted.values())
-        self.most = max(1, min(_MOST, samples_within(graph, half, gradients=True), half // max(1, each)))
+        self.most = max(
+            1, min(_MOST, samples_within(graph, device_of(model), half, gradients=True), half // max(1, each))
+        )
 
     def add(self, inputs: Any, targets: Any, n: int) -> None:
         """Add the n samples of a batch.

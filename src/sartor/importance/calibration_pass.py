@@ -258,7 +258,9 @@ class _Pass:
             list(self.mean_grads.add(seen.grads, n))
         for c in gated:
             for name, contribution in seen.contributions.items():
-                given = {"labels": self.labels(c, targets, n, 0, take[c])} if "labels" in c.needs else {}
+                given: dict[str, Any] = (
+                    {"labels": self.labels(c, targets, n, 0, take[c])} if "labels" in c.needs else {}
+                )
                 scores = self.call(c, self.groups[name], contribution=contribution[:, : take[c]], **given)
                 self.means[c].add((name, 0), scores, take[c])
         for c in watching:

@@ -21,9 +21,9 @@ from sartor.structure.example import call, first_tensor, tensors, to_device
 from sartor.train.batch import first_samples
 from sartor.types import Batches, Data, Judge
 
-LABELS = 2000  # validation samples whose labels are counted
+LABELS = 1000  # validation samples whose labels are counted
 COMPARED = 256  # validation samples that are looked for in the training data
-SEARCHED = 4096  # ... among so many of its samples
+SEARCHED = 2048  # ... among so many of its samples
 FEW = 20  # samples below which a share of right answers says nothing
 SIGMAS = 2.0  # accuracy up to so many standard deviations above that of guessing is called guessing
 SHARED = 0.05  # share of the compared samples that may also be training samples by accident

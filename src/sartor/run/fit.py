@@ -18,12 +18,14 @@ from sartor.cost import count
 from sartor.errors import BadInput, BudgetNotMet, SartorError
 from sartor.export.delivery import Delivery
 from sartor.export.files import atomic_write
+from sartor.folder_lock import held
 from sartor.measure import default_target, environment, parse_target
 from sartor.run import stages
 from sartor.run.chance import beside_chance
+from sartor.run.conditions import checked_seed, one_at_a_time, usable_device
 from sartor.run.context import Context
 from sartor.run.doubts import doubts, worse_than_chance
-from sartor.run.folder import RECORD, write_model, write_result
+from sartor.run.folder import RECORD, new_folder, write_model, write_result
 from sartor.run.record import (
     FORMAT,
     HOLDS,
@@ -112,9 +114,19 @@ class Outcome:
 
 
 def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
-    """See `sartor.fit`."""
+    """See `sartor.fit`. Meanwhile nobody else may write to the run folder, and other threads of this process wait."""
+    with one_at_a_time():
+        if options.out is None:
+            return _run(model, data, budget, recipe, judge, options)
+        sentences: list[str] = []
+        with held(options.out, sentences.append):
+            options = replace(options, notes=(*sentences, *options.notes))
+            return _run(model, data, budget, recipe, judge, options)
+
+
+def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
     inside = unwrapped(model).module
-    folder = _new_folder(options.out)
+    folder = new_folder(options.out)
     recorder = Recorder(folder / RECORD if folder else None, options.listener)
     check_limits(budget)
     example = options.example
@@ -124,8 +136,8 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
         raise BadInput("budget 'drop': quality can only be limited where it is measured; pass val=... or evaluate=...")
     if recipe.training.epochs and data.train is None:
         raise BadInput(f"recipe {recipe.name!r} trains for {recipe.training.epochs} epochs; pass train=...")
-    seed = recipe.seed if options.seed is None else options.seed
-    where = torch.device(options.device) if options.device is not None else device_of(inside)
+    seed = checked_seed(recipe.seed if options.seed is None else options.seed)
+    where = usable_device(options.device) if options.device is not None else device_of(inside)
     recorder.add(
         "asked", format=FORMAT, sartor=version(), budget=show_budget(budget), recipe=recipe, seed=seed,
         device=str(where), environment=environment(),
@@ -412,20 +424,6 @@ def _score_name(recipe: Recipe) -> str:
     if how.kind != "criterion":
         return how.kind
     return str(getattr(how.criterion, "__name__", how.criterion))
-
-
-def _new_folder(out: str | Path | None) -> Path | None:
-    if out is None:
-        return None
-    folder = Path(out)
-    if (folder / "result.json").exists():
-        raise BadInput(f"{folder} holds a finished run; choose another folder or remove it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD).unlink(missing_ok=True)
-    except OSError as e:
-        raise SartorError(f"{folder}: cannot be written ({e.strerror or e})") from e
-    return folder
 
 
 def _first_inputs(batches: Batches | None) -> Example:

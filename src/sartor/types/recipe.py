@@ -6,7 +6,7 @@
 | `cut`: what may go | `Axes` |
 | `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, or a `Search` around one of them |
 | `when`: on what schedule | `OneShot` |
-| `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `FineTune` |
+| `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `Distil`, `FineTune` |
 
 Every choice is a frozen value with a `kind`, so a recipe survives TOML and JSON.
 """
