@@ -31,7 +31,7 @@ from sartor.importance.reduce import Means
 from sartor.importance.registry import ScoreFunction
 from sartor.structure import Graph, Site
 from sartor.structure.calls import Op
-from sartor.structure.example import batch_of, to_device, with_batch
+from sartor.structure.example import batch_of, tensors, to_device, with_batch
 from sartor.structure.model_copy import named_tensors
 from sartor.structure.weight_arithmetic import effective_weights
 from sartor.types import Among, Calibration, Group, Listener, Member, Role, Scaling
@@ -219,7 +219,8 @@ class _Pass:
         whole: dict[str, Tensor] = {}
         with_gradients = bool(self.by_batch or self.on_average or self.gated)
         most = n
-        if not any(c.per_batch and c.batch == 1 for c in self.watched):
+        by_sample = all(t.dim() and t.shape[0] == n for t in tensors(targets))  # else they cannot be taken apart
+        if by_sample and not any(c.per_batch and c.batch == 1 for c in self.watched):
             device, memory = device_of(self.model), working_memory()
             most = samples_within(self.graph, device, memory, gradients=with_gradients)
         for part_inputs, part_targets in parts((inputs, targets), most):
