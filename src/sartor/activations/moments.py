@@ -1,84 +1,48 @@
-"""First and second moments of what layers read, from one pass over calibration inputs."""
+"""Mean and variance of what the columns of a place carry, over all samples of a calibration set."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from sartor.activations.follow import replay
-from sartor.activations.patches import Reading
-from sartor.borrow import borrowed
-from sartor.structure import Graph
-from sartor.structure.calls import Op
-from sartor.structure.example import Example
+from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the rows that a convolution or linear layer reads, in double precision; see `Reading.rows`."""
+    """Of every column that carries a unit, over `n` values: its samples and positions. float64.
 
-    mean: Tensor  # [groups, inputs]
-    covariance: Tensor  # [groups, inputs, inputs]
+    A unit has several columns where several inputs of one operator carry it: the dimensions of a head, the positions of
+    a channel that is flattened before a linear layer.
+    """
+
+    n: int
+    mean: Tensor  # [units, columns]
+    variance: Tensor  # [units, columns], divided by n
 
     @property
-    def second(self) -> Tensor:
-        """The Gram matrix: mean products, not centred, [groups, inputs, inputs]."""
-        return self.covariance + self.mean[:, :, None] * self.mean[:, None, :]
+    def mean_square(self) -> Tensor:
+        """[units, columns]."""
+        return self.variance + self.mean.square()
 
+    @staticmethod
+    def of(values: Tensor) -> Moments:
+        """The moments of [units, columns, n]; n > 0.
 
-def layer_moments(
-    graph: Graph,
-    model: nn.Module,
-    batches: Sequence[Example],
-    layers: Container[int],
-    *,
-    rows: int,
-    generator: torch.Generator,
-) -> dict[int, Moments]:
-    """The moments of every layer that the batches reach.
+        >>> import torch
+        >>> Moments.of(torch.tensor([[[1.0, 3.0], [5.0, 5.0]]])).variance
+        tensor([[1., 0.]], dtype=torch.float64)
+        """
+        x = values.double()
+        mean = x.mean(2)
+        return Moments(x.shape[2], mean, (x - mean[:, :, None]).square().mean(2))
 
-    Args:
-        graph: of the model.
-        model: borrowed.
-        batches: inputs, on the model's device.
-        layers: numbers of operators that `Reading.of` knows.
-        rows: positions read for one layer, about.
-        generator: draws them.
-    """
-    sums: dict[int, tuple[Any, Any, Any, int]] = {}
-    each = -(-rows // max(1, len(batches)))
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both sets of values, to full precision: squares are taken around each set's own mean.
 
-    def see(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        if op.index not in layers:
-            return
-        reading = Reading.of(op)
-        assert reading is not None
-        channels = int(op.args[0].shape[1 if op.kind == "conv" else -1])
-        if args[0].shape[reading.channel(args[0].dim())] != channels:
-            return
-        x = reading.rows(args[0], reading.pick(out, each, generator)).float()
-        if op.index not in sums:
-            zeros = x.new_zeros(x.shape[0], x.shape[2], x.shape[2], dtype=torch.float64)
-            sums[op.index] = (x.mean(1), zeros, zeros.new_zeros(x.shape[0], x.shape[2]), 0)
-        shift, square, total, n = sums[op.index]
-        x = x - shift[:, None]  # near the mean, squares lose no digits
-        square += x.transpose(1, 2) @ x
-        total += x.sum(1, dtype=torch.float64)
-        sums[op.index] = (shift, square, total, n + x.shape[1])
-
-    with borrowed(model):
-        for b in batches:
-            replay(graph, model, b, see)
-    moments = {}
-    for i, (shift, square, total, n) in sums.items():
-        mean = total / n
-        covariance = (square / n).sub_(mean[:, :, None] * mean[:, None, :])
-        moments[i] = Moments(mean + shift, covariance)
-    return moments
-
-
-__all__ = ["Moments", "layer_moments"]
+        Source: Chan, Golub and LeVeque 1983, doi:10.1080/00031305.1983.10483115.
+        """
+        n = self.n + other.n
+        share = other.n / n
+        apart = other.mean - self.mean
+        variance = self.variance + share * (other.variance - self.variance) + share * (1 - share) * apart.square()
+        return Moments(n, self.mean + share * apart, variance)

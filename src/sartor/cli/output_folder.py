@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sartor.errors import BadInput
+from sartor.folder_lock import LOCK
 
 
 def must_be_replaced(folder: Path, *, force: bool) -> bool:
@@ -15,7 +16,7 @@ def must_be_replaced(folder: Path, *, force: bool) -> bool:
     """
     if folder.is_file():
         raise BadInput(f"--out {folder}: expected a folder; there is a file of that name")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(entry.name == LOCK for entry in folder.iterdir()):
         return False
     if not force:
         raise BadInput(f"--out {folder} is not empty: choose another folder, or replace it with --force")

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from sartor.activations.micro_batches import parts, samples_within, working_memory
-from sartor.activations.moments import layer_moments
 from sartor.activations.patches import Reading
+from sartor.activations.row_moments import layer_moments
+from sartor.borrow import device_of
 from sartor.errors import BadInput
 from sartor.repair.original import Original
 from sartor.structure.axes import keep_mask
@@ -50,7 +51,8 @@ def compensate_(smaller: nn.Module, original: Original, batches: Sequence[Exampl
         reading = Reading.of(op) if op.live else None
         if reading is not None and not bool(keep_mask(reading.weight.axes[1], masks).all()):
             layers[op.index] = reading
-    pieces = [p for b in batches for p in parts(b, samples_within(graph, working_memory() // 2))]
+    most = samples_within(graph, device_of(model), working_memory() // 2)
+    pieces = [p for b in batches for p in parts(b, most)]
     generator = torch.Generator().manual_seed(seed)
     moments = layer_moments(graph, model, pieces, layers, rows=_ROWS, generator=generator)
     tensors, originals = ({name: t.detach() for *_, name, t in named_tensors(m)} for m in (smaller, model))

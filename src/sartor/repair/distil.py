@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from sartor.activations.augment import crop_flip
 from sartor.activations.micro_batches import parts, samples_within, working_memory
-from sartor.borrow import borrowed, in_channels_last
+from sartor.borrow import borrowed, device_of, in_channels_last
 from sartor.errors import BadInput
 from sartor.repair.gap import output_gap, outputs
 from sartor.repair.original import Original
@@ -183,7 +183,7 @@ class _Step:
         self.student, self.teacher, self.taps, self.options = student, teacher, taps, options
         self.trained = [p for p in student.parameters() if p.requires_grad and p.is_floating_point()]
         self.optimizer = torch.optim.Adam(self.trained, lr=options.lr)
-        self.most = samples_within(graph, working_memory(), gradients=True)
+        self.most = samples_within(graph, device_of(student), working_memory(), gradients=True)
         self.picture = any(isinstance(m, nn.Conv2d) for m in student.modules())
 
     def __call__(self, inputs: Example, rate: float) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
 from sartor.errors import CorruptFile
+from sartor.json_file import parse_json
 from sartor.types.checked import refusal
 from sartor.types.rows import Row
 
@@ -144,9 +144,7 @@ class EditsFile(Row):
             CorruptFile: not JSON, or a field is missing or of the wrong kind; names it.
         """
         try:
-            return cls.model_validate(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as e:
-            raise CorruptFile(f"edits: expected JSON with tensors and attributes; {e}") from e
+            return cls.model_validate(parse_json(text, "edits"))
         except ValidationError as e:
             raise CorruptFile(str(refusal(e, "edits"))) from e
 

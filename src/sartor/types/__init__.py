@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         Sensitivity,
         Uniform,
     )
-    from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Normalise, Reduce, Scaling
+    from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Among, Normalise, Reduce, Scaling
     from sartor.types.timing import (
         SECTIONS,
         Comparison,
@@ -105,6 +105,7 @@ _HOMES = {
     "scaling": (
         "NORMALISATIONS",
         "REDUCTIONS",
+        "Among",
         "Normalise",
         "Reduce",
         "Scaling",
@@ -122,8 +123,9 @@ _HOMES = {
     "verdict": ("Verdict",),
 }
 __all__ = [
-    "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion", "Custom",
-    "Data", "Distil", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep", "Judge",
+    "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion",
+    "Custom", "Data", "Distil", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep",
+    "Judge",
     "Knapsack", "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS",
     "Normalise", "OneShot", "Plan", "Precision", "Progress", "Reason", "REDUCTIONS", "Recipe", "Reduce", "Rewrite",
     "RefreshNorms", "Ridge", "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Target",

@@ -1,0 +1,56 @@
+"""What must hold while a run computes: gradients, one run at a time, a device that works, a seed of 63 bits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from sartor.errors import BadInput
+
+MOST_SEED = 2**63 - 1  # seeds of parts of a run are derived from it by adding small numbers
+_RUNNING = threading.RLock()
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Inside, gradients are on, whatever surrounds the call, and runs of other threads wait.
+
+    A run seeds the generators of the process, so two at a time would change each other's results.
+    """
+    with _RUNNING, torch.inference_mode(mode=False), torch.enable_grad():
+        yield
+
+
+def checked_seed(seed: Any) -> int:
+    """The seed.
+
+    Raises:
+        BadInput: not a whole number of at most 63 bits.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -MOST_SEED <= seed <= MOST_SEED - 2**32:
+        raise BadInput(f"seed: expected a whole number of at most 63 bits; got {repr(seed)[:80]}")
+    return seed
+
+
+def usable_device(device: Any) -> torch.device:
+    """The device of a name, after a tensor was put there.
+
+    Raises:
+        BadInput: there is no such device, or it does not work on this machine.
+    """
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except Exception as e:  # of every kind: unknown names, missing drivers, indices out of range
+        reason = str(e).strip().splitlines()[0][:200]
+        raise BadInput(
+            f"device: expected one that works here, such as 'cpu' or 'cuda'; got {device!r}: {reason}"
+        ) from e
+    return found
+
+
+__all__ = ["checked_seed", "one_at_a_time", "usable_device"]
