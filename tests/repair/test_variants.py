@@ -73,7 +73,8 @@ def test_units_with_an_equal_one_that_stays_are_made_up_for(repair: str) -> None
     before = output_gap(smaller, inputs(seed=7), outputs(model, inputs(seed=7)))
     done = compensate_(smaller, original, inputs()) if repair == "grail" else fold_units_(smaller, original)
     assert done == 2
-    assert output_gap(smaller, inputs(seed=7), outputs(model, inputs(seed=7))) < 1e-5 < before
+    after = output_gap(smaller, inputs(seed=7), outputs(model, inputs(seed=7)))
+    assert after < (1e-6 if repair == "folding" else 0.02 * before) < before  # a ridge shrinks what hardly occurs
 
 
 def test_grail_is_the_weight_times_the_ridge_regression_from_kept_to_all_channels() -> None:

@@ -10,6 +10,8 @@ k-means chooses the width; here the clusters begin at the units that the plan ke
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -37,9 +39,7 @@ def fold_units_(smaller: nn.Module, original: Original) -> int:
     with torch.no_grad():
         for *_, name, target in named_tensors(smaller):
             if name in graph.tensors and target.is_floating_point():
-                merged = _merged(graph.tensors[name], originals[name], slots, original.masks)
-                if merged.shape == target.shape:
-                    target.copy_(merged.to(target))
+                target.copy_(_merged(graph.tensors[name], originals[name], slots, original.masks).to(target))
     return len(kept)
 
 
@@ -73,10 +73,10 @@ def _slots(rows: Tensor, stays: Tensor) -> Tensor:
     return kept[nearest].cpu()
 
 
-def _merged(value: Value, tensor: Tensor, slots: dict[Axis, Tensor], masks: object) -> Tensor:
+def _merged(value: Value, tensor: Tensor, slots: dict[Axis, Tensor], masks: Mapping[Axis, Tensor]) -> Tensor:
     """A tensor of the original as the folded network has it."""
     for dim, axis in enumerate(value.axes):
-        stays = keep_mask(axis, masks)  # type: ignore[arg-type]
+        stays = keep_mask(axis, masks)
         if bool(stays.all()):
             continue
         place = torch.arange(len(stays))

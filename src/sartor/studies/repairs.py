@@ -51,7 +51,7 @@ class RepairedNetwork(Network):
     """A [[network]] of the file."""
 
     recipe: str = "reconstruction"  # decides what is cut
-    changes: dict[str, Any] = field(default_factory=dict)  # fields of it, such as {cut = {only = ["heads"]}}
+    changes: dict[str, Any] = field(default_factory=dict)  # fields of it, such as {"cut.only" = ["heads"]}
     repairs: list[str] = field(default_factory=list)  # keys of REPAIRS; empty: all
 
 
