@@ -192,8 +192,11 @@ class _Step:
         inputs = move(inputs, self.device, channels_last=options.channels_last)
         targets = move(targets, self.device)
         with torch.autocast(self.device.type, _DTYPE[options.precision], enabled=options.precision != "float32"):
-            output = call(self.model, inputs)
+            output = _output(self.model, inputs)
             value = self.loss(output, targets)
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                got = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise BadInput(f"loss: expected a function that returns one number as a tensor; it returned {got}")
             if self.teacher is not None:
                 with torch.no_grad():
                     soft = first_tensor(call(self.teacher, inputs))
@@ -299,9 +302,24 @@ def _cross_entropy(options: FineTune) -> Loss:
         logits = first_tensor(output).float()
         if isinstance(targets, Tensor) and targets.device.type == "cpu" and targets.shape != logits.shape:
             check_classes(logits, targets, "fine-tuning")  # other devices would have to be waited for
-        return F.cross_entropy(logits, targets, label_smoothing=options.label_smoothing)
+        try:
+            return F.cross_entropy(logits, targets, label_smoothing=options.label_smoothing)
+        except IndexError as e:  # a negative number other than -100, which is ignored
+            raise BadInput(f"fine-tuning: expected class numbers from 0, or -100 for none; {e}") from e
 
     return loss
+
+
+def _output(model: nn.Module, inputs: Any) -> Any:
+    try:
+        return call(model, inputs)
+    except ValueError as e:
+        if "more than 1 value per channel" not in str(e):
+            raise
+        raise BadInput(
+            "fine-tuning: a batch of one sample came, and batch norm cannot be trained on one; pass a loader with "
+            "drop_last=True, or another batch size"
+        ) from e
 
 
 def _sgd(parameters: list[nn.Parameter], options: FineTune, fused: bool) -> torch.optim.Optimizer:
