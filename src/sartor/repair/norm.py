@@ -125,7 +125,7 @@ def _run(model: nn.Module, batches: Iterable[Example], samples: int) -> None:
     left = samples
     for inputs in batches:
         n = batch_of(inputs)
-        call(model, with_batch(inputs, left) if n > left else inputs)
+        call_in_training(model, with_batch(inputs, left) if n > left else inputs)
         left -= n
         if left <= 0:
             return

@@ -18,7 +18,7 @@ from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput, NothingToDo, TrainingDiverged
 from sartor.schedule.cosine import cosine_with_warmup
 from sartor.seed import seed_everything, seeded
-from sartor.structure.example import batch_of, call, first_tensor
+from sartor.structure.example import batch_of, call, call_in_training, first_tensor
 from sartor.train.average import Average
 from sartor.train.batch import move, split
 from sartor.train.distill import distillation
@@ -192,7 +192,7 @@ class _Step:
         inputs = move(inputs, self.device, channels_last=options.channels_last)
         targets = move(targets, self.device)
         with torch.autocast(self.device.type, _DTYPE[options.precision], enabled=options.precision != "float32"):
-            output = _output(self.model, inputs)
+            output = call_in_training(self.model, inputs)
             value = self.loss(output, targets)
             if not isinstance(value, Tensor) or value.numel() != 1:
                 got = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -308,18 +308,6 @@ def _cross_entropy(options: FineTune) -> Loss:
             raise BadInput(f"fine-tuning: expected class numbers from 0, or -100 for none; {e}") from e
 
     return loss
-
-
-def _output(model: nn.Module, inputs: Any) -> Any:
-    try:
-        return call(model, inputs)
-    except ValueError as e:
-        if "more than 1 value per channel" not in str(e):
-            raise
-        raise BadInput(
-            "fine-tuning: a batch of one sample came, and batch norm cannot be trained on one; pass a loader with "
-            "drop_last=True, or another batch size"
-        ) from e
 
 
 def _sgd(parameters: list[nn.Parameter], options: FineTune, fused: bool) -> torch.optim.Optimizer:
