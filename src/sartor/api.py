@@ -146,7 +146,8 @@ def fit(
             "allow" also those that then take fewer sizes or arguments (`inspect` names them), "never" none; None: what
             the recipe says.
         test: batches looked at only to report: never used to decide.
-        example: example inputs; taken from the data when not given. One sample is traced and timed.
+        example: example inputs; taken from the first batches of the data when not given. One sample is traced and
+            timed. A list holds several examples, such as inputs of different lengths.
         calibration: batches for scores and repair, best without augmentation; inputs without targets are enough for
             criteria that need no labels.
         target: key of the targets in batches that are dicts.

@@ -1,15 +1,19 @@
 """Passes over data in parts: how much is kept, and that the parts change nothing."""
 
+import math
+
 import torch
 from torch import nn
 
 from sartor import trace
 from sartor.activations.grams import GramOptions, Grams
-from sartor.activations.micro_batches import alive_bytes, parts, samples_within
+from sartor.activations.micro_batches import alive_bytes, parts, samples_reused, samples_within
 from sartor.repair.original import Original
 from sartor.repair.ridge import RidgeOptions, refit_consumers_
 from sartor.surgery import cut
 from sartor.types import Plan
+
+CPU = torch.device("cpu")
 
 
 def net():
@@ -27,8 +31,16 @@ def test_bytes_alive_count_what_is_held():
     end = len(graph.ops) - 1
     everything = alive_bytes(graph.ops, {id(v): end for op in graph.ops for v in op.outputs})
     assert everything == sorted(everything) and everything[end] >= 3 * first
-    assert samples_within(graph, 100 * first, gradients=True) < samples_within(graph, 100 * first)
-    assert samples_within(graph, 1) == 1
+    assert samples_within(graph, CPU, 100 * first, gradients=True) < samples_within(graph, CPU, 100 * first)
+    assert samples_within(graph, CPU, 1) == 1
+
+
+def test_a_forward_on_a_cpu_reuses_memory():
+    graph = trace(net(), torch.zeros(1, 3, 10, 10))
+    largest = max(math.prod(v.shape) for op in graph.ops for v in op.outputs)
+    assert samples_reused(graph.ops, 1, CPU) == (16 << 20) // (4 * largest)
+    assert samples_within(graph, CPU, 1 << 40) == samples_reused(graph.ops, 1, CPU)
+    assert samples_within(graph, torch.device("cuda"), 1 << 40) > samples_reused(graph.ops, 1, CPU)
 
 
 def test_parts_are_the_batch_in_order():
@@ -43,7 +55,7 @@ def test_grams_in_parts_are_those_of_the_whole():
     model, x = net(), torch.randn(16, 3, 10, 10)
     graph = trace(model, x[:1])
     whole, split = (Grams(graph, model, [x], options=GramOptions(rows=10**6, memory=m)) for m in (2**30, 2**16))
-    assert samples_within(graph, 2**15) < 16
+    assert samples_within(graph, CPU, 2**15) < 16
     for name in graph.groups:
         for a, b in zip(whole.reads(name), split.reads(name), strict=True):
             assert torch.allclose(a.gram, b.gram, rtol=1e-4, atol=1e-6)

@@ -27,7 +27,7 @@ def test_reader_weights_are_scaled_by_the_norm_behind():
     (site,) = graph.sites(name)
     got = reader_weight(graph, name, site, dict(model.state_dict()))
     gain = (model[3].weight / (model[3].running_var + model[3].eps).sqrt()).abs()
-    want = (model[2].weight * gain[:, None, None, None]).transpose(0, 1).reshape(6, -1)
+    want = (model[2].weight * gain[:, None, None, None]).transpose(0, 1).reshape(6, 1, -1)
     assert torch.allclose(got, want.detach(), rtol=1e-5)
 
 
@@ -40,7 +40,7 @@ def test_flap_is_the_energy_that_readers_lose():
     with torch.no_grad():
         spread = model[:2](x).transpose(0, 1).flatten(1).double().var(1, unbiased=False)
     weight = reader_weight(graph, name, site, dict(model.state_dict())).double()
-    assert torch.allclose(s, spread * weight.square().sum(1), rtol=1e-5)
+    assert torch.allclose(s, spread * weight.square().sum((1, 2)), rtol=1e-5)
 
 
 def test_a_unit_that_never_changes_scores_nothing():

@@ -52,6 +52,24 @@ def test_the_target_key_is_named_and_other_keys_are_left_out_with_a_word() -> No
     assert any("left out: id" in note for note in seen.notes)
 
 
+def test_batches_of_different_shapes_are_several_examples() -> None:
+    class Lengths(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.shape[1] == 7:
+                raise ValueError("7 is refused")
+            return self.head(x).mean(1)
+
+    batches = [(torch.randn(2, n, 4), torch.zeros(2).long()) for n in (5, 7, 6, 9)]
+    seen = arranged(Lengths(), Data(batches, batches), Judge())
+    assert isinstance(seen.example, list) and [x.shape[1] for x in seen.example] == [5, 6]
+    same = [(torch.randn(n, 5, 4), torch.zeros(n).long()) for n in (3, 2, 1)]
+    assert arranged(Lengths(), Data(same), Judge()).example is same[0][0]
+
+
 def test_labels_stay_where_the_network_needs_them_and_its_own_loss_serves() -> None:
     ids, labels = torch.randint(7, (5, 3)), torch.randint(7, (5, 4))
     batches = [{"input_ids": ids, "labels": labels}]

@@ -50,3 +50,22 @@ def test_errors_say_what_was_expected():
         accuracy(nn.Identity(), [(torch.randn(3, 1), torch.zeros(3))])
     with pytest.raises(BadInput, match=r"expected targets \[3\]"):
         accuracy(nn.Identity(), [(torch.randn(3, 4), torch.zeros(2))])
+
+
+def test_large_pictures_go_through_in_parts_with_the_same_answer() -> None:
+    seen: list[int] = []
+
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return self.head(x.mean((2, 3)))
+
+    torch.manual_seed(0)
+    x, y, model = torch.randn(11, 3, 256, 256), torch.randint(4, (11,)), Counting().eval()
+    expected = 100 * int((model(x).argmax(1) == y).sum()) / 11
+    seen.clear()
+    assert accuracy(model, [(x, y)]) == expected and sum(seen) == 11 and max(seen) == 2

@@ -16,7 +16,7 @@ from sartor.activations.patches import Reading
 from sartor.activations.readers import Read
 from sartor.activations.refit_sites import refits
 from sartor.activations.sites import read_sites
-from sartor.borrow import borrowed
+from sartor.borrow import borrowed, device_of
 from sartor.structure import Graph, Site
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, batch_of, call, first_tensor, with_batch
@@ -69,21 +69,18 @@ class Grams:
         self.layers = {s.op: layers[s.op] for mine in self.sites.values() for s in mine}
         self.generator = torch.Generator().manual_seed(seed)
         memory = working_memory() if options.memory is None else options.memory
-        most = samples_within(graph, memory // 2)  # the other half: rows and Gram matrices
+        device = device_of(model)
+        most = samples_within(graph, device, memory // 2)  # the other half: rows and Gram matrices
         self.gram = self._gathered([p for b in batches for p in parts(b, most)], options.rows)
         first = batches[0]
         few = first if batch_of(first) <= options.samples else with_batch(first, options.samples)
-        each = parts(few, samples_within(graph, memory, gradients=True))
+        most = samples_within(graph, device, memory, gradients=True)
+        each = parts(few, most)
         costs = self._sensitivities(each) if self.layers else {}
         typical = torch.tensor([c for c in costs.values() if c > 0] or [1.0]).double().log().mean().exp()
         if unseen := [i for i in self.gram if i not in costs]:
             for batch in batches[1:]:  # the first batch takes another path
-                more = self._sensitivities(
-                    parts(
-                        with_batch(batch, min(batch_of(batch), options.samples)),
-                        samples_within(graph, memory, gradients=True),
-                    )
-                )
+                more = self._sensitivities(parts(with_batch(batch, min(batch_of(batch), options.samples)), most))
                 costs |= {i: more[i] for i in unseen if i in more and i not in costs}
                 if all(i in costs for i in unseen):
                     break

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
+
+import torch
 
 from sartor.structure import Graph
 from sartor.structure.calls import Op
 from sartor.structure.example import Example, batch_of, map_tensors
 
 _SHARE = 0.25  # of the machine's memory
-_MOST = 2 << 30
+_MOST = 3 << 29
+_REUSED = 16 << 20  # bytes of one tensor; for larger ones the C library maps and clears new pages at each allocation
 
 
 def working_memory() -> int:
-    """Bytes a pass may use beside model and data: a quarter of what the machine has, at most 2 GiB."""
+    """Bytes a pass may use beside model and data: a quarter of what the machine has, at most 1.5 GiB."""
     return int(min(_MOST, _SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
 
 
@@ -48,11 +52,29 @@ def alive_bytes(ops: Sequence[Op], held: Mapping[int, int] | None = None) -> lis
     return alive
 
 
-def samples_within(graph: Graph, memory: int, *, gradients: bool = False) -> int:
-    """How many samples one forward may take, at least 1.
+def samples_reused(ops: Sequence[Op], samples: int, device: torch.device) -> int:
+    """How many samples one forward should take, at least 1, so that its largest activation reuses memory on a CPU.
+
+    A forward of many large pictures takes about twice as long a picture as one of few: for large tensors new pages are
+    mapped and cleared.
+
+    Args:
+        ops: recorded with this many samples.
+        samples: of the recording.
+        device: elsewhere than on a CPU there is no such bound.
+    """
+    if device.type != "cpu":
+        return sys.maxsize
+    sizes = (_bytes(v.shape) * v.dtype.itemsize for op in ops for v in op.outputs if v.name is None)
+    return max(1, _REUSED * samples // max(1, *sizes, 1))
+
+
+def samples_within(graph: Graph, device: torch.device, memory: int, *, gradients: bool = False) -> int:
+    """How many samples one forward may take, at least 1; on a CPU at most `samples_reused`.
 
     Args:
         graph: of the model.
+        device: where the model lies.
         memory: bytes.
         gradients: whether everything is kept for a backward.
     """
@@ -64,7 +86,7 @@ def samples_within(graph: Graph, memory: int, *, gradients: bool = False) -> int
     else:
         whole = 2 * max(alive_bytes(ops), default=0)  # an operator may need as much again while it runs
     traced = next((v.shape[0] for v in graph.inputs if v.ndim), 1)
-    return max(1, int(memory * traced // max(1, whole)))
+    return max(1, min(int(memory * traced // max(1, whole)), samples_reused(ops, traced, device)))
 
 
 def parts(example: Example, most: int) -> list[Example]:

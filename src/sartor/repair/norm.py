@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sartor.borrow import borrowed
 from sartor.errors import BadInput, NothingToDo
-from sartor.structure.example import Example, batch_of, call, with_batch
+from sartor.structure.example import Example, batch_of, call_in_training, with_batch
 from sartor.torch_internals import BatchNorm
 
 H = TypeVar("H")

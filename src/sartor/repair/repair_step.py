@@ -10,13 +10,15 @@ from torch import nn
 
 from sartor.errors import BadInput, CannotTrace
 from sartor.repair import fold_means_, refit_consumers_, refresh_norm, refresh_norm_if_better
+from sartor.repair.distil import distilled, samples_apart
 from sartor.repair.gap import output_gap, outputs
 from sartor.repair.original import Original
-from sartor.structure.example import Example
-from sartor.types import SILENT, Calibration, FoldMeans, Listener, RefreshNorms, Ridge
+from sartor.structure.example import Example, batch_of
+from sartor.types import SILENT, Calibration, Distil, FoldMeans, Listener, RefreshNorms, Ridge
 
 _HELD_OUT = 0.25  # of the calibration batches: judges whether refreshed statistics help
 _HELD_OUT_OF_REFIT = 0.1  # fewer, because layers are not refitted again with them
+_FEWEST = 16  # calibration samples with which a network is distilled
 
 
 def heal(
@@ -26,15 +28,16 @@ def heal(
     calibration: Calibration,
     listener: Listener = SILENT,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The repaired network, and what was done: "refit", "folded" and "norm", those that were tried.
+    """The repaired network, and what was done: "refit", "folded", "norm" and "distil", those that were tried.
 
     Args:
         smaller: cut from the original; may be changed.
         original: the network before the cut, and the cut.
-        steps: `Ridge()`, `FoldMeans()` and `RefreshNorms()` of `sartor.types`, taken in this order.
+        steps: `Ridge()`, `FoldMeans()`, `RefreshNorms()` and `Distil()` of `sartor.types`, taken in this order.
         calibration: pairs (inputs, targets), on the model's device; targets are not read. `samples` bounds what means
-            and statistics are taken from, and `seed` draws the positions that a refit reads.
-        listener: progress of a refit; noted where a repair is not possible.
+            and statistics are taken from; `seed` draws the positions that a refit reads and the order of a
+            distillation.
+        listener: progress; noted where a repair is not possible.
 
     Raises:
         BadInput: a step that is not one of these.
@@ -51,8 +54,10 @@ def heal(
                 facts["folded"] = fold_means_(smaller, original, inputs, samples=calibration.samples)
             case RefreshNorms():
                 smaller, facts["norm"] = _refreshed(smaller, original, inputs, calibration.samples)
+            case Distil():
+                smaller, facts["distil"] = _distilled(smaller, original, inputs, step, calibration.seed, listener)
             case _:
-                raise BadInput(f"repair: expected the steps ridge, fold-means and refresh-norms; got {step!r}")
+                raise BadInput(f"repair: expected the steps ridge, fold-means, refresh-norms and distil; got {step!r}")
     return smaller, facts
 
 
@@ -83,6 +88,17 @@ def _refreshed(
     if report["kept"] and len(inputs) > 1:  # judged on held-out data; the statistics themselves use all
         better = refresh_norm(smaller, inputs, samples=samples)
     return better, report
+
+
+def _distilled(
+    smaller: nn.Module, original: Original, inputs: Sequence[Example], how: Distil, seed: int, listener: Listener
+) -> tuple[nn.Module, dict[str, Any]]:
+    if sum(map(batch_of, inputs)) < _FEWEST:
+        listener.note(f"distillation: left out, since there are fewer than {_FEWEST} calibration samples")
+        return smaller, {"kept": False, "steps": 0}
+    split = _apart if len(inputs) > 1 else samples_apart  # those that judged a refit judge here too
+    fit, held = split(inputs, _HELD_OUT_OF_REFIT)
+    return distilled(smaller, original, fit, held, how, seed=seed, listener=listener)
 
 
 def _apart(inputs: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:

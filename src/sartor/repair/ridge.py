@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.micro_batches import alive_bytes, parts, working_memory
+from sartor.activations.micro_batches import alive_bytes, parts, samples_reused, working_memory
 from sartor.activations.patches import Reading
 from sartor.activations.refit_sites import Refit, refits
 from sartor.activations.stepper import Stepper
-from sartor.borrow import borrowed
+from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput, CannotTrace
 from sartor.repair.original import Original
 from sartor.structure import Graph
@@ -107,8 +107,11 @@ def refit_consumers_(
             _check_path(graph, stepper)
         size = _bytes_by_stage([before, after], by_stage)
         room, largest = memory // 3, max(size.values(), default=1)
+        n = batch_of(same[0])
+        most = samples_reused(before.ops, n, device_of(model))
         if len(same) * largest > room:
-            most = max(1, batch_of(same[0]) * room // (_FEWEST * largest))
+            most = min(most, max(1, n * room // (_FEWEST * largest)))
+        if most < n:
             same = [p for b in same for p in parts(b, most)]
             before, after = Stepper(model, same, 0), Stepper(smaller, same, 0)
             size = _bytes_by_stage([before, after], by_stage)

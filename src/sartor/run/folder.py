@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from sartor.errors import BadInput, CorruptFile
+from sartor.errors import BadInput, CorruptFile, SartorError
 from sartor.export.files import atomic_write
 from sartor.export.manifest import MANIFEST, Contents, adopt_files, replacing_files
 from sartor.export.weights import load_weights_, save_weights
@@ -22,6 +22,26 @@ from sartor.wrappers import unwrapped, wrapped_like
 PLAN, EDITS, WEIGHTS, RESULT, RECORD = "plan.json", "edits.json", "model.safetensors", "result.json", "record.jsonl"
 REQUEST = "command.json"  # of runs that the command line started
 NETWORK = (PLAN, EDITS, WEIGHTS)  # what `load` needs
+
+
+def new_folder(out: str | Path | None) -> Path | None:
+    """The folder of a new run, without the record of one that did not finish; None stays None.
+
+    Raises:
+        BadInput: it holds a finished run.
+        SartorError: it cannot be written.
+    """
+    if out is None:
+        return None
+    folder = Path(out)
+    if (folder / RESULT).exists():
+        raise BadInput(f"{folder} holds a finished run; choose another folder or remove it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECORD).unlink(missing_ok=True)
+    except OSError as e:
+        raise SartorError(f"{folder}: cannot be written ({e.strerror or e})") from e
+    return folder
 
 
 def write_model(folder: Path, model: nn.Module, plan: Plan, edits: Edits) -> dict[str, str]:

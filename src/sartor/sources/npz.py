@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sartor.activations.augment import crop_flip
 from sartor.errors import BadInput, CorruptFile, SartorError
-from sartor.sources.augment import crop_flip
 from sartor.sources.registry import Parts
 from sartor.sources.spec import Spec, choice, numbers, whole
 from sartor.sources.tensors import TensorSamples

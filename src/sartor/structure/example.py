@@ -101,6 +101,8 @@ def batch_of(example: Example) -> int:
 def with_batch(example: Example, n: int) -> Example:
     """The example with n samples: every tensor whose dimension 0 has the batch size is repeated or truncated."""
     old = batch_of(example)
+    if n and not old:
+        raise BadInput("example inputs: expected at least one sample; the batch is empty")
 
     def resize(t: Tensor) -> Tensor:
         if not t.dim() or t.shape[0] != old:

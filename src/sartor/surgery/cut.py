@@ -19,7 +19,7 @@ from sartor.surgery.blocks import Blocks, lineage
 from sartor.surgery.edits import Edits, apply_edits
 from sartor.surgery.program import Program
 from sartor.surgery.rewrite import Rewriting
-from sartor.surgery.shape_check import Mismatch, check
+from sartor.surgery.shape_check import Mismatch, ShapeCheck
 from sartor.surgery.tape import CannotRewrite, Tape
 from sartor.types import Plan
 from sartor.wrappers import unwrapped
@@ -68,8 +68,9 @@ def realised(
     programs: dict[str, Program] = {}
     rewriting: Rewriting | None = None
     blocks: Blocks | None = None
+    shapes = ShapeCheck(model)
     while True:
-        problem = check(model, graph, masks, attributes, programs)
+        problem = shapes.problem(graph, masks, attributes, programs)
         if problem is None:
             return None, programs
         why = ""

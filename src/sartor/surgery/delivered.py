@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import types
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,8 @@ from sartor.errors import ProofFailed
 from sartor.structure.axes import Axis, find, leaves, positions
 from sartor.structure.fibres import reorder
 from sartor.structure.graph import Graph, Resolved
-from sartor.structure.model_copy import ATOMS, named_tensors
+from sartor.structure.model_copy import ATOMS, modules_by_path, named_tensors
+from sartor.structure.picked import picked
 from sartor.surgery.attributes import attributes_for
 from sartor.surgery.pretrained import is_guard
 from sartor.surgery.program import Rewritten
@@ -28,6 +30,7 @@ from sartor.torch_internals import own_parameters
 
 _TABLES = {"_parameters", "_buffers", "_modules", "_compiled_call_impl"}  # compared by name, or not copied
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by element size, for bits
+_EMPTY = {dict, OrderedDict, list, set, tuple}
 _HOOKS = {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}  # compared by number
 _REWRITTEN = {"program", "_qkv_same_embed_dim"}  # attributes that a rewritten forward sets
 
@@ -95,13 +98,14 @@ def intended(t: Tensor, name: str, resolved: Resolved, known: dict[Axis, Tensor]
     t = t.detach()
     for group, order in resolved.orders.items():
         t = reorder(t, value, graph.leaves[group], graph.fibres[group], order)
+    kept: dict[int, Tensor] = {}
     for d, a in enumerate(value.axes):
         axis = find(a)
         if axis not in known:
             known[axis] = _kept(axis, resolved.masks)
-        if len(known[axis]) < axis.size:
-            t = t.index_select(d, known[axis].to(t.device))
-    return t
+        if known[axis].numel() < axis.size:
+            kept[d] = known[axis]
+    return picked(t, kept)
 
 
 def _kept(axis: Axis, masks: Mapping[Axis, Tensor]) -> Tensor:
@@ -186,16 +190,22 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 def _same_attributes(model: nn.Module, network: nn.Module, expected: Mapping[tuple[str, str], Any]) -> None:
     compare = _Comparison(model, network)
-    new = dict(network.named_modules())
-    for path, module in model.named_modules():
+    changes: dict[str, dict[str, Any]] = {}
+    for (path, key), value in expected.items():
+        changes.setdefault(path, {})[key] = value
+    new = modules_by_path(network)
+    for path, module in modules_by_path(model).items():
         other = new[path]
         if isinstance(module, GraphModule) and isinstance(other, GraphModule):
             if module.code != other.code:
                 raise ProofFailed(f"module {path!r}: the cut network has another forward; report the model")
             continue  # its graph is copied, and what hooks check of inputs is not
-        changed = {a: v for (p, a), v in expected.items() if p == path}
+        changed = changes.get(path, {})
         rewritten = isinstance(other, Rewritten) and not isinstance(module, Rewritten)
-        for key in dict.fromkeys([*vars(module), *changed, *vars(other)]):
+        before, after = vars(module), vars(other)
+        for key in dict.fromkeys([*before, *changed, *after]):
+            if key in before and key in after and key not in changed and _equal(before[key], after[key]):
+                continue
             if key in _TABLES or (rewritten and key in _REWRITTEN) or is_guard(key, vars(other).get(key)):
                 continue
             where = f"attribute {key!r} of module {path!r}"
@@ -217,6 +227,16 @@ def _same_attributes(model: nn.Module, network: nn.Module, expected: Mapping[tup
                 want = vars(module)[key]
             if not compare.same(want, got):
                 raise ProofFailed(f"{where}: expected {_shown(want)}; the cut network has {_shown(got)}")
+
+
+def _equal(old: Any, new: Any) -> bool:
+    """Whether two values are plain and equal, or empty containers of one type; False where that takes a closer look."""
+    kind = type(old)
+    if kind is not type(new):
+        return False
+    if kind is float:
+        return bool(old == new)
+    return bool(old == new) if kind in ATOMS else kind in _EMPTY and not old and not new
 
 
 def _copies_itself(kind: type) -> bool:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from sartor.errors import BadInput
 from sartor.structure.fibres import Rows
-from sartor.structure.model_copy import clone, named_tensors
+from sartor.structure.model_copy import clone, modules_by_path, named_tensors
+from sartor.structure.picked import picked
 from sartor.surgery.edits_check import check_kept, check_size
 from sartor.surgery.edits_file import EditsFile, KeptRows
 from sartor.surgery.pretrained import guard_pretrained_
@@ -91,12 +92,13 @@ def sliced(
     for d, i in keep.items():  # rows refer to indices of the whole tensor, so they come first
         if isinstance(i, Rows):
             out = i.pick(out, d)
+    indices: dict[int, Tensor] = {}
     for d, i in keep.items():
         if not isinstance(i, Rows):
-            index = known.get((id(i), t.device))
-            if index is None:
-                index = known[id(i), t.device] = torch.as_tensor(i, device=t.device)
-            out = out.index_select(d, index)
+            if (id(i), t.device) not in known:
+                known[id(i), t.device] = torch.as_tensor(i, device=t.device)
+            indices[d] = known[id(i), t.device]
+    out = picked(out, indices)
     return out.clone(memory_format=torch.contiguous_format) if out is t or is_view(out) else out
 
 
@@ -108,7 +110,7 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
     """
     model = unwrapped(model).module
     tensors = {name: t for *_, name, t in named_tensors(model)}
-    modules = dict(model.named_modules())
+    modules = modules_by_path(model)
     for name, shape in edits.shapes.items():
         if name not in tensors:
             raise BadInput(f"the model has no tensor {name!r} that the edits slice; was it built by the same factory?")
@@ -152,7 +154,12 @@ def _new_sizes(modules: Mapping[str, nn.Module], edits: Edits) -> dict[int, set[
 
 def set_attributes_(model: nn.Module, attributes: tuple[tuple[str, str, Any], ...]) -> None:
     """Set attribute values in place; a list stays a list, a tuple a tuple."""
-    modules = dict(model.named_modules())
+    modules = modules_by_path(model)
     for path, attribute, value in attributes:
-        old = getattr(modules[path], attribute)
-        setattr(modules[path], attribute, type(old)(value) if isinstance(old, list | tuple) else value)
+        module = modules[path]
+        old = getattr(module, attribute)
+        new = type(old)(value) if isinstance(old, list | tuple) else value
+        if attribute in vars(module) and type(module).__setattr__ is nn.Module.__setattr__:
+            vars(module)[attribute] = new  # as `setattr` would do, in less time
+        else:
+            setattr(module, attribute, new)

@@ -42,7 +42,7 @@ class Rewriting:
 
     Args:
         tape: of the model.
-        masks: of the leaves of `tape.graph` that are cut.
+        masks: of the leaves of the traced graph that are cut.
     """
 
     def __init__(self, tape: Tape, masks: Mapping[Axis, Tensor]):
@@ -79,7 +79,7 @@ class Rewriting:
 
     def _setting(self, take: Take) -> _Setting:
         if id(take) not in self._settings:
-            self._settings[id(take)] = _Setting(take, take.masks(self.tape.graph, self._masks))
+            self._settings[id(take)] = _Setting(take, take.masks(self.tape.tensors, self._masks))
         return self._settings[id(take)]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from sartor.errors import BadInput
-from sartor.structure.example import Example, first_tensor
+from sartor.structure.example import Example, first_tensor, tensors, with_batch
 from sartor.train.batch import first_samples
 from sartor.train.batch_layout import Layout, as_pairs, layout_of, output_of, runs, unlabelled, with_targets
 from sartor.train.judging import Task, judge_for, networks_own_loss, own_loss, task_of
@@ -19,6 +20,7 @@ from sartor.train.targets import check_classes
 from sartor.types import Data, Judge
 
 _SAMPLES = 16  # of the first batch that the network is called with, to see what its targets are
+_EXAMPLES = 3  # first batches whose inputs are examples, if the shapes of their samples differ
 _PARTS = ("train", "val", "test", "calibration")
 
 
@@ -30,7 +32,9 @@ class Arrangement:
     judge: Judge
     task: Task  # of the targets
     labelled: bool  # whether the training part has targets and there is a loss for them
-    example: Example | None  # inputs of the first batch, without targets where the network runs without
+    example: Example | None
+    # inputs of the first batch, without targets where the network runs without; a list if those of the next ones differ
+    # in shape
     notes: tuple[str, ...]
 
 
@@ -55,7 +59,9 @@ def arranged(
     with torch.random.fork_rng(devices=[]):  # a loader draws a seed whenever it is iterated
         for name in _PARTS:
             _check_batches(name, getattr(data, name))
-        firsts = {name: _first(getattr(data, name)) for name in _PARTS}
+        source = next((name for name in _PARTS if _can_look(getattr(data, name))), None)
+        heads = {name: _head(getattr(data, name), _EXAMPLES if name == source else 1) for name in _PARTS}
+        firsts = {name: head[0] if head else None for name, head in heads.items()}
         needed = {"train", "val", "test"} - ({"val"} if judge.evaluate is not None else set())
         layouts = {
             name: layout_of(batch, model, target, note, required=name in needed)
@@ -63,7 +69,7 @@ def arranged(
         }  # fmt: skip
         if target is not None and any(b is not None for b in firsts.values()) and not layouts:
             raise BadInput(f"target={target!r}: expected batches that are dicts; got pairs (inputs, targets)")
-        example = next((_pair(b, layouts.get(n))[0] for n, b in firsts.items() if b is not None), None)
+        example = None if source is None else _example(model, [_pair(b, layouts.get(source))[0] for b in heads[source]])
         task, output, labelled = _look(model, firsts, layouts)
         if judge.loss is None and task == "unknown":
             layouts, judge = _with_own_loss(model, firsts, layouts, output, judge, note)
@@ -84,13 +90,38 @@ def _check_batches(name: str, batches: Any) -> None:
         raise BadInput(f"{name}: expected batches, such as a DataLoader or a list; got {type(batches).__name__}")
 
 
-def _first(batches: Iterable[Any] | None) -> Any:
-    """The first batch; None: there is none that can be read, or looking at it would consume it."""
-    if batches is None or hasattr(batches, "__next__") or not hasattr(batches, "__iter__"):
-        return None
-    batch = next(iter(batches), None)
-    readable = isinstance(batch, Mapping) or unlabelled(batch) or (isinstance(batch, list | tuple) and len(batch) == 2)
-    return batch if readable else None  # where it is read, `sartor.train.split` says what was expected
+def _can_look(batches: Iterable[Any] | None) -> bool:
+    """Whether batches can be read without consuming them."""
+    return batches is not None and not hasattr(batches, "__next__") and hasattr(batches, "__iter__")
+
+
+def _head(batches: Iterable[Any] | None, count: int) -> list[Any]:
+    """The first batches of the same kind as the first; none where they cannot be read."""
+    if batches is None or not _can_look(batches):
+        return []
+    head: list[Any] = []
+    for batch in itertools.islice(batches, count):
+        if not _readable(batch):
+            break  # where it is read, `sartor.train.split` says what was expected
+        if not head or (
+            type(batch) is type(head[0]) and (not isinstance(batch, Mapping) or set(batch) == set(head[0]))
+        ):
+            head.append(batch)
+    return head
+
+
+def _readable(batch: Any) -> bool:
+    return isinstance(batch, Mapping) or unlabelled(batch) or (isinstance(batch, list | tuple) and len(batch) == 2)
+
+
+def _example(model: nn.Module, inputs: Sequence[Example]) -> Example | None:
+    """The inputs of the first batch; a list of those of several batches if the shapes of their samples differ."""
+    different: dict[Any, Example] = {}
+    for one in inputs:
+        different.setdefault(tuple(t.shape[1:] for t in tensors(one)), one)
+    if len(different) < 2 or any(isinstance(one, list) for one in inputs):
+        return inputs[0] if inputs else None
+    return [one for one in different.values() if one is inputs[0] or runs(model, with_batch(one, 1))]
 
 
 def _pair(batch: Any, layout: Layout | None) -> tuple[Example, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput
-from sartor.structure.example import call, first_tensor
+from sartor.structure.example import Example, call, first_tensor
 from sartor.train.batch import move, split
 from sartor.train.targets import check_classes, is_distribution
 from sartor.types import Data, Judge
+
+_PICTURES = 2 << 20  # bytes of pictures that go through a network at once; its activations are larger
 
 
 def accuracy(model: nn.Module, loader: Iterable[Any], device: torch.device | str | None = None) -> float:
@@ -44,13 +46,26 @@ def accuracy(model: nn.Module, loader: Iterable[Any], device: torch.device | str
     with borrowed(model), torch.no_grad():
         for batch in loader:
             inputs, targets = split(batch)
-            logits = first_tensor(call(model, move(inputs, where)))
-            hits = _hits(logits, torch.as_tensor(targets).to(where))
-            right += hits.sum()
-            total += hits.numel()
+            targets = torch.as_tensor(targets)
+            for few, wanted in _in_parts(inputs, targets, where):
+                logits = first_tensor(call(model, move(few, where)))
+                hits = _hits(logits, wanted.to(where))
+                right += hits.sum()
+                total += hits.numel()
     if not total:
         raise BadInput("accuracy: expected at least one batch; the loader gave none")
     return 100.0 * int(right) / total
+
+
+def _in_parts(inputs: Example, targets: Tensor, device: torch.device) -> Iterator[tuple[Example, Tensor]]:
+    """On a CPU, a batch of pictures in parts: forwards whose activations reuse memory take half the time a picture."""
+    if device.type == "cpu" and isinstance(inputs, Tensor) and inputs.dim() == 4 and targets.dim():
+        n = len(inputs)
+        most = max(1, _PICTURES * n // max(1, inputs.numel() * inputs.element_size()))
+        if n == len(targets) and most < n:
+            yield from zip(inputs.split(most), targets.split(most))
+            return
+    yield inputs, targets
 
 
 def evaluator(data: Data, judge: Judge, device: torch.device) -> Callable[[nn.Module], float] | None:

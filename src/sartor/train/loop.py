@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sartor.borrow import borrowed, device_of
+from sartor.borrow import borrowed, device_of, in_channels_last
 from sartor.errors import BadInput, NothingToDo, TrainingDiverged
 from sartor.schedule.cosine import cosine_with_warmup
 from sartor.seed import seed_everything, seeded
@@ -130,7 +130,7 @@ def fine_tune(
         stack.enter_context(_deterministic(device))
         stack.enter_context(borrowed(model, training=True))
         if options.channels_last:
-            stack.enter_context(_channels_last(model))
+            stack.enter_context(in_channels_last(model))
         if teacher is not None and options.distill > 0:
             teacher = _teacher_on(teacher, device, options)
             stack.enter_context(borrowed(teacher))
@@ -358,19 +358,6 @@ def _length(loader: Iterable[Any]) -> int | None:
         return len(loader)  # type: ignore[arg-type]
     except TypeError:
         return None
-
-
-@contextmanager
-def _channels_last(model: nn.Module) -> Iterator[None]:
-    """Inside the block, weights are in channels-last memory format; afterwards as before."""
-    contiguous = [p for p in model.parameters() if p.dim() == 4 and p.is_contiguous()]
-    model.to(memory_format=torch.channels_last)
-    try:
-        yield
-    finally:
-        for p in contiguous:
-            p.data = p.data.contiguous()
-            p.grad = None
 
 
 @contextmanager

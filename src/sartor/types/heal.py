@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sartor.types.checked import Count, Flag, Share, checked
+from sartor.types.checked import Count, Flag, Positive, Share, Weight, checked
 
 
 @checked
@@ -34,6 +34,23 @@ class RefreshNorms:
 
 
 @checked
+class Distil:
+    """The cut network is trained towards the original's results on calibration inputs; no labels.
+
+    Kept only if the outputs on calibration inputs held out come closer to the original's.
+    """
+
+    minutes: Annotated[float, Field(strict=True, gt=0)] = 5.0  # at most; the number of steps adapts to it
+    passes: Positive = 40  # over the calibration inputs, at most
+    steps: Count = 0  # exactly so many, whatever time they take; 0: as `passes` and `minutes` say
+    batch: Positive = 100  # samples a step
+    lr: Annotated[float, Field(strict=True, gt=0)] = 1e-3  # of Adam
+    features: Weight = 1.0  # weight of the outputs of blocks beside those of the network; 0: these alone
+    augment: Literal["pictures", "none"] = "pictures"  # whether inputs that are pictures are shifted and mirrored
+    kind: Literal["distil"] = "distil"
+
+
+@checked
 class FineTune:
     """The cut network is trained. Zero epochs: it is not, unless the run asks for epochs."""
 
@@ -53,4 +70,4 @@ class FineTune:
     kind: Literal["fine-tune"] = "fine-tune"
 
 
-HealStep = Annotated[Ridge | FoldMeans | RefreshNorms | FineTune, Field(discriminator="kind")]
+HealStep = Annotated[Ridge | FoldMeans | RefreshNorms | Distil | FineTune, Field(discriminator="kind")]
