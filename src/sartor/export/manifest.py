@@ -95,10 +95,10 @@ class Contents:
             CorruptFile: the manifest is damaged.
         """
         folder = Path(folder)
-        for home in (folder / STAGE, folder):
-            if (home / MANIFEST).exists() and not home.is_symlink():
-                return cls(folder, Manifest.read(home / MANIFEST), home != folder)
-        return cls(folder, None, False)
+        stage = folder / STAGE
+        if (stage / MANIFEST).exists() and not stage.is_symlink():
+            return cls(folder, Manifest.read(stage / MANIFEST), True)
+        return cls(folder, Manifest.read(folder / MANIFEST) if (folder / MANIFEST).exists() else None, False)
 
     def lists(self, name: str) -> bool:
         """Whether the manifest lists a file of this name."""
