@@ -16,7 +16,7 @@ from sartor.structure.calls import Op, Value, short_name
 from sartor.structure.example import as_args, tensors
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
-from sartor.structure.model_copy import clone, evaluating, named_tensors
+from sartor.structure.model_copy import clone, evaluating, modules_of, named_tensors
 from sartor.structure.shadow import Shadow
 from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
@@ -85,7 +85,7 @@ class ShapeCheck:
     ) -> Mismatch | None:
         """See `check`."""
         change = _Change(Masks.of(masks), attributes, programs or {})
-        rewritten = bool(programs) or any(isinstance(m, Rewritten) for m in self.model.modules())
+        rewritten = bool(programs) or any(isinstance(m, Rewritten) for m in modules_of(self.model))
         with uncollected():  # garbage collection would walk the graph again and again
             problem = self._problem(graph, change, training=False)
             if problem is not None:
