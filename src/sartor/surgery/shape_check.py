@@ -239,8 +239,8 @@ def followed(shadow: nn.Module, graph: Graph, cut: Masks, found: list[Difference
         assert on_path is not None
         return Mismatch(
             min(on_path.place, last),
-            f"{e.func} is called where another operator was traced (if the network keeps what it computed and was called "
-            "or changed since, trace it again)",
+            f"{e.func} is called where another operator was traced (if the network keeps what it computed, and was "
+            "called or changed since, trace it again)",
         )
     except Exception as e:
         op = graph.ops[min(on_path.place if on_path else 0, last)]
