@@ -54,7 +54,7 @@ def test_what_hides_a_cut_is_compared_with_redrawn_weights(name: str) -> None:
 
 
 class NearZero(nn.Module):
-    """Attention whose scores are near zero, with a scale computed from a width where the shape check does not see it."""
+    """Attention whose scores are near zero, with a scale from a width in a place that the shape check does not see."""
 
     def __init__(self) -> None:
         super().__init__()
