@@ -129,9 +129,9 @@ class Graph:
         for tied in self.ties:
             counts = {n: len(plan.keep[n]) if n in plan.keep else self.groups[n].units for n in tied}
             if len(set(counts.values())) > 1:
-                kept = ", ".join(f"{n!r} keeps {k}" for n, k in counts.items())
+                shares = ", ".join(f"{n!r} keeps {k}" for n, k in counts.items())
                 raise BadInput(
-                    f"plan: {kept}; these groups are tied (one number states the sizes of all), so they must keep "
+                    f"plan: {shares}; these groups are tied (one number states the sizes of all), so they must keep "
                     "equal counts. `graph.ties` lists the ties of a graph; keep as many units of each group of a tie"
                 )
         return Resolved(self, plan, Masks(masks), {name: self._order(plan, name) for name in plan.fibres})

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from sartor.borrow import uncollected
 from sartor.errors import CannotCut, NothingToDo
 from sartor.structure.axes import Axis
 from sartor.structure.calls import Op
@@ -25,6 +26,7 @@ from sartor.types import Plan
 from sartor.wrappers import unwrapped
 
 
+@uncollected()
 def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
     """Slices, attribute values and rewritten forwards that realise a plan, checked on meta tensors.
 

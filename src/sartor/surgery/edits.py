@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sartor.borrow import uncollected
 from sartor.errors import BadInput
 from sartor.structure.fibres import Rows
 from sartor.structure.model_copy import clone, modules_by_path, named_tensors
@@ -107,6 +108,7 @@ def sliced(
     return out.clone(memory_format=torch.contiguous_format) if out is t or is_view(out) else out
 
 
+@uncollected()
 def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
     """A cut copy of the model (of the network inside, if it is wrapped), which shares nothing with it.
 

@@ -16,7 +16,7 @@ from sartor.structure.calls import Op, Value, short_name
 from sartor.structure.example import as_args, tensors
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
-from sartor.structure.model_copy import clone, evaluating, named_tensors
+from sartor.structure.model_copy import clone, evaluating, modules_of, named_tensors
 from sartor.structure.shadow import Shadow
 from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
@@ -118,7 +118,7 @@ class ShapeCheck:
 
     def _problem(self, graph: Graph, change: _Change, found: list[Difference]) -> Mismatch | None:
         """The first problem of all recorded forwards; differing numbers are added to `found`."""
-        rewritten = bool(change.programs) or any(isinstance(m, Rewritten) for m in self.model.modules())
+        rewritten = bool(change.programs) or any(isinstance(m, Rewritten) for m in modules_of(self.model))
         problem = self._problem_in(graph, change, found)
         if problem is not None:
             return problem
