@@ -171,6 +171,8 @@ def fit(
         BudgetNotMet: a limit cannot be met; says the floor.
         CannotTrace, ProofFailed, TrainingDiverged: see `sartor.errors`.
     """
+    if progress is not None and not callable(progress):
+        raise BadInput(f"progress: expected a function of (step, share, text); got {type(progress).__name__}")
     limits = parse_budget(budget)
     check_limits(limits)
     given = Data(train, val, test, calibration)

@@ -52,7 +52,7 @@ def _undo(module: nn.Module) -> Callable[[], None]:
             del now[k]
         for k, v in before.items():
             now[k] = v
-            if k in inside and not _same(v, inside[k]):
+            if k in inside and (v or inside[k]) and not _same(v, inside[k]):
                 v.clear()
                 v.update(inside[k]) if isinstance(v, dict) else v.extend(inside[k])
 

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -91,7 +92,8 @@ def holder(folder: str | Path) -> dict[str, Any] | None:
 
 def _read(fd: int) -> dict[str, Any] | None:
     try:
-        facts = json.loads(os.pread(fd, _MOST_BYTES, 0))
+        os.lseek(fd, 0, os.SEEK_SET)
+        facts = json.loads(os.read(fd, _MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     return facts if isinstance(facts, dict) else None
@@ -103,14 +105,14 @@ def is_held(folder: str | Path) -> bool:
     with _GUARD:
         if place in _HELD and _HELD[place].process == os.getpid():
             return True
-    if not (place / LOCK).is_file():
-        return False
-    try:
-        _acquire(place)
-    except SartorError:
-        return True
-    _release(place)
-    return False
+        try:
+            fd = os.open(place / LOCK, _FLAGS & ~os.O_CREAT)
+        except OSError:
+            return False
+        try:
+            return not _is_free(_try_lock(fd), _read(fd))
+        finally:
+            os.close(fd)
 
 
 def _acquire(place: Path) -> str:
@@ -130,7 +132,8 @@ def _acquire(place: Path) -> str:
             place.mkdir(parents=True, exist_ok=True)
             fd, before = _locked(place)
             os.truncate(fd, 0)
-            os.pwrite(fd, json.dumps(_facts()).encode(), 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+            os.write(fd, json.dumps(_facts()).encode())
         except OSError as e:
             raise SartorError(f"cannot write to {place}: {e.strerror or e}") from e
         _HELD[place] = _Held(fd, os.getpid(), threading.get_ident())
@@ -141,7 +144,7 @@ def _acquire(place: Path) -> str:
 
 def _locked(place: Path) -> tuple[int, dict[str, Any] | None]:
     """A descriptor of the lock file, locked, and who held it before without releasing it."""
-    path = place / LOCK
+    path, tries = place / LOCK, 2
     while True:
         fd = os.open(path, _FLAGS, 0o644)
         try:
@@ -151,16 +154,31 @@ def _locked(place: Path) -> tuple[int, dict[str, Any] | None]:
             if free and not same:  # the holder removed the file in between
                 os.close(fd)
                 continue
-            ours = before is None or before.get("machine") == socket.gethostname()
-            if free is None:  # this file system has no locks
-                free = before is None or (ours and not _lives(before.get("process")))
-            if not free or not ours:
-                raise FolderInUse(_in_use(place, before, ours=ours))
+            if not _is_free(free, before):
+                if tries:  # somebody may only have looked
+                    tries -= 1
+                    os.close(fd)
+                    time.sleep(0.05)
+                    continue
+                raise FolderInUse(_in_use(place, before))
         except BaseException:
             with suppress(OSError):
                 os.close(fd)
             raise
         return fd, before
+
+
+def _is_free(locked: bool | None, before: dict[str, Any] | None) -> bool:
+    """Whether a folder may be taken.
+
+    Args:
+        locked: whether this process has locked the file; None: the file system has no locks.
+        before: what the file says.
+    """
+    ours = before is None or before.get("machine") == socket.gethostname()
+    if locked is None:
+        return before is None or (ours and not _lives(before.get("process")))
+    return locked and ours
 
 
 def _try_lock(fd: int) -> bool | None:
@@ -215,7 +233,8 @@ def _who(facts: dict[str, Any] | None) -> str:
     return f"process {facts.get('process')} on {facts.get('machine')!s:.100} (since {facts.get('since')!s:.40})"
 
 
-def _in_use(place: Path, facts: dict[str, Any] | None, *, ours: bool) -> str:
+def _in_use(place: Path, facts: dict[str, Any] | None) -> str:
+    ours = facts is None or facts.get("machine") == socket.gethostname()
     text = f"{place}: {_who(facts)} writes to this folder; wait for it, or choose another folder"
     return text if ours else f"{text}. If that process has ended, remove {place / LOCK}"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -48,7 +50,7 @@ def test_list_and_show_describe_a_folder(say, folder: Path) -> None:
 def test_clean_removes_leftovers_and_nothing_else(say, folder: Path) -> None:
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     (folder / ".model.0123abcd.safetensors").write_text("half")
-    (folder / ".lock").write_text('{"process": 999999999}')
+    (folder / ".lock").write_text(json.dumps({"process": 999999999, "machine": socket.gethostname()}))
     (folder / STAGE).mkdir()
     (folder / STAGE / "plan.json").write_text("half")
     (folder / "notes.txt").write_text("mine")

@@ -58,7 +58,7 @@ class Doubles(nn.Module):
 def test_a_forward_that_would_give_another_shape_is_refused() -> None:
     model, x = Doubles().eval(), torch.randn(1, 4)
     graph = sartor.trace(model, x)
-    resolved = graph.resolve(Plan({"one": (0, 1, 2)}, graph.fingerprint))
+    resolved = graph.resolve(Plan({"one": (0, 1, 2)}, "test", graph.fingerprint))
     network = copy.deepcopy(model)
     for layer, name in ((network.one, "one"), (network.two, "two")):
         for key, t in list(layer.named_parameters()):
@@ -76,4 +76,4 @@ def test_a_plan_that_keeps_everything_has_nothing_to_check() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4)).eval()
     graph = sartor.trace(model, torch.randn(2, 4))
     with pytest.raises(NothingToDo):
-        check_cut(model, graph, Plan({}, graph.fingerprint), model)
+        check_cut(model, graph, Plan({}, "test", graph.fingerprint), model)

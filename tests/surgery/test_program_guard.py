@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from sartor.errors import BadInput, CorruptFile
 from sartor.structure import trace
 from sartor.structure.example import as_args, tensors
+from sartor.structure.permitted_operators import refusal_of
 from sartor.surgery import Edits, apply_edits
-from sartor.surgery.permitted_operators import refusal_of
 from sartor.surgery.program import Program, rewrite_
 from sartor.surgery.rewrite import Rewriting
 from sartor.surgery.tape import CannotRewrite, Tape

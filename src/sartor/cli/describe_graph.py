@@ -64,9 +64,16 @@ def rewriting_lines(rewritten: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def coverage_line(coverage: Mapping[str, Any]) -> str:
-    """The coverage in one sentence."""
+def coverage_line(description: Mapping[str, Any]) -> str:
+    """The coverage, and groups that a run leaves whole unless they are named, in one or two sentences."""
+    from sartor.run.allowed_groups import CUT_IF_NAMED
+
+    coverage = description["coverage"]
     params, counted = coverage["params_on_cuttable_axis"], coverage["macs_on_cuttable_axis"]
-    return (
+    sentence = (
         f"{100 * params:.1f} % of the parameters and {100 * counted:.1f} % of the MACs lie on an axis that can be cut."
     )
+    named = [g["name"] for g in description["groups"] if g["kind"] == CUT_IF_NAMED]
+    if named:
+        sentence += f" A run leaves {CUT_IF_NAMED} whole ({', '.join(named)}) unless --cut names them."
+    return sentence

@@ -14,7 +14,7 @@ from sartor.cli.command_result import CommandResult
 from sartor.cli.failures import BUDGET_NOT_MET, DONE, Interrupted
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Force, Input, Quiet, Weights
-from sartor.cli.output_folder import must_be_replaced
+from sartor.cli.output_folder import must_be_replaced, writing_to
 from sartor.cli.progress import Steps, steps
 from sartor.cli.quality import named_loss, named_metric
 from sartor.cli.recipe import choose_recipe
@@ -22,7 +22,7 @@ from sartor.cli.request import REQUEST_FILE, Request, read_run_file, request_fro
 from sartor.cli.trust import run_uses
 from sartor.cli.write_artefacts import write_artefacts
 from sartor.errors import BadInput, SartorError
-from sartor.folder_lock import LOCK, held
+from sartor.folder_lock import LOCK
 
 if TYPE_CHECKING:
     from sartor.run.record import Record
@@ -103,7 +103,7 @@ def fit(
     chosen = choose_recipe(request.recipe, changes, data=request.data is not None)
     request = replace(request, recipe=_with_changes(request.recipe, changes))
     folder = check_request(request, chosen)
-    with steps(quiet=quiet) as listener, held(folder, listener.note):
+    with steps(quiet=quiet) as listener, writing_to(folder):
         make_room(folder, force=force)
         record = perform(request, chosen, folder, listener)
     return result_of(record, folder)

@@ -68,7 +68,7 @@ def inspect(
     size = f"{show_count(costs.macs)} MACs, {show_count(costs.params)} parameters, {show_bytes(costs.memory)} of"
     groups = len(description["groups"])
     head = f"{size} activations at the peak; {groups} groups that can be cut, found in {seconds:.2f} s."
-    coverage = coverage_line(description["coverage"])
+    coverage = coverage_line(description)
     if dot_file is not None:
         atomic_write(dot_file, dot(answer))
     if html_file is not None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from sartor.errors import BadInput
-from sartor.folder_lock import LOCK
+from sartor.folder_lock import LOCK, held
+
+
+def writing_to(folder: Path) -> AbstractContextManager[None]:
+    """Be the only writer of a folder inside; see `held`. A lock that was taken over is said on stderr."""
+    return held(folder, lambda sentence: print(f"sartor: {sentence}", file=sys.stderr))
 
 
 def must_be_replaced(folder: Path, *, force: bool) -> bool:

@@ -11,12 +11,12 @@ import typer
 from sartor.cli.command_result import CommandResult
 from sartor.cli.fit import check_request, perform, result_of
 from sartor.cli.options import AsJson, Quiet, RunFactory, Trust
+from sartor.cli.output_folder import writing_to
 from sartor.cli.progress import steps
 from sartor.cli.recipe import choose_recipe
 from sartor.cli.request import REQUEST_FILE, read_request
 from sartor.cli.trust import check_trust, run_uses
 from sartor.errors import BadInput, NothingToDo
-from sartor.folder_lock import held
 
 
 def resume(
@@ -40,6 +40,6 @@ def resume(
     check_trust(run, uses, trust=trust)
     recipe = choose_recipe(request.recipe, data=request.data is not None)
     check_request(request, recipe)
-    with steps(quiet=quiet) as listener, held(run, listener.note):
+    with steps(quiet=quiet) as listener, writing_to(run):
         record = perform(replace(request, out=str(run)), recipe, run, listener)
     return result_of(record, run)

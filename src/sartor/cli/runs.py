@@ -17,7 +17,13 @@ from sartor.cli.request import REQUEST_FILE, read_request
 from sartor.errors import BadInput, SartorError
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
-_MARKS = (REQUEST_FILE, "result.json", "record.jsonl", "manifest.json")  # a folder with one of them is a run's
+_MARKS = (
+    REQUEST_FILE,
+    "result.json",
+    "record.jsonl",
+    "manifest.json",
+    "plan.json",
+)  # a folder with one of them is a run's
 _DEPTH = 3  # folders below the one that is listed
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)*")  # a file that was being written when its process died
 

@@ -95,10 +95,10 @@ class Contents:
             CorruptFile: the manifest is damaged.
         """
         folder = Path(folder)
-        for home in (folder / STAGE, folder):
-            if (home / MANIFEST).exists() and not home.is_symlink():
-                return cls(folder, Manifest.read(home / MANIFEST), home != folder)
-        return cls(folder, None, False)
+        stage = folder / STAGE
+        if (stage / MANIFEST).exists() and not stage.is_symlink():
+            return cls(folder, Manifest.read(stage / MANIFEST), True)
+        return cls(folder, Manifest.read(folder / MANIFEST) if (folder / MANIFEST).exists() else None, False)
 
     def lists(self, name: str) -> bool:
         """Whether the manifest lists a file of this name."""
@@ -181,11 +181,12 @@ def _list_files(folder: Path, before: Manifest | None, adopt: Iterable[str]) -> 
     """Write the manifest of the new files; from now on they count."""
     stage = folder / STAGE
     files = dict(before.files) if before is not None else {}
-    files |= {name: _row(folder / name) for name in adopt if name not in files and (folder / name).is_file()}
-    files |= {path.name: _row(path) for path in sorted(stage.iterdir())}
+    adopted = [folder / name for name in adopt if name not in files and (folder / name).is_file()]
+    new = {path.name: path for path in (*adopted, *sorted(stage.iterdir()))}
+    files |= {name: _row(path) for name, path in new.items()}
     graph = before.graph if before is not None else None
-    if "plan.json" in files and (stage / "plan.json").is_file():
-        graph = _fingerprint(stage / "plan.json")
+    if "plan.json" in new:
+        graph = _fingerprint(new["plan.json"])
     plan = files["plan.json"].sha256 if "plan.json" in files else None
     atomic_write(stage / MANIFEST, Manifest(graph=graph, plan=plan, files=files).to_text())
 

@@ -8,7 +8,7 @@ from sartor.structure import Graph
 from sartor.surgery.probe import without_groups
 from sartor.types import Recipe
 
-_NAMED = "tokens"  # the kind of group that is left whole unless a pattern names it
+CUT_IF_NAMED = "tokens"  # the kind of group that is left whole unless a pattern names it
 
 
 def allowed_groups(graph: Graph, recipe: Recipe) -> Graph:
@@ -20,8 +20,8 @@ def allowed_groups(graph: Graph, recipe: Recipe) -> Graph:
     chosen = set(select(graph.groups, recipe.cut.only, recipe.cut.exclude))
     reasons = {n: "not among what is to be cut" for n in graph.groups if n not in chosen}
     if not recipe.cut.only:
-        named = f"they are only cut where `cut` names them, as in cut={_NAMED!r}"
-        reasons |= {n: named for n in graph.groups if graph.groups[n].kind == _NAMED}
+        named = f"they are only cut where `cut` names them, as in cut={CUT_IF_NAMED!r}"
+        reasons |= {n: named for n in graph.groups if graph.groups[n].kind == CUT_IF_NAMED}
     if not recipe.cut.streams:
         sums = graph.streams()
         reasons |= {n: "the recipe leaves residual streams whole" for n in graph.groups if n in sums & chosen}
@@ -31,7 +31,7 @@ def allowed_groups(graph: Graph, recipe: Recipe) -> Graph:
             if whole is not None:
                 reasons.setdefault(n, f"it must keep as many units as {whole}, which stays whole")
     if graph.groups and len(reasons) == len(graph.groups) and recipe.cut.streams:
-        raise BadInput(f"nothing but {_NAMED} can be cut, and {reasons[next(iter(graph.groups))]}")
+        raise BadInput(f"nothing but {CUT_IF_NAMED} can be cut, and {reasons[next(iter(graph.groups))]}")
     if graph.groups and len(reasons) == len(graph.groups):
         raise BadInput(
             f"recipe {recipe.name!r} leaves residual streams whole, and there is nothing else to cut; "

@@ -8,8 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from sartor.errors import BadInput
+from sartor.measure import environment
+from sartor.structure import Example
+from sartor.structure.example import batch_of, tensors
+from sartor.units import show_bytes
 
 MOST_SEED = 2**63 - 1  # seeds of parts of a run are derived from it by adding small numbers
 _RUNNING = threading.RLock()
@@ -53,4 +58,38 @@ def usable_device(device: Any) -> torch.device:
     return found
 
 
-__all__ = ["checked_seed", "one_at_a_time", "usable_device"]
+def check_example(example: Example) -> None:
+    """Check that example inputs hold a sample, and that one fits into memory.
+
+    Raises:
+        BadInput: they do not.
+    """
+    count = batch_of(example)
+    if not count:
+        raise BadInput(
+            "example inputs: expected at least one sample; the first batch is empty. Pass example=, or a loader whose "
+            "first batch is not"
+        )
+    needed = sum(t.numel() * t.element_size() for t in tensors(example)) // count
+    memory = environment()["memory_bytes"]
+    if memory is not None and needed > memory:
+        raise BadInput(f"example inputs: one sample takes {show_bytes(needed)}; this machine has {show_bytes(memory)}")
+
+
+def check_weights(model: nn.Module) -> None:
+    """Check that a model holds weights, which scores read.
+
+    Raises:
+        BadInput: its parameters are on the meta device.
+    """
+    for name, p in model.named_parameters():
+        if p.device.type == "meta":
+            raise BadInput(
+                f"model: expected weights; parameter {name!r} is on the meta device. Load them first, such as with "
+                "model.to_empty(device='cpu') and load_state_dict"
+            )
+
+
+__all__ = [
+    "check_example", "check_weights","checked_seed", "one_at_a_time", "usable_device",
+]  # fmt: skip

@@ -22,7 +22,7 @@ from sartor.folder_lock import held
 from sartor.measure import default_target, environment, parse_target
 from sartor.run import stages
 from sartor.run.chance import beside_chance
-from sartor.run.conditions import checked_seed, one_at_a_time, usable_device
+from sartor.run.conditions import check_example, check_weights, checked_seed, one_at_a_time, usable_device
 from sartor.run.context import Context
 from sartor.run.doubts import doubts, worse_than_chance
 from sartor.run.folder import RECORD, new_folder, write_model, write_result
@@ -126,12 +126,14 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
 
 def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
     inside = unwrapped(model).module
+    check_weights(inside)
     folder = new_folder(options.out)
     recorder = Recorder(folder / RECORD if folder else None, options.listener)
     check_limits(budget)
     example = options.example
     if example is None:
         example = _first_inputs(data.for_scores if data.for_scores is not None else data.val)
+    check_example(example)
     if budget.max_drop is not None and data.val is None and judge.evaluate is None:
         raise BadInput("budget 'drop': quality can only be limited where it is measured; pass val=... or evaluate=...")
     if recipe.training.epochs and data.train is None:

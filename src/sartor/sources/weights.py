@@ -54,7 +54,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     for name, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if (value.is_floating_point() or value.is_complex()) and not bool(torch.isfinite(value).all()):
             raise CorruptFile(f"weights {str(path)!r}: {name!r} holds NaN or infinite values")
     return dict(state)
 

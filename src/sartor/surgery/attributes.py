@@ -28,6 +28,7 @@ from sartor.types import Reason
 _NOT_WIDTHS = re.compile(
     r"kernel|stride|dilat|window|patch|img|image|grid|resol|shift|pool|level|depth|stage|num_layers|training|eps"
 )
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 Attributes = dict[tuple[str, str], Any]  # (module path, attribute) -> new value
 Place = tuple[str, str, Any]  # module path, attribute, the old value of it or of one of its elements
 
@@ -67,7 +68,7 @@ class Claims:
                     first, _ = named.setdefault((op.path, name), (listed, several))
                     stated = stated or list(map(find, first)) != list(map(find, listed))
         by_value: dict[Place, list[Claim]] = {}
-        holders = _Holders(modules, set(named))
+        holders = _Holders(modules, set(named), {op.path for op in graph.every_op})
         for i, op in enumerate(graph.every_op):
             for size in stated_sizes(op):
                 stated = stated or (not size.fixed and _is_passed(op, size))
@@ -148,10 +149,18 @@ def _is_passed(op: Op, size: Stated) -> bool:
 
 
 class _Holders:
-    """Attributes by the number they hold: those of the nearest module that holds it."""
+    """Attributes by the number they hold: those of the nearest module that holds it.
 
-    def __init__(self, modules: Mapping[str, nn.Module], named: set[tuple[str, str]]):
+    A child of a module that calls no operator itself may be one whose methods the module calls (`self.bias.table()`).
+    Its attributes count as the module's: all of them, or those of the same name where the module holds the number too.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], named: set[tuple[str, str]], calling: set[str]):
         self.modules, self.named = modules, named
+        self._silent: dict[str, list[str]] = {}  # module path -> its children that call no operator themselves
+        for path, module in modules.items():
+            if path and path not in calling and not isinstance(module, _LISTS):
+                self._silent.setdefault(path.rpartition(".")[0], []).append(path)
         self._own: dict[str, list[tuple[str, Any]]] = {}
         self._known: dict[tuple[str, Any], list[Place]] = {}
 
@@ -160,6 +169,9 @@ class _Holders:
         key = (path, number)
         if key not in self._known:
             found = list(self._inside(path, number))
+            names = {name for _, name, _ in found}
+            for child in self._silent.get(path, ()):
+                found += [place for place in self._inside(child, number) if not names or place[1] in names]
             if not found and path:
                 found = self.of(path.rpartition(".")[0], number)
             self._known[key] = found

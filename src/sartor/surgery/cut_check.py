@@ -16,6 +16,7 @@ from sartor.wrappers import unwrapped
 NOT_COMPARED = "the function was not compared: only slices, attributes and the shapes of a forward were"
 
 
+@uncollected()
 def check_cut(model: nn.Module, graph: Graph, plan: Plan | Resolved, smaller: nn.Module) -> Verdict:
     """Compare a cut network with the kept slices of the original, and run its forward on tensors without values.
 
@@ -42,9 +43,8 @@ def check_cut(model: nn.Module, graph: Graph, plan: Plan | Resolved, smaller: nn
     resolved = graph.resolve(plan)
     if not resolved.masks:
         raise NothingToDo("the plan keeps every unit of every group")
-    with uncollected():
-        held = check_delivered(model, graph, resolved, smaller)
-        problem = ShapeCheck(smaller).problem(graph, resolved.masks, {})
+    held = check_delivered(model, graph, resolved, smaller)
+    problem = ShapeCheck(smaller).problem(graph, resolved.masks, {})
     if problem is not None:
         raise ProofFailed(f"the cut network does not run as predicted: {problem.message}; report the model")
     left_out = tuple((n, NOT_COMPARED) for n in resolved.plan.keep if find(graph.leaves[n]) in resolved.masks)

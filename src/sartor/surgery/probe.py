@@ -21,6 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from sartor.borrow import uncollected
 from sartor.structure.axes import Axis, find, leaves, refined, unrefined
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
@@ -83,6 +84,7 @@ class _Problem:
         return after is None or after.reach > self.reach
 
 
+@uncollected()
 def probe(model: nn.Module, graph: Graph, rewrite: Rewrite = "free") -> Graph:
     """The graph without the groups that cannot be cut in this class; these are frozen, with the reason.
 

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from sartor.errors import CorruptFile
+from sartor.structure.permitted_operators import gives_tensors, is_foreign, named_operator, refusal_of, wrong_argument
 from sartor.surgery.edits_file import Formula, VariantFile
-from sartor.surgery.permitted_operators import gives_tensors, is_foreign, named_operator, refusal_of, wrong_argument
 from sartor.torch_internals import OpOverload, schema
 from sartor.types.checked import refusal
 

@@ -57,6 +57,8 @@ def arranged(
     notes: list[str] = []
     note = lambda sentence: notes.append(sentence) if sentence not in notes else None
     with torch.random.fork_rng(devices=[]):  # a loader draws a seed whenever it is iterated
+        for name in _PARTS:
+            _check_batches(name, getattr(data, name))
         source = next((name for name in _PARTS if _can_look(getattr(data, name))), None)
         heads = {name: _head(getattr(data, name), _EXAMPLES if name == source else 1) for name in _PARTS}
         firsts = {name: head[0] if head else None for name, head in heads.items()}
@@ -81,6 +83,11 @@ def arranged(
         judge = judge_for("unknown", judge, metric, note, judged=data.val is not None)
     trainable = labelled and (task in ("classes", "continuous") or judge.loss is not None)
     return Arrangement(data, judge, task or "unknown", trainable, example, tuple(notes))
+
+
+def _check_batches(name: str, batches: Any) -> None:
+    if batches is not None and not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+        raise BadInput(f"{name}: expected batches, such as a DataLoader or a list; got {type(batches).__name__}")
 
 
 def _can_look(batches: Iterable[Any] | None) -> bool:
