@@ -34,6 +34,7 @@ from sartor.repair.taps import Tap, block_ends, tapped
 from sartor.schedule.cosine import cosine
 from sartor.structure import Graph
 from sartor.structure.example import Example, batch_of, call, first_tensor, map_tensors, tensors
+from sartor.torch_internals import BatchNorm
 from sartor.types import SILENT, Distil, Listener
 from sartor.units import show_seconds
 
@@ -45,6 +46,7 @@ _NOTES = {
     "time": "heal.distil.steps={} gives the same network whatever the speed of the machine",
     "deadline": "the machine became slower on the way, so another run may give another network",
 }
+_LR_NORMED, _LR = 3e-3, 3e-4  # of networks with batch norms, which allow larger steps, and of others
 _SMALLEST = 1e-12  # of a mean square that an error is divided by
 
 
@@ -104,10 +106,11 @@ def distilled(
         taps = block_ends(original, batches[0]) if options.features > 0 else []
         step = _Step(candidate, teacher, taps, options, original.graph)
         length = _Length(options, SamplePool(batches, options.batch, seed), started)
+        lr = options.lr or (_LR_NORMED if any(isinstance(m, BatchNorm) for m in candidate.modules()) else _LR)
         best, best_state = before, None
         augment = _augmentation(options, batches[0], seed)
         for index, inputs in enumerate(length.batches()):
-            loss = step(augment(inputs), length.rate(index))
+            loss = step(augment(inputs), lr * length.rate(index))
             length.timed(index)
             listener.tell(f"step {index + 1}/{length.steps} loss {loss:.4f}", (index + 1) / length.steps)
             if length.is_check(index):
@@ -148,10 +151,10 @@ class _Length:
             yield next(drawn)
 
     def rate(self, index: int) -> float:
-        """The learning rate of a step: a linear warm-up, then a cosine to zero."""
+        """The share of the learning rate in a step: a linear warm-up, then a cosine to zero."""
         rise = min(1.0, (index + 1) / _WARM_UP)
         behind = max(0, index - _WARM_UP) / max(1, self.steps - _WARM_UP)
-        return self.options.lr * rise * cosine(min(1.0, behind))
+        return rise * cosine(min(1.0, behind))
 
     def timed(self, index: int) -> None:
         """Called after each step: shortens the training to what the time allows."""
@@ -182,7 +185,7 @@ class _Step:
     def __init__(self, student: nn.Module, teacher: nn.Module, taps: list[Tap], options: Distil, graph: Graph):
         self.student, self.teacher, self.taps, self.options = student, teacher, taps, options
         self.trained = [p for p in student.parameters() if p.requires_grad and p.is_floating_point()]
-        self.optimizer = torch.optim.Adam(self.trained, lr=options.lr)
+        self.optimizer = torch.optim.Adam(self.trained)
         self.most = samples_within(graph, device_of(student), working_memory(), gradients=True)
         self.picture = any(isinstance(m, nn.Conv2d) for m in student.modules())
 
