@@ -40,6 +40,7 @@ from sartor.units import show_seconds
 
 _WARM_UP = 10  # steps in which the learning rate rises; the same for every length, so that the first steps are
 _TIMED = 5  # steps after the first one by which the number of steps is chosen that the time allows
+_USED = 0.9  # of the time that is left after these; the rest is for measuring the error on held-out inputs
 _CHECKS = 4  # times that the error on held-out inputs is measured
 _SHIFT = 8  # pictures are shifted by up to an eighth of their size
 _NOTES = {
@@ -174,9 +175,6 @@ class _Length:
     def is_check(self, index: int) -> bool:
         """Whether the error on held-out inputs is measured behind a step."""
         return (index + 1) % max(1, -(-self.steps // _CHECKS)) == 0 or index + 1 == self.steps
-
-
-_USED = 0.9  # of the time that is left; the rest is for measuring the error on held-out inputs
 
 
 class _Step:
