@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -51,11 +52,18 @@ _LR_NORMED, _LR = 3e-3, 3e-4  # of networks with batch norms, which allow larger
 _SMALLEST = 1e-12  # of a mean square that an error is divided by
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Batches of calibration inputs."""
+
+    trained_on: Sequence[Example]
+    held_out: Sequence[Example]  # they judge
+
+
 def distilled(
     smaller: nn.Module,
     original: Original,
-    batches: Sequence[Example],
-    held_out: Sequence[Example],
+    samples: Samples,
     options: Distil,
     *,
     seed: int = 0,
@@ -72,8 +80,7 @@ def distilled(
     Args:
         smaller: cut from the original; left as it is.
         original: the network before the cut, and the cut.
-        batches: calibration inputs that are trained on.
-        held_out: calibration inputs that judge.
+        samples: calibration inputs.
         options: see `Distil`.
         seed: of the order of the samples, of shifts and mirrors.
         listener: progress.
@@ -85,6 +92,7 @@ def distilled(
     Raises:
         BadInput: no calibration inputs.
     """
+    batches, held_out = samples.trained_on, samples.held_out
     if not batches or not held_out:
         raise BadInput("distillation: expected calibration inputs to train on and others to judge by; got none")
     started = time.monotonic()
@@ -263,4 +271,4 @@ def samples_apart(batches: Sequence[Example], share: float) -> tuple[list[Exampl
     return [between(0, n - held)], [between(n - held, n)]
 
 
-__all__ = ["distilled", "samples_apart"]
+__all__ = ["Samples", "distilled", "samples_apart"]
