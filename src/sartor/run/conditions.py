@@ -42,7 +42,8 @@ def checked_seed(seed: Any) -> int:
     except TypeError:
         number = None
     if number is None or not -MOST_SEED <= number <= MOST_SEED - 2**32:
-        raise BadInput(f"seed: expected a whole number of at most 63 bits; got {repr(seed)[:80]}")
+        got = f"one of {number.bit_length()} bits" if number is not None else repr(seed)[:80]
+        raise BadInput(f"seed: expected a whole number of at most 63 bits; got {got}")
     return number
 
 
