@@ -84,11 +84,20 @@ def test_they_are_the_gradients_of_single_samples(kind, vectorised, sizes, memor
 
 def test_a_loss_that_reads_values_is_taken_sample_by_sample():
     model, x, y = Tied().double(), torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3
-    loss = lambda output, target: F.cross_entropy(output, target) * (2.0 if float(output.sum()) > 0 else 1.0)
+    loss = lambda output, target: F.cross_entropy(output, target) * (2.0 if bool(output.sum() > 0) else 1.0)
     gradients = SampleGradients(trace(model, x[:2]), model, ["c.weight"], loss, "float32")
     gradients.add(x, y, 6)
     _, squares = by_hand(model, x, y, loss)
     assert gradients.vectorised is False and torch.allclose(gradients.squares["c.weight"] / 6, squares["c.weight"])
+
+
+def test_targets_in_a_list_come_one_by_one():
+    model, x, y = Tied().double(), torch.randn(6, 4, dtype=torch.float64), torch.arange(6) % 3
+    loss = lambda output, target: F.cross_entropy(output, torch.stack([t["label"] for t in target]))
+    gradients = SampleGradients(trace(model, x[:2]), model, ["c.weight"], loss, "float32")
+    gradients.add(x, [{"label": label} for label in y], 6)
+    _, squares = by_hand(model, x, y, F.cross_entropy)
+    assert torch.allclose(gradients.squares["c.weight"] / 6, squares["c.weight"])
 
 
 def test_a_loss_that_is_no_finite_number_is_refused():

@@ -85,7 +85,7 @@ def resnet20():
         writers={f"{b}.conv2.weight": each(0, 8) for b in second} | {f"{b}.conv2.weight": each(16, 8) for b in third},
         readers={f"{b}.conv1": each(0, 8) for b in (*second[1:], third[0])}
         | {f"{b}.conv1": each(16, 8) for b in third[1:]}
-        | {"fc": each(16, 8)},
+        | {"linear": each(16, 8)},
         norms={f"{b}.bn2.weight": range(8) for b in second} | {f"{b}.bn2.weight": range(16, 24) for b in third},
         behind={f"{b}.conv1": f"{b}.bn1" for b in (*second[1:], *third)},
     )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.structure.test_fibres import TwoHeads
 from torch import nn
 
 from sartor.importance import score
@@ -96,7 +97,8 @@ def test_units_of_several_filters_are_compared_with_units_of_as_many():
 
 
 def test_pairs_of_an_outer_and_an_inner_unit_are_compared_among_themselves():
-    model, graph, example = traced("plain-attention")
+    model, example = TwoHeads(), torch.randn(2, 5, 6)
+    graph = trace(model, example)
     assert graph.fibres
     pairs = paired(graph, graph.fibres)
     data = Calibration([(example, torch.zeros(len(example)))])

@@ -13,7 +13,7 @@ from sartor.run.chance import BesideChance, beside_chance
 from sartor.run.context import Context
 from sartor.run.doubts import worse_than_chance
 from sartor.seed import seeded
-from sartor.types import Effort, Judge, Ridge
+from sartor.types import Comparison, Judge, Latency, Plan, Ridge, Target
 
 RECIPES = ("l1", "fpgm")
 
@@ -30,16 +30,15 @@ class Inverted(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = torch.relu(self.norm2(self.depthwise(torch.relu(self.norm1(self.expand(x))))))
-        return x + self.norm3(self.project(y))
+        return self.norm3(self.project(y))
 
 
 def misleading() -> nn.Module:
     """Filters are loud where hardly anything reads their channels, and quiet where much does."""
     with seeded(0):
-        blocks = [Inverted(8, 8), Inverted(8, 8)]
-        net = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
-        )
+        blocks = [Inverted(8, 10), Inverted(10, 8)]
+        head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *blocks, *head)
         with torch.no_grad():
             for block in blocks:
                 loud = torch.arange(block.expand.out_channels) % 2 == 0
@@ -85,9 +84,11 @@ def test_the_default_recipe_is_better_than_chance(share: str) -> None:
 
 
 def test_a_run_notes_it_and_the_default_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sartor.run.fit.TO_KNOW", Effort(sessions=1, precision=1.0, min_seconds=0.0, max_seconds=0.1))
-    for name, says in (("l1", True), ("reconstruction", False), ("random", False)):
-        fitted = sartor.fit(misleading(), calibration=data(), budget="macs<=60%", recipe=name, epochs=0)
+    fixed = Latency(tuple([1.0] * 20), 1, Target("eager"))
+    monkeypatch.setattr(stages, "deliver", lambda *a: Comparison(fixed, fixed))
+    monkeypatch.setattr("sartor.export.delivery.Delivery.file_for", lambda *a: None)
+    for name, says in (("l1", True), ("reconstruction", False)):
+        fitted = sartor.fit(misleading(), data(), budget="macs<=60%", recipe=name)
         notes = " ".join(fitted.result["notes"])
         assert ("WORSE THAN CHANCE" in notes) is says, (name, notes)
 
@@ -95,9 +96,10 @@ def test_a_run_notes_it_and_the_default_stays_silent(monkeypatch: pytest.MonkeyP
 def test_nothing_is_compared_where_nothing_can_be() -> None:
     recipe, context = find_recipe("l1"), Context(Judge())
     subject = stages.understand(misleading(), data()[0][0])
-    plan = stages.Plan(
-        {n: tuple(range(g.units)) for n, g in subject.graph.groups.items()}, "", subject.graph.fingerprint
-    )
+    whole = {n: tuple(range(g.units)) for n, g in subject.graph.groups.items()}
+    plan = Plan(whole, "", subject.graph.fingerprint)
     assert beside_chance(subject, plan, recipe, context) is None  # no samples
     assert beside_chance(stages.with_samples(subject, data(), 64), plan, recipe, context) is None  # nothing cut
     assert worse_than_chance(None, "l1") == ""
+    assert worse_than_chance(BesideChance(2.0, (1.0, 1.5), False), "random") == ""  # that is what chance is
+    assert worse_than_chance(BesideChance(1.2, (1.0, 1.5), False), "l1") == ""

@@ -144,10 +144,10 @@ class Repeats(nn.Module):
         if attention_mask is None:
             y = nn.functional.scaled_dot_product_attention(q, k, k, enable_gqa=True, scale=0.4)
         else:
+            mask = attention_mask[:, None, None, :].bool()
             n, heads, length, size = k.shape
             if self.each > 1 or not self.early:
                 k = k[:, :, None].expand(n, heads, self.each, length, size).reshape(n, heads * self.each, length, size)
-            mask = attention_mask[:, None, None, :].bool()
             y = nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=mask, scale=0.4)
         return self.o(y.transpose(1, 2).flatten(2))
 

@@ -84,6 +84,9 @@ class SampleGradients:
 
     def _together(self, pair: Any, n: int, low: int, high: int) -> dict[str, Tensor] | None:
         """Gradients [samples, ...] by name; None: they cannot be computed together."""
+        if _listed(pair, n):  # vmap takes tensors
+            self.vectorised = False
+            return None
         by_sample = [t[low:high] for t in tensors(pair) if _counts(t, n)]
 
         def of_one(weights: Mapping[str, Tensor], *values: Tensor) -> Tensor:
@@ -107,7 +110,7 @@ class SampleGradients:
         """Gradients of one sample, zeros where its loss does not depend on a parameter."""
         weights = {name: p.clone().requires_grad_(p.is_floating_point()) for name, p in self.wanted.items()}
         with torch.enable_grad():
-            value = self._value(weights, map_tensors(lambda t: t[i : i + 1] if _counts(t, n) else t, pair))
+            value = self._value(weights, _sample(pair, n, i))
         if not torch.isfinite(value):
             raise BadInput(
                 f"calibration loss: expected a finite number for every sample; got {value.item()}. "
@@ -133,6 +136,26 @@ class SampleGradients:
 def _counts(t: Tensor, n: int) -> bool:
     """Whether the first dimension counts the samples."""
     return t.dim() > 0 and t.shape[0] == n
+
+
+def _listed(value: Any, n: int) -> bool:
+    """Whether there is a list with one entry a sample, as detectors take their targets."""
+    if isinstance(value, Mapping):
+        return any(_listed(v, n) for v in value.values())
+    if isinstance(value, list | tuple):
+        return (isinstance(value, list) and len(value) == n > 1) or any(_listed(v, n) for v in value)
+    return False
+
+
+def _sample(value: Any, n: int, i: int) -> Any:
+    """One sample of every tensor, and of every list with one entry a sample."""
+    if isinstance(value, list) and len(value) == n:
+        return value[i : i + 1]
+    if isinstance(value, Mapping):
+        return {k: _sample(v, n, i) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_sample(v, n, i) for v in value)
+    return map_tensors(lambda t: t[i : i + 1] if _counts(t, n) else t, value)
 
 
 def _wide(p: Tensor) -> torch.dtype:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sartor.activations.grams import Grams
+from sartor.activations.micro_batches import parts, samples_within, working_memory
 from sartor.activations.moments import Moments
 from sartor.activations.observers import Request, limited, observe
 from sartor.activations.readers import reader_weight
@@ -30,7 +31,7 @@ from sartor.importance.reduce import Means
 from sartor.importance.registry import ScoreFunction
 from sartor.structure import Graph, Site
 from sartor.structure.calls import Op
-from sartor.structure.example import to_device, with_batch
+from sartor.structure.example import batch_of, tensors, to_device, with_batch
 from sartor.structure.model_copy import named_tensors
 from sartor.structure.weight_arithmetic import effective_weights
 from sartor.types import Among, Calibration, Group, Listener, Member, Role, Scaling
@@ -211,15 +212,37 @@ class _Pass:
                 self.means[c].add((name, i), scores[: group.units], n)
 
     def batch(self, inputs: Any, targets: Any, n: int) -> None:
-        """Add one batch for every criterion that needs more samples: one forward, and one backward if needed."""
+        """Add one batch for every criterion that needs more samples, in parts that memory allows.
+
+        Gradients of the parts add up to that of the batch. A criterion that sees a batch as a whole gets it whole.
+        """
+        whole: dict[str, Tensor] = {}
+        with_gradients = bool(self.by_batch or self.on_average or self.gated)
+        most = n
+        by_sample = all(t.dim() and t.shape[0] == n for t in tensors(targets))  # else they cannot be taken apart
+        if by_sample and not any(c.per_batch and c.batch == 1 for c in self.watched):
+            device, memory = device_of(self.model), working_memory()
+            most = samples_within(self.graph, device, memory, gradients=with_gradients)
+        for part_inputs, part_targets in parts((inputs, targets), most):
+            k = batch_of(part_inputs)
+            for name, g in self.part(part_inputs, part_targets, k).items():
+                whole[name] = whole[name] + g * (k / n) if name in whole else g * (k / n)
+        if self.samples is not None:
+            self.samples.add(inputs, targets, n)
+        for c, joined in self.by_batch.items():
+            for grads, count in joined.add(whole, n):
+                self.from_weights(c, self.places[c], {"grad": self.named(grads)}, count)
+        if self.on_average:
+            list(self.mean_grads.add(whole, n))
+
+    def part(self, inputs: Any, targets: Any, n: int) -> Mapping[str, Tensor]:
+        """Some samples: one forward, and one backward if needed; gives the gradients of their mean loss, if needed."""
         take = {c: min(n, n if c.samples is None else c.samples - seen) for c, seen in self.seen.items()}
         watching = [c for c in self.watched if take[c] > 0]
         gated = [c for c in self.gated if take[c] > 0]
-        if self.samples is not None:
-            self.samples.add(inputs, targets, n)
         grads_wanted = bool(self.by_batch or self.on_average)
         if not (watching or gated or grads_wanted):
-            return
+            return {}
         watch: dict[PlaceKey, Site] = {
             (at, among, i): place.site
             for at, among in dict.fromkeys((c.at, self.among[c]) for c in watching)
@@ -251,11 +274,6 @@ class _Pass:
             self.graph, self.model, (inputs, targets), request,
             loss=self.calibration.loss, precision=self.calibration.precision,
         )  # fmt: skip
-        for c, joined in self.by_batch.items():
-            for grads, count in joined.add(seen.grads, n):
-                self.from_weights(c, self.places[c], {"grad": self.named(grads)}, count)
-        if self.on_average:
-            list(self.mean_grads.add(seen.grads, n))
         for c in gated:
             for name, contribution in seen.contributions.items():
                 given: dict[str, Any] = (
@@ -273,6 +291,7 @@ class _Pass:
                     self.arrived(c, name, site.op, site.op not in seen.unseen)
         for c in (*watching, *gated):
             self.seen[c] += take[c]
+        return seen.grads
 
     def after_data(self) -> None:
         """What is computed once, after the last batch, and what still waits for more samples."""

@@ -9,8 +9,10 @@ from typing import Any
 from torch import nn
 
 from sartor.errors import BadInput, CannotTrace
-from sartor.repair import fold_means_, refit_consumers_, refresh_norm, refresh_norm_if_better
+from sartor.repair import RidgeOptions, fold_means_, refit_consumers_, refresh_norm, refresh_norm_if_better
+from sartor.repair.compensation import compensate_
 from sartor.repair.distil import distilled, samples_apart
+from sartor.repair.folding import fold_units_
 from sartor.repair.gap import output_gap, outputs
 from sartor.repair.original import Original
 from sartor.structure.example import Example, batch_of
@@ -47,7 +49,7 @@ def heal(
     for step in steps:
         match step:
             case Ridge():
-                smaller, facts["refit"] = _refitted(smaller, original, inputs, calibration.seed, listener)
+                smaller, facts["refit"] = _refitted(smaller, original, inputs, step, calibration.seed, listener)
             case FoldMeans() if facts.get("refit", {}).get("kept"):
                 pass  # the refit has done what folding does
             case FoldMeans():
@@ -62,12 +64,12 @@ def heal(
 
 
 def _refitted(
-    smaller: nn.Module, original: Original, inputs: Sequence[Example], seed: int, listener: Listener
+    smaller: nn.Module, original: Original, inputs: Sequence[Example], how: Ridge, seed: int, listener: Listener
 ) -> tuple[nn.Module, dict[str, Any]]:
     fit, held = _apart(inputs, _HELD_OUT_OF_REFIT)
     candidate = copy.deepcopy(smaller)
     try:
-        layers = refit_consumers_(candidate, original, fit, seed=seed, listener=listener)
+        layers = _variant(candidate, original, fit, how, seed, listener)
     except CannotTrace as e:
         listener.note(f"layers could not be refitted: {e}")
         return smaller, {"kept": False, "layers": 0}
@@ -75,6 +77,20 @@ def _refitted(
     before, after = output_gap(smaller, held, targets), output_gap(candidate, held, targets)
     kept = after < before
     return candidate if kept else smaller, {"kept": kept, "layers": layers, "before": before, "after": after}
+
+
+def _variant(
+    candidate: nn.Module, original: Original, fit: Sequence[Example], how: Ridge, seed: int, listener: Listener
+) -> int:
+    """Repair in place; returns how many layers, or groups of units, were changed."""
+    match how.variant:
+        case "grail":
+            return compensate_(candidate, original, fit, seed=seed)
+        case "folding":
+            return fold_units_(candidate, original)
+        case "refit":
+            options = RidgeOptions(logits=how.logits)
+            return refit_consumers_(candidate, original, fit, options=options, seed=seed, listener=listener)
 
 
 def _refreshed(

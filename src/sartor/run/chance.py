@@ -19,8 +19,9 @@ from sartor.surgery import cut
 from sartor.types import SILENT, Plan, Recipe, Ridge
 
 _RIVALS = 3  # random choices
-_SAMPLES = 64  # that repair, and again as many that judge
-_BATCH = 16  # samples a batch, so that repair can hold some of them out
+_REFITTED = 128  # samples whose Gram matrices are taken
+_REPAIRED = 32  # samples that repair each of the networks, and again as many that judge
+_BATCH = 8  # samples a batch, so that repair can hold some of them out
 _MOST_INPUTS = 2304  # of a layer whose refit is computed: larger ones take longer than the check is worth
 _FEW = GramOptions(rows=10_000, samples=8)
 
@@ -55,11 +56,11 @@ def beside_chance(subject: Subject, plan: Plan, recipe: Recipe, context: Context
         return None
     generator = torch.Generator().manual_seed(context.seed)
     plans = [plan, *(_random(subject.graph, plan, generator) for _ in range(_RIVALS))]
-    front, back = apart(subject.first(2 * _SAMPLES).samples, _SAMPLES)
-    few = replace(subject, samples=tuple(_small(front)))
     if any(isinstance(step, Ridge) for step in recipe.repairs):
-        losses = _refit_errors(few, counts, plans, context.seed)
+        losses = _refit_errors(subject.first(_REFITTED), counts, plans, context.seed)
         return None if losses is None else BesideChance(losses[0], tuple(losses[1:]), True)
+    front, back = apart(subject.first(2 * _REPAIRED).samples, _REPAIRED)
+    few = replace(subject, samples=tuple(_small(front)))
     judging = [x for x, _ in back or front]
     originals = outputs(subject.model, judging)
     quiet = replace(context, listener=SILENT)

@@ -122,7 +122,7 @@ def multiple(a: Axis) -> tuple[int, Axis] | None:
 
 
 def refined(leaf: Axis, like: Axis, why: Reason) -> None:
-    """Give a leaf the structure of another axis of its size, with leaves of its own; frozen parts are frozen for `why`."""
+    """Give a leaf the structure of another axis of its size, with leaves of its own; `why` its frozen parts are."""
     leaf, copy = find(leaf), _alike(like, why)
     _refine(leaf, str(copy.kind), copy.kids)
 

@@ -99,7 +99,7 @@ class _State:
         todo: list[Any] = [model]
         while todo:
             x = todo.pop()
-            kind = type(x)
+            kind: Any = type(x)
             if kind in ATOMS or id(x) in seen or isinstance(x, Enum):
                 continue
             seen.add(id(x))

@@ -24,6 +24,7 @@ from sartor.structure.graph import Graph, Resolved
 from sartor.structure.model_copy import ATOMS, every_path, modules_by_path, named_tensors
 from sartor.structure.picked import picked
 from sartor.surgery.attributes import attributes_for
+from sartor.surgery.kept_numbers import NumbersKept
 from sartor.surgery.pretrained import is_guard
 from sartor.surgery.program import Rewritten
 from sartor.torch_internals import own_parameters
@@ -33,7 +34,8 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # b
 _MISSING = object()
 _EMPTY = {dict, OrderedDict, list, set, tuple}
 _HOOKS = {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}  # compared by number
-_REWRITTEN = {"program", "_qkv_same_embed_dim"}  # attributes that a rewritten forward sets
+_REWRITTEN = {"program", "_qkv_same_embed_dim", "kept_numbers"}  # attributes that another forward sets
+_CHANGED = (Rewritten, NumbersKept)  # classes that run another forward than the one they derive from
 
 
 def check_delivered(model: nn.Module, graph: Graph, resolved: Resolved, network: nn.Module) -> int:
@@ -127,7 +129,7 @@ def _same_tree(model: nn.Module, network: nn.Module) -> None:
         kinds = type(old[path]), type(new[path])
         if all(issubclass(k, GraphModule) for k in kinds):  # torch.fx makes a class for every instance
             continue
-        if kinds[0] is not kinds[1] and not (issubclass(kinds[1], Rewritten) and kinds[1].__mro__[2] is kinds[0]):
+        if kinds[0] is not kinds[1] and not (issubclass(kinds[1], _CHANGED) and kinds[1].__mro__[2] is kinds[0]):
             raise ProofFailed(
                 f"module {path!r}: expected class {kinds[0].__name__}; the cut network has {kinds[1].__name__}"
             )
@@ -201,7 +203,7 @@ def _same_attributes(model: nn.Module, network: nn.Module, expected: Mapping[tup
                 raise ProofFailed(f"module {path!r}: the cut network has another forward; report the model")
             continue  # its graph is copied, and what hooks check of inputs is not
         changed = changes.get(path, {})
-        rewritten = isinstance(other, Rewritten) and not isinstance(module, Rewritten)
+        rewritten = isinstance(other, _CHANGED) and not isinstance(module, _CHANGED)
         before, after = vars(module), vars(other)
         for key in dict.fromkeys([*_unlike(before, after), *changed]):
             if key in _TABLES or (rewritten and key in _REWRITTEN) or is_guard(key, vars(other).get(key)):
@@ -276,7 +278,7 @@ class _Comparison:
             return alike and same_bits(old, new)
         if isinstance(old, nn.Module) and id(old) in self.paths:
             place = self.modules[self.paths[id(old)]]
-            return new is place or isinstance(place, Rewritten)
+            return new is place or isinstance(place, _CHANGED)
         if kind is not type(new):
             return False
         if kind is float:

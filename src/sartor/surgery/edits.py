@@ -21,6 +21,7 @@ from sartor.structure.model_copy import clone, modules_by_path, named_tensors
 from sartor.structure.picked import picked
 from sartor.surgery.edits_check import check_kept, check_size
 from sartor.surgery.edits_file import EditsFile, KeptRows
+from sartor.surgery.kept_numbers import KeptNumber, Numbers, keep_numbers_
 from sartor.surgery.pretrained import guard_pretrained_
 from sartor.surgery.program import Program, rewrite_
 from sartor.torch_internals import is_view
@@ -37,6 +38,7 @@ class Edits:
     attributes: tuple[tuple[str, str, Any], ...]  # (module path, attribute, new value)
     shapes: Mapping[str, tuple[int, ...]]  # of the sliced tensors before the cut
     programs: Mapping[str, Program] = field(default_factory=dict)
+    numbers: Numbers = field(default_factory=dict)  # that forwards compute with in place of what follows from a width
 
     def to_json(self) -> str:
         """JSON with one tensor or attribute a line."""
@@ -48,8 +50,10 @@ class Edits:
         attributes = ",\n".join(f"    {json.dumps(row)}" for row in self.attributes)
         forwards = ",\n".join(f"    {json.dumps(path)}: {json.dumps(p.raw)}" for path, p in self.programs.items())
         rewritten = f',\n  "forwards": {{\n{forwards}\n  }}' if forwards else ""
+        kept = {path: [[n.kind, n.new, n.old] for n in of_module] for path, of_module in self.numbers.items()}
+        numbers = f',\n  "numbers": {json.dumps(kept)}' if kept else ""
         head = f'"format": {FORMAT},\n  "sartor": {json.dumps(version())}'
-        parts = f'"tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]{rewritten}'
+        parts = f'"tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]{rewritten}{numbers}'
         return f"{{\n  {head},\n  {parts}\n}}\n"
 
     @classmethod
@@ -69,6 +73,7 @@ class Edits:
             tuple((path, name, tuple(v) if isinstance(v, list) else v) for path, name, v in file.attributes),
             {name: tuple(t.shape) for name, t in file.tensors.items()},
             {path: Program(program, trusted=trust) for path, program in file.forwards.items()},
+            {path: tuple(KeptNumber(*n) for n in rows) for path, rows in file.numbers.items()},
         )
 
 
@@ -124,6 +129,9 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
     for path in edits.programs:
         if path not in modules:
             raise BadInput(f"the model has no module {path!r} whose forward the edits rewrite")
+    for path in edits.numbers:
+        if path not in modules:
+            raise BadInput(f"the model has no module {path!r} whose numbers the edits keep")
     largest = max((n for t in tensors.values() for n in t.shape), default=0)
     for path, attribute, value in edits.attributes:
         if path not in modules or not hasattr(modules[path], attribute):
@@ -137,6 +145,7 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
     set_attributes_(new, edits.attributes)
     for path, program in edits.programs.items():
         new = rewrite_(new, path, program)
+    new = keep_numbers_(new, edits.numbers)
     guard_pretrained_(new, _new_sizes(modules, edits))
     return new
 

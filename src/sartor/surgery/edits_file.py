@@ -135,6 +135,9 @@ class EditsFile(Row):
     forwards: dict[str, Annotated[ProgramFile | OldProgramFile, Field(discriminator="format")]] = Field(
         default_factory=dict
     )  # by module path
+    numbers: dict[str, list[tuple[Literal["argument", "tensor", "attention"], int | float, int | float]]] = Field(
+        default_factory=dict
+    )  # module path -> kind, as the cut network computes it, as the original does
 
     @classmethod
     def read(cls, text: str) -> EditsFile:

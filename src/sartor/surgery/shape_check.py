@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from sartor.structure.shadow import Shadow
 from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
+from sartor.surgery.kept_numbers import Difference, Numbers, differences, keep_numbers_, to_keep
 from sartor.surgery.program import SPLITS, Program, Rewritten, rewrite_
 from sartor.torch_internals import OpOverload
 
@@ -69,6 +70,13 @@ def check(
     return ShapeCheck(model).problem(graph, masks, attributes, programs)
 
 
+class Checked(NamedTuple):
+    """What a cut network would do."""
+
+    problem: Mismatch | None
+    numbers: Numbers  # to keep at the original's value
+
+
 class ShapeCheck:
     """Checks of several cuts of one model, which must not change meanwhile."""
 
@@ -84,35 +92,62 @@ class ShapeCheck:
         programs: Mapping[str, Program] | None = None,
     ) -> Mismatch | None:
         """See `check`."""
+        return self.checked(graph, masks, attributes, programs).problem
+
+    def checked(
+        self,
+        graph: Graph,
+        masks: Mapping[Axis, Tensor],
+        attributes: Attributes,
+        programs: Mapping[str, Program] | None = None,
+    ) -> Checked:
+        """`check`, with the numbers to keep that would follow from the new widths; keeping them is tried."""
         change = _Change(Masks.of(masks), attributes, programs or {})
-        rewritten = bool(programs) or any(isinstance(m, Rewritten) for m in modules_of(self.model))
         with uncollected():  # garbage collection would walk the graph again and again
-            problem = self._problem(graph, change, training=False)
-            if problem is not None:
-                return problem
-            before = len(graph.ops)
-            for other in graph.others:
-                if rewritten and all(other is not v for v in graph.variants):
-                    before += len(other.ops)
-                    continue
-                training = other is graph.training
-                problem = self._problem(other, change, training=training)
-                if problem is not None:
-                    when = "in training mode" if training else "in the other branch of a decision"
-                    if any(other is v for v in graph.variants):
-                        when = f"on inputs of shape {', '.join(str(list(t.shape)) for t in tensors(other.example))}"
-                    return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
+            found: list[Difference] = []
+            problem = self._problem(graph, change, found)
+            if problem is not None or not found:
+                return Checked(problem, {})
+            left: list[Difference] = []
+            problem = self._problem(graph, replace(change, numbers=to_keep(found)), left)
+        # the scale of attention follows the width where it cannot be kept: the axis says so
+        other = next((d for d in left if d.number.kind != "attention"), None)
+        if problem is None and other is not None:
+            problem = Mismatch(graph.every_op.index(other.op), str(other))
+        return Checked(problem, to_keep(d for d in found if all(d.op is not x.op for x in left)))
+
+    def _problem(self, graph: Graph, change: _Change, found: list[Difference]) -> Mismatch | None:
+        """The first problem of all recorded forwards; differing numbers are added to `found`."""
+        rewritten = bool(change.programs) or any(isinstance(m, Rewritten) for m in modules_of(self.model))
+        problem = self._problem_in(graph, change, found)
+        if problem is not None:
+            return problem
+        before = len(graph.ops)
+        for other in graph.others:
+            if rewritten and all(other is not v for v in graph.variants):
                 before += len(other.ops)
+                continue
+            training = other is graph.training
+            problem = self._problem_in(other, change, found, training=training)
+            if problem is not None:
+                when = "in training mode" if training else "in the other branch of a decision"
+                if any(other is v for v in graph.variants):
+                    when = f"on inputs of shape {', '.join(str(list(t.shape)) for t in tensors(other.example))}"
+                return Mismatch(before + problem.op, f"{when}: {problem.message}", problem.sizes)
+            before += len(other.ops)
         return None
 
-    def _problem(self, graph: Graph, change: _Change, *, training: bool) -> Mismatch | None:
+    def _problem_in(
+        self, graph: Graph, change: _Change, found: list[Difference], *, training: bool = False
+    ) -> Mismatch | None:
         shapes = {name: tuple(map(change.cut.size, v.axes)) for name, v in graph.tensors.items()}
         on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
         with self._shadow.lent(shapes) if on_meta else nullcontext(self._with_values(shapes)) as shadow:
             set_attributes_(shadow, tuple((p, a, v) for (p, a), v in change.attributes.items()))
             for path, program in change.programs.items():
                 shadow = rewrite_(shadow, path, program)
-            return followed(shadow.train() if training else evaluating(shadow), graph, change.cut)
+            shadow = keep_numbers_(shadow, change.numbers)
+            return followed(shadow.train() if training else evaluating(shadow), graph, change.cut, found)
 
     def _with_values(self, shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
         """A copy with tensors that are not the kept slices, but of their shapes and with similar values."""
@@ -127,15 +162,17 @@ class _Change:
     cut: Masks
     attributes: Attributes
     programs: Mapping[str, Program]
+    numbers: Numbers = field(default_factory=dict)
 
 
-def followed(shadow: nn.Module, graph: Graph, cut: Masks) -> Mismatch | None:
+def followed(shadow: nn.Module, graph: Graph, cut: Masks, found: list[Difference]) -> Mismatch | None:
     """Run a cut network on the example of a graph and compare every operator's output with the predicted shape.
 
     Args:
         shadow: the cut network; on meta where the example is on meta.
         graph: of the original.
         cut: what is removed from it.
+        found: numbers that differ from those of the original are added.
     """
     on_meta = all(t.device.type == "meta" for t in tensors(graph.example))
     on_path: Walk | None = None
@@ -145,6 +182,7 @@ def followed(shadow: nn.Module, graph: Graph, cut: Masks) -> Mismatch | None:
         nonlocal problem
         if not op.live:
             return
+        found.extend(differences(op, args, kwargs))
         got = list(out) if isinstance(out, list | tuple) else [out]
         want = list(op.out) if isinstance(op.out, list | tuple) else [op.out]
         for t, v in zip(got, want):

@@ -181,7 +181,8 @@ def _recorded(graph: Graph, model: weakref.ref[nn.Module]) -> Tape:
     """The tape of a graph and of the model that it was traced from."""
     alive = model()
     assert alive is not None
-    forwards = {path: Forward.of(type(module)) for path, module in modules_by_path(alive).items()}
+    kinds: dict[str, Any] = {path: type(module) for path, module in modules_by_path(alive).items()}
+    forwards = {path: Forward.of(kind) for path, kind in kinds.items()}
     recorder = _Recorder(alive, forwards)
     with uncollected():  # garbage collection would walk the recordings again and again
         return Tape(graph.tensors, [recorder.family(g) for g in (graph, *graph.variants)], forwards)

@@ -11,8 +11,15 @@ from sartor.types.checked import Count, Flag, Positive, Share, Weight, checked
 
 @checked
 class Ridge:
-    """Every layer that reads other inputs than before is refitted to the original's outputs by ridge regression."""
+    """Every layer that reads other inputs than before is refitted to the original's outputs by ridge regression.
 
+    Other variants are repairs of others on the same cut: "grail" (arXiv:2602.23795) puts the regression from kept
+    inputs to all into the layers, "folding" (arXiv:2502.10216) merges units by their weights. Each is kept only if
+    outputs on calibration inputs held out come closer to the original's.
+    """
+
+    variant: Literal["refit", "grail", "folding"] = "refit"
+    logits: Flag = True  # of a refit: products of queries and keys are matched where the width of heads is cut
     kind: Literal["ridge"] = "ridge"
 
 
