@@ -438,9 +438,8 @@ def joined(ties: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def _mask(size: int, count: int) -> Tensor:
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(size))
     mask = torch.zeros(size, dtype=torch.bool)
-    mask[order[:count]] = True
+    mask[torch.randperm(size, generator=torch.Generator().manual_seed(size))[:count]] = True
     return mask
 
 
