@@ -12,7 +12,7 @@ from torch import nn
 from sartor.errors import BadInput
 from sartor.repair import Original
 from sartor.repair import distil as distil_module
-from sartor.repair.distil import distilled, samples_apart
+from sartor.repair.distil import Samples, distilled, samples_apart
 from sartor.repair.gap import output_gap, outputs
 from sartor.repair.repair_step import heal
 from sartor.repair.sample_pool import SamplePool
@@ -69,7 +69,7 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 def test_held_out_outputs_come_closer_and_nothing_else_changes(case) -> None:
     smaller, original, batches = case
     before = copy.deepcopy(smaller.state_dict()), copy.deepcopy(original.model.state_dict())
-    better, report = distilled(smaller, original, batches[:4], batches[4:], QUICK)
+    better, report = distilled(smaller, original, Samples(batches[:4], batches[4:]), QUICK)
     targets = outputs(original.model, batches[4:])
     assert report["kept"] and report["steps"] == 24 and report["bounded_by"] == "steps"
     assert output_gap(better, batches[4:], targets) == pytest.approx(report["after"], rel=1e-5)
@@ -84,13 +84,15 @@ def test_held_out_outputs_come_closer_and_nothing_else_changes(case) -> None:
 
 def test_a_training_that_does_not_help_changes_nothing(case) -> None:
     smaller, original, batches = case
-    same, report = distilled(smaller, original, batches[:4], batches[4:], Distil(steps=4, lr=1e3))
+    same, report = distilled(smaller, original, Samples(batches[:4], batches[4:]), Distil(steps=4, lr=1e3))
     assert same is smaller and not report["kept"] and report["after"] == report["before"]
 
 
 def test_the_same_seed_and_steps_give_the_same_weights(case) -> None:
     smaller, original, batches = case
-    one, two, other = (distilled(smaller, original, batches[:4], batches[4:], QUICK, seed=s)[0] for s in (1, 1, 2))
+    one, two, other = (
+        distilled(smaller, original, Samples(batches[:4], batches[4:]), QUICK, seed=s)[0] for s in (1, 1, 2)
+    )
     assert equal(one, two) and not equal(one, other)
 
 
@@ -114,14 +116,13 @@ def test_a_training_that_time_shortened_is_repeated_by_its_steps(case, monkeypat
         timed, report = distilled(
             smaller,
             original,
-            batches[:4],
-            batches[4:],
+            Samples(batches[:4], batches[4:]),
             Distil(minutes=1.0, lr=3e-3, passes=500),
             listener=Listener(note=notes.append),
         )
     assert report["kept"] and report["bounded_by"] == "time" and 40 < report["steps"] < 60
     assert f"heal.distil.steps={report['steps']}" in notes[0]
-    again, _ = distilled(smaller, original, batches[:4], batches[4:], Distil(steps=report["steps"], lr=3e-3))
+    again, _ = distilled(smaller, original, Samples(batches[:4], batches[4:]), Distil(steps=report["steps"], lr=3e-3))
     assert equal(timed, again)
 
 
@@ -130,7 +131,7 @@ def test_a_training_ends_at_the_deadline_on_a_machine_that_became_slow(case, mon
     notes: list[str] = []
     monkeypatch.setattr(distil_module, "time", Clock(slow_from=20, each=100.0))
     _, report = distilled(
-        smaller, original, batches[:4], batches[4:], Distil(minutes=1.0), listener=Listener(note=notes.append)
+        smaller, original, Samples(batches[:4], batches[4:]), Distil(minutes=1.0), listener=Listener(note=notes.append)
     )
     assert report["bounded_by"] == "deadline" and report["steps"] < 25 and "another network" in notes[0]
     assert report["after"] < report["before"]  # the weights of the last step were compared too
@@ -139,9 +140,9 @@ def test_a_training_ends_at_the_deadline_on_a_machine_that_became_slow(case, mon
 def test_a_batch_in_parts_trains_as_the_whole_batch_does(case, monkeypatch: pytest.MonkeyPatch) -> None:
     smaller, original, batches = case
     plain = Distil(steps=6, batch=16, augment="none")
-    whole, _ = distilled(smaller, original, batches[:4], batches[4:], plain)
+    whole, _ = distilled(smaller, original, Samples(batches[:4], batches[4:]), plain)
     monkeypatch.setattr(distil_module, "samples_within", lambda *a, **k: 4)
-    divided, _ = distilled(smaller, original, batches[:4], batches[4:], plain)
+    divided, _ = distilled(smaller, original, Samples(batches[:4], batches[4:]), plain)
     for name, t in whole.state_dict().items():
         assert torch.allclose(t, divided.state_dict()[name], rtol=2e-2, atol=2e-4), name
 
@@ -149,11 +150,11 @@ def test_a_batch_in_parts_trains_as_the_whole_batch_does(case, monkeypatch: pyte
 def test_parameters_that_require_no_gradient_stay(case) -> None:
     smaller, original, batches = case
     smaller.stem.requires_grad_(False)
-    better, report = distilled(smaller, original, batches[:4], batches[4:], QUICK)
+    better, report = distilled(smaller, original, Samples(batches[:4], batches[4:]), QUICK)
     assert report["kept"] and torch.equal(better.stem.weight, smaller.stem.weight)
     assert not torch.equal(better.head.weight, smaller.head.weight)
     smaller.requires_grad_(False)
-    same, report = distilled(smaller, original, batches[:4], batches[4:], QUICK)
+    same, report = distilled(smaller, original, Samples(batches[:4], batches[4:]), QUICK)
     assert same is smaller and report["steps"] == 0
 
 
@@ -202,4 +203,4 @@ def test_one_batch_is_divided_and_too_few_samples_are_noted(case) -> None:
     with pytest.raises(BadInput, match="at least two calibration samples"):
         samples_apart([torch.zeros(1, 3)], 0.1)
     with pytest.raises(BadInput, match="expected calibration inputs"):
-        distilled(smaller, original, [], batches, QUICK)
+        distilled(smaller, original, Samples([], batches), QUICK)

@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,25 +35,35 @@ from sartor.repair.taps import Tap, block_ends, tapped
 from sartor.schedule.cosine import cosine
 from sartor.structure import Graph
 from sartor.structure.example import Example, batch_of, call, first_tensor, map_tensors, tensors
+from sartor.torch_internals import BatchNorm
 from sartor.types import SILENT, Distil, Listener
 from sartor.units import show_seconds
 
 _WARM_UP = 10  # steps in which the learning rate rises; the same for every length, so that the first steps are
 _TIMED = 5  # steps after the first one by which the number of steps is chosen that the time allows
+_USED = 0.9  # of the time that is left after these; the rest is for measuring the error on held-out inputs
 _CHECKS = 4  # times that the error on held-out inputs is measured
 _SHIFT = 8  # pictures are shifted by up to an eighth of their size
 _NOTES = {
     "time": "heal.distil.steps={} gives the same network whatever the speed of the machine",
     "deadline": "the machine became slower on the way, so another run may give another network",
 }
+_LR_NORMED, _LR = 3e-3, 3e-4  # of networks with batch norms, which allow larger steps, and of others
 _SMALLEST = 1e-12  # of a mean square that an error is divided by
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Batches of calibration inputs."""
+
+    trained_on: Sequence[Example]
+    held_out: Sequence[Example]  # they judge
 
 
 def distilled(
     smaller: nn.Module,
     original: Original,
-    batches: Sequence[Example],
-    held_out: Sequence[Example],
+    samples: Samples,
     options: Distil,
     *,
     seed: int = 0,
@@ -69,8 +80,7 @@ def distilled(
     Args:
         smaller: cut from the original; left as it is.
         original: the network before the cut, and the cut.
-        batches: calibration inputs that are trained on.
-        held_out: calibration inputs that judge.
+        samples: calibration inputs.
         options: see `Distil`.
         seed: of the order of the samples, of shifts and mirrors.
         listener: progress.
@@ -82,6 +92,7 @@ def distilled(
     Raises:
         BadInput: no calibration inputs.
     """
+    batches, held_out = samples.trained_on, samples.held_out
     if not batches or not held_out:
         raise BadInput("distillation: expected calibration inputs to train on and others to judge by; got none")
     started = time.monotonic()
@@ -104,10 +115,11 @@ def distilled(
         taps = block_ends(original, batches[0]) if options.features > 0 else []
         step = _Step(candidate, teacher, taps, options, original.graph)
         length = _Length(options, SamplePool(batches, options.batch, seed), started)
+        lr = options.lr or (_LR_NORMED if any(isinstance(m, BatchNorm) for m in candidate.modules()) else _LR)
         best, best_state = before, None
         augment = _augmentation(options, batches[0], seed)
         for index, inputs in enumerate(length.batches()):
-            loss = step(augment(inputs), length.rate(index))
+            loss = step(augment(inputs), lr * length.rate(index))
             length.timed(index)
             listener.tell(f"step {index + 1}/{length.steps} loss {loss:.4f}", (index + 1) / length.steps)
             if length.is_check(index):
@@ -148,10 +160,10 @@ class _Length:
             yield next(drawn)
 
     def rate(self, index: int) -> float:
-        """The learning rate of a step: a linear warm-up, then a cosine to zero."""
+        """The share of the learning rate in a step: a linear warm-up, then a cosine to zero."""
         rise = min(1.0, (index + 1) / _WARM_UP)
         behind = max(0, index - _WARM_UP) / max(1, self.steps - _WARM_UP)
-        return self.options.lr * rise * cosine(min(1.0, behind))
+        return rise * cosine(min(1.0, behind))
 
     def timed(self, index: int) -> None:
         """Called after each step: shortens the training to what the time allows."""
@@ -173,16 +185,13 @@ class _Length:
         return (index + 1) % max(1, -(-self.steps // _CHECKS)) == 0 or index + 1 == self.steps
 
 
-_USED = 0.9  # of the time that is left; the rest is for measuring the error on held-out inputs
-
-
 class _Step:
     """One step of Adam on one batch, in parts that fit into the memory."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module, taps: list[Tap], options: Distil, graph: Graph):
         self.student, self.teacher, self.taps, self.options = student, teacher, taps, options
         self.trained = [p for p in student.parameters() if p.requires_grad and p.is_floating_point()]
-        self.optimizer = torch.optim.Adam(self.trained, lr=options.lr)
+        self.optimizer = torch.optim.Adam(self.trained)
         self.most = samples_within(graph, device_of(student), working_memory(), gradients=True)
         self.picture = any(isinstance(m, nn.Conv2d) for m in student.modules())
 
@@ -262,4 +271,4 @@ def samples_apart(batches: Sequence[Example], share: float) -> tuple[list[Exampl
     return [between(0, n - held)], [between(n - held, n)]
 
 
-__all__ = ["distilled", "samples_apart"]
+__all__ = ["Samples", "distilled", "samples_apart"]

@@ -11,7 +11,7 @@ from torch import nn
 from sartor.errors import BadInput, CannotTrace
 from sartor.repair import RidgeOptions, fold_means_, refit_consumers_, refresh_norm, refresh_norm_if_better
 from sartor.repair.compensation import compensate_
-from sartor.repair.distil import distilled, samples_apart
+from sartor.repair.distil import Samples, distilled, samples_apart
 from sartor.repair.folding import fold_units_
 from sartor.repair.gap import output_gap, outputs
 from sartor.repair.original import Original
@@ -113,8 +113,8 @@ def _distilled(
         listener.note(f"distillation: left out, since there are fewer than {_FEWEST} calibration samples")
         return smaller, {"kept": False, "steps": 0}
     split = _apart if len(inputs) > 1 else samples_apart  # those that judged a refit judge here too
-    fit, held = split(inputs, _HELD_OUT_OF_REFIT)
-    return distilled(smaller, original, fit, held, how, seed=seed, listener=listener)
+    samples = Samples(*split(inputs, _HELD_OUT_OF_REFIT))
+    return distilled(smaller, original, samples, how, seed=seed, listener=listener)
 
 
 def _apart(inputs: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:

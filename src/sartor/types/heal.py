@@ -51,7 +51,8 @@ class Distil:
     passes: Positive = 40  # over the calibration inputs, at most
     steps: Count = 0  # exactly so many, whatever time they take; 0: as `passes` and `minutes` say
     batch: Positive = 100  # samples a step
-    lr: Annotated[float, Field(strict=True, gt=0)] = 1e-3  # of Adam
+    lr: Annotated[float, Field(strict=True, gt=0)] | None = None
+    # of Adam; None: 0.003 in networks with batch norms, 0.0003 in others
     features: Weight = 1.0  # weight of the outputs of blocks beside those of the network; 0: these alone
     augment: Literal["pictures", "none"] = "pictures"  # whether inputs that are pictures are shifted and mirrored
     kind: Literal["distil"] = "distil"
