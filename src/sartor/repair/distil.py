@@ -114,6 +114,7 @@ def distilled(
         stack.enter_context(borrowed(candidate))
         taps = block_ends(original, batches[0]) if options.features > 0 else []
         step = _Step(candidate, teacher, taps, options, original.graph)
+        step.measure(batches[0])
         length = _Length(options, SamplePool(batches, options.batch, seed), started)
         lr = options.lr or (_LR_NORMED if any(isinstance(m, BatchNorm) for m in candidate.modules()) else _LR)
         best, best_state = before, None
@@ -193,6 +194,7 @@ class _Step:
         self.trained = [p for p in student.parameters() if p.requires_grad and p.is_floating_point()]
         self.optimizer = torch.optim.Adam(self.trained)
         self.most = samples_within(graph, device_of(student), working_memory(), gradients=True)
+        self.sizes: dict[str, float] = {}  # mean squares of the original's results, by module; "": of its outputs
         self.picture = any(isinstance(m, nn.Conv2d) for m in student.modules())
 
     def __call__(self, inputs: Example, rate: float) -> float:
@@ -210,6 +212,17 @@ class _Step:
         self.optimizer.step()
         return total
 
+    def measure(self, inputs: Example) -> None:
+        """Take from one batch the sizes that errors are relative to, so that they do not depend on parts of batches."""
+        sums: dict[str, tuple[float, int]] = {}
+        for piece in parts(inputs, self.most):
+            with tapped(self.teacher, self.taps) as wanted, torch.no_grad():
+                results = {"": first_tensor(call(self.teacher, self._formatted(piece))), **wanted}
+            for name, t in results.items():
+                square, count = sums.get(name, (0.0, 0))
+                sums[name] = (square + float(t.double().square().sum()), count + t.numel())
+        self.sizes = {name: square / max(1, count) for name, (square, count) in sums.items()}
+
     def _formatted(self, inputs: Example) -> Example:
         last = torch.channels_last
         one = lambda t: t.contiguous(memory_format=last) if t.dim() == 4 and self.picture else t
@@ -219,18 +232,19 @@ class _Step:
         with tapped(self.teacher, self.taps) as wanted, torch.no_grad():
             target = first_tensor(call(self.teacher, inputs))
         with tapped(self.student, self.taps) as given:
-            loss = _relative_error(first_tensor(call(self.student, inputs)), target)
+            loss = self._error("", first_tensor(call(self.student, inputs)), target)
         reached = [t for t in self.taps if t.module in wanted and t.module in given]
         for tap in reached:
-            error = _relative_error(given[tap.module], tap.of_original(wanted[tap.module]))
+            error = self._error(tap.module, given[tap.module], tap.of_original(wanted[tap.module]))
             loss = loss + self.options.features / len(reached) * error
         return loss
 
-
-def _relative_error(given: Tensor, target: Tensor) -> Tensor:
-    """Squared distance from the target, relative to its squared size."""
-    target = target.float()
-    return (given.float() - target).square().mean() / target.square().mean().clamp(min=_SMALLEST)
+    def _error(self, name: str, given: Tensor, target: Tensor) -> Tensor:
+        """Squared distance from the target, relative to the size of the original's results there."""
+        target = target.float()
+        size = self.sizes.get(name)  # None: the batch that was measured does not reach the module
+        of = target.square().mean().clamp(min=_SMALLEST) if size is None else max(size, _SMALLEST)
+        return (given.float() - target).square().mean() / of
 
 
 def _augmentation(options: Distil, example: Example, seed: int) -> Any:
