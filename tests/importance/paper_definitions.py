@@ -210,7 +210,7 @@ def gradient_vectors(grad, units, count):
 @over_layers
 def oto(s, name, units, vectors):
     grads = gradient_vectors(s.mean_grad(name), units, len(vectors))
-    cosines = [a @ g / (a.norm() * g.norm()) for a, g in zip(vectors, grads)]
+    cosines = [cosine(a, g) for a, g in zip(vectors, grads)]
     inverse = [1 / a.abs().mean() for a in vectors]
     return [1 - 0.5 * c - 0.5 * i for c, i in zip(divided(cosines), divided(inverse))]
 
@@ -222,11 +222,17 @@ def hesso(s, name, units, vectors):
     five = [
         [a.norm() for a in vectors],
         [a.norm() / len(a) for a in vectors],
-        [i / (a.norm() * g.norm()) + 1 for a, g, i in zip(vectors, grads, inner)],
+        [cosine(a, g) + 1 for a, g in zip(vectors, grads)],
         [abs(i) for i in inner],
         [0.5 * i * i for i in inner],
     ]
     return [0.2 * sum(term) for term in zip(*map(divided, five))]
+
+
+def cosine(a, b):
+    """0 where one of the two is zero, as the gradient of a unit that never fires."""
+    size = a.norm() * b.norm()
+    return a @ b / size if size > 0 else size
 
 
 def divided(values):

@@ -57,6 +57,18 @@ def test_a_cut_network_computes_with_the_numbers_of_the_original(build, seed):
     assert torch.allclose(smaller(longer), silenced(longer), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("build", [CASE.build, lambda: made(DefaultScale())], ids=["numbers", "attention"])
+def test_a_cut_network_is_cut_again_and_keeps_the_first_numbers(build):
+    model = build()
+    graph = probe(model, trace(model, ROWS))
+    smaller = cut(model, graph, unequal(graph, 1, low=0.6))
+    again = probe(smaller, trace(smaller, ROWS))
+    plan = unequal(again, 2, low=0.4, high=0.7)
+    smallest = cut(smaller, again, plan)
+    assert prove(smaller, again, plan, ROWS, smaller=smallest).passed
+    assert torch.allclose(smallest(ROWS), silence(smaller, again, plan)(ROWS), rtol=1e-4, atol=1e-5)
+
+
 def test_a_network_that_keeps_numbers_is_saved_copied_pickled_and_exported(tmp_path):
     model = CASE.build()
     graph = probe(model, trace(model, ROWS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,9 +37,14 @@ def checked_seed(seed: Any) -> int:
     Raises:
         BadInput: not a whole number of at most 63 bits.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -MOST_SEED <= seed <= MOST_SEED - 2**32:
-        raise BadInput(f"seed: expected a whole number of at most 63 bits; got {repr(seed)[:80]}")
-    return seed
+    try:
+        number = None if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = None
+    if number is None or not -MOST_SEED <= number <= MOST_SEED - 2**32:
+        got = f"one of {number.bit_length()} bits" if number is not None else repr(seed)[:80]
+        raise BadInput(f"seed: expected a whole number of at most 63 bits; got {got}")
+    return number
 
 
 def usable_device(device: Any) -> torch.device:

@@ -29,12 +29,13 @@ from sartor.surgery.pretrained import is_guard
 from sartor.surgery.program import Rewritten
 from sartor.torch_internals import own_parameters
 
-_TABLES = {"_parameters", "_buffers", "_modules", "_compiled_call_impl"}  # compared by name, or not copied
+_TABLES = {"_parameters", "_buffers", "_modules", "_compiled_call_impl", "kept_numbers"}
+# compared by name, not copied, or compared by what the network computes
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by element size, for bits
 _MISSING = object()
 _EMPTY = {dict, OrderedDict, list, set, tuple}
 _HOOKS = {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}  # compared by number
-_REWRITTEN = {"program", "_qkv_same_embed_dim", "kept_numbers"}  # attributes that another forward sets
+_REWRITTEN = {"program", "_qkv_same_embed_dim"}  # attributes that another forward sets
 _CHANGED = (Rewritten, NumbersKept)  # classes that run another forward than the one they derive from
 
 

@@ -67,9 +67,10 @@ def differences(op: Op, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Differ
     """
     if op.name in _POSITIONS:
         return
-    if op.name == _ATTENTION and op.arg("scale") is None and kwargs.get("scale") is None:
-        old, new = op.args[0].shape[-1], args[0].shape[-1]
-        if old != new:
+    if op.name == _ATTENTION and kwargs.get("scale") is None:
+        scale, new = op.arg("scale"), args[0].shape[-1]
+        old = op.args[0].shape[-1] if scale is None else scale**-2
+        if not math.isclose(old, new, rel_tol=_PRECISION):
             yield Difference(op, KeptNumber("attention", new, old))
     pairs = [*zip(op.args, args), *((v, kwargs[k]) for k, v in op.kwargs.items() if k in kwargs)]
     for old, new in pairs:
@@ -186,9 +187,11 @@ def keep_numbers_(model: nn.Module, numbers: Numbers) -> nn.Module:
     """Let the modules at these paths compute with the original's numbers; returns the model, a new one for path ""."""
     for path, of_module in numbers.items():
         module = model.get_submodule(path)
-        new: nn.Module = object.__new__(_subclass(cast(Any, type(module))))
+        before = module.kept_numbers if isinstance(module, NumbersKept) else ()  # of an earlier cut
+        kind = type(module) if before else _subclass(cast(Any, type(module)))
+        new: nn.Module = object.__new__(kind)
         new.__dict__.update(module.__dict__)
-        new.__dict__["kept_numbers"] = of_module
+        new.__dict__["kept_numbers"] = (*before, *of_module)
         if not path:
             return keep_numbers_(new, {p: n for p, n in numbers.items() if p})
         parent, _, name = path.rpartition(".")

@@ -182,7 +182,8 @@ def followed(shadow: nn.Module, graph: Graph, cut: Masks, found: list[Difference
         nonlocal problem
         if not op.live:
             return
-        found.extend(differences(op, args, kwargs))
+        if on_meta:  # otherwise numbers may follow from values
+            found.extend(differences(op, args, kwargs))
         got = list(out) if isinstance(out, list | tuple) else [out]
         want = list(op.out) if isinstance(op.out, list | tuple) else [op.out]
         for t, v in zip(got, want):
@@ -215,8 +216,8 @@ def followed(shadow: nn.Module, graph: Graph, cut: Masks, found: list[Difference
             op, before = graph.ops[i], graph.ops[i - 1]
             if before.mutates or before.path != graph.ops[place].path:
                 return None
-            if _same(op.func, func):
-                return i if _shapes(args) == [tuple(map(cut.size, v.axes)) for v in _tensors(op.args)] else None
+            if _same(op.func, func) and _shapes(args) == [tuple(map(cut.size, v.axes)) for v in _tensors(op.args)]:
+                return i
         return None
 
     changes = Interventions(instead=decided)
@@ -236,7 +237,11 @@ def followed(shadow: nn.Module, graph: Graph, cut: Masks, found: list[Difference
         return problem
     except OffPath as e:
         assert on_path is not None
-        return Mismatch(min(on_path.place, last), f"{e.func} is called where another operator was traced")
+        return Mismatch(
+            min(on_path.place, last),
+            f"{e.func} is called where another operator was traced (if the network keeps what it computed, and was "
+            "called or changed since, trace it again)",
+        )
     except Exception as e:
         op = graph.ops[min(on_path.place if on_path else 0, last)]
         return Mismatch(op.index, f"{op.where}: {type(e).__name__}: {e}")
