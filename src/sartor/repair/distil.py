@@ -41,6 +41,7 @@ from sartor.units import show_seconds
 
 _WARM_UP = 10  # steps in which the learning rate rises; the same for every length, so that the first steps are
 _TIMED = 5  # steps after the first one by which the number of steps is chosen that the time allows
+_SLOWER = 0.85  # of the planned steps: if fewer fit, the training is shortened once more
 _USED = 0.9  # of the time that is left after these; the rest is for measuring the error on held-out inputs
 _CHECKS = 4  # times that the error on held-out inputs is measured
 _SHIFT = 8  # pictures are shifted by up to an eighth of their size
@@ -75,7 +76,7 @@ def distilled(
     The same seed, inputs, machine and number of steps give the same weights, bit for bit. Where `options.minutes` ends
     the training before `options.passes` do, the number of steps depends on the speed of the machine: it is chosen after
     the first steps, so that the learning rate still falls to zero, and is in the report; `options.steps` repeats it.
-    If the machine becomes slower than it was then, training ends at the deadline, which cannot be repeated.
+    If the machine becomes slower than it was then, training is shortened again, which cannot be repeated.
 
     Args:
         smaller: cut from the original; left as it is.
@@ -169,17 +170,18 @@ class _Length:
     def timed(self, index: int) -> None:
         """Called after each step: shortens the training to what the time allows."""
         now = time.monotonic()
-        if now > self.deadline:
-            if index + 1 < self.steps:
-                self.bounded_by = "deadline"
-            self.steps = index + 1
-        elif index == 0:
+        if index == 0:
             self._first = now
-        elif index == _TIMED and self.deadline < math.inf:
-            each = (now - self._first) / _TIMED
-            fitting = index + 1 + int(_USED * (self.deadline - now) / each)
-            if fitting < self.steps:
-                self.steps, self.bounded_by = max(index + 2, fitting), "time"
+        if self.deadline == math.inf or index + 1 >= self.steps:
+            return
+        if now > self.deadline:
+            self.steps, self.bounded_by = index + 1, "deadline"
+        elif index >= _TIMED and index % _TIMED == 0:
+            left = int(_USED * (self.deadline - now) * index / (now - self._first))
+            if index == _TIMED and index + 1 + left < self.steps:
+                self.steps, self.bounded_by = max(index + 2, index + 1 + left), "time"
+            elif index > _TIMED and index + 1 + left < _SLOWER * (self.steps - index - 1) + index + 1:
+                self.steps, self.bounded_by = max(index + 2, index + 1 + left), "deadline"
 
     def is_check(self, index: int) -> bool:
         """Whether the error on held-out inputs is measured behind a step."""
