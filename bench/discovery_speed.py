@@ -1,18 +1,20 @@
 """CPU time from a network to a smaller one, of Sartor and of Torch-Pruning, on one thread.
 
-python bench/discovery_speed.py [--write docs/discovery.md] [--only TEXT] [--repeats 3] [--small]
+python bench/discovery_speed.py [--write docs/discovery.md] [--only TEXT] [--repeats 3] [--tiny]
 
 Needs timm, transformers and torch-pruning==1.6.1 (G. Fang et al. 2023, "DepGraph", arXiv:2301.12900). Both
 run in turns in one process on the same network; times are medians. Both remove half of every group they find, chosen
 at random. What is timed:
 
-    Sartor          trace, probe, a plan, cut (edits and a copy with the slices that stay); then the proof of the cut
+    unverified      `trace`, `probe`, a plan, the cut (edits, checked on meta tensors, and a copy with what stays)
+    checked         the same and `check_cut`: every tensor bit for bit, every attribute, the shapes of a forward
+    proved          the same without that and `prove`: the slices, and the function in float64 and on the user's inputs
     Torch-Pruning   `BasePruner(..., pruning_ratio=0.5)`, then `step()`, on a copy that is made outside of the timing
     trace only      `trace` alone against `build_dependency` and all groups of `Conv2d` and `Linear`
 
-Torch-Pruning changes the network in place and proves nothing. A network that it cannot do, or whose result does not
+Torch-Pruning changes the network in place and checks nothing. A network that it cannot do, or whose result does not
 run or is not smaller, is listed with the reason. A network on the meta device has no values, so its cut is not proved.
-The language model is traced once in a new process.
+`--tiny` adds tiny configurations of transformers. The language model is traced once in a new process.
 """
 
 from __future__ import annotations
@@ -35,17 +37,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from speed_networks import TOKENS, networks
+from speed_networks import TOKENS, networks, tiny_networks
 
 TRACE_HEADS = (
     "network", "operators", "groups", "Sartor, trace only, ms", "Torch-Pruning, dependency graph, ms",
     "Torch-Pruning, groups, ms", "Torch-Pruning / Sartor, trace only",
 )  # fmt: skip
 HEADS = (
-    "network", "trace, ms", "probe, ms", "plan and cut, ms", "proof, ms", "Torch-Pruning, build, ms",
-    "Torch-Pruning, step, ms", "Torch-Pruning / Sartor with proof", "Torch-Pruning / Sartor without proof",
+    "network", "trace, ms", "probe, ms", "plan and cut, ms", "check, ms", "proof, ms", "Torch-Pruning, build, ms",
+    "Torch-Pruning, step, ms", *(f"Torch-Pruning / Sartor, {kind}" for kind in ("unverified", "checked", "proved")),
     "smaller network of Torch-Pruning",
 )  # fmt: skip
+WHAT = {
+    "unverified": "without verification (trace, probe, plan, cut)",
+    "checked": "with the check of slices, attributes and shapes (`check_cut`)",
+    "proved": "with the complete proof (`prove`)",
+}
 RUNS = "runs"
 
 
@@ -56,23 +63,19 @@ class Ours:
     trace: float
     probe: float
     cut: float
+    check: float
     proof: float | None  # None: on the meta device there are no values
     operators: int = 0
     groups: int = 0
 
-    @property
-    def unproved(self) -> float:
-        """From the network to the smaller one.
+    def total(self, kind: str) -> float | None:
+        """All steps of a kind: "unverified", "checked" or "proved"; None: there is no such step.
 
-        >>> Ours(1.0, 2.0, 3.0, 4.0).unproved, Ours(1.0, 2.0, 3.0, 4.0).total
-        (6.0, 10.0)
+        >>> [Ours(1.0, 2.0, 3.0, 4.0, 5.0).total(kind) for kind in WHAT]
+        [6.0, 10.0, 11.0]
         """
-        return self.trace + self.probe + self.cut
-
-    @property
-    def total(self) -> float:
-        """All steps, the proof included."""
-        return self.unproved + (self.proof or 0.0)
+        last = {"unverified": 0.0, "checked": self.check, "proved": self.proof}[kind]
+        return None if last is None else self.trace + self.probe + self.cut + last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,21 +101,22 @@ class Row:
     name: str
     ours: Ours
     peer: Peer
+    tiny: bool = False
 
     @property
-    def ratio(self) -> float | None:
-        """Time of Torch-Pruning over that of Sartor with its proof; None if Torch-Pruning did not finish.
+    def runs(self) -> bool:
+        """Whether Torch-Pruning gave a smaller network that runs."""
+        return self.peer.outcome == RUNS
 
-        >>> row = Row("a", Ours(2.0, 3.0, 4.0, 1.0), Peer("runs", 20.0, 7.0))
-        >>> row.ratio, row.unproved_ratio
-        (2.7, 3.0)
+    def ratio(self, kind: str) -> float | None:
+        """Time of Torch-Pruning over that of Sartor; None if one of the two has no such time.
+
+        >>> row = Row("a", Ours(2.0, 3.0, 4.0, 1.0, None), Peer("runs", 20.0, 7.0))
+        >>> row.ratio("unverified"), row.ratio("checked"), row.ratio("proved")
+        (3.0, 2.7, None)
         """
-        return (self.peer.build + self.peer.step) / self.ours.total if self.peer.finishes else None
-
-    @property
-    def unproved_ratio(self) -> float | None:
-        """The same without the proof, which Torch-Pruning does not have."""
-        return (self.peer.build + self.peer.step) / self.ours.unproved if self.peer.finishes else None
+        ours = self.ours.total(kind)
+        return (self.peer.build + self.peer.step) / ours if self.peer.finishes and ours else None
 
     @property
     def trace_ratio(self) -> float | None:
@@ -140,7 +144,7 @@ def cut_in_half(model: nn.Module, example: Any) -> Ours:
     from sartor.run.stages import verify
     from sartor.run.subject import Subject
     from sartor.structure import trace
-    from sartor.surgery import apply_edits, edits_for, probe
+    from sartor.surgery import apply_edits, check_cut, edits_for, probe
     from sartor.testing.plans import halves
 
     def cut() -> tuple[Any, nn.Module]:
@@ -150,11 +154,12 @@ def cut_in_half(model: nn.Module, example: Any) -> Ours:
     traced_ms, traced = cpu_ms(lambda: trace(model, example))
     probed_ms, graph = cpu_ms(lambda: probe(model, traced))
     cut_ms, (plan, smaller) = cpu_ms(cut)
+    checked_ms, _ = cpu_ms(lambda: check_cut(model, graph, plan, smaller))
     proved_ms = None
     if not on_meta(model):
         subject = Subject(model, example, graph, count(graph))
         proved_ms, _ = cpu_ms(lambda: verify(subject, plan, smaller, inputs=example))
-    return Ours(traced_ms, probed_ms, cut_ms, proved_ms, len(graph.ops), len(graph.groups))
+    return Ours(traced_ms, probed_ms, cut_ms, checked_ms, proved_ms, len(graph.ops), len(graph.groups))
 
 
 def torch_pruning(model: nn.Module, example: Any) -> Peer:
@@ -211,12 +216,13 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:60]
 
 
-def measured(name: str, build: Callable[[], Any], repeats: int) -> Row:
+def measured(name: str, build: Callable[[], Any], repeats: int, *, tiny: bool = False) -> Row:
     """Both in turns, with one round of warm-up."""
     torch.manual_seed(0)
     model, example = build()
     turns = [(cut_in_half(model, example), torch_pruning(model, example)) for _ in range(repeats + 1)][1:]
-    return Row(name, *(medians(side) for side in zip(*turns)))
+    ours, peer = (medians(side) for side in zip(*turns))
+    return Row(name, ours, peer, tiny)
 
 
 def medians(turns: Sequence[Any]) -> Any:
@@ -254,10 +260,15 @@ def table(rows: Sequence[Row]) -> str:
 
     lines: list[Sequence[str]] = []
     for r in rows:
-        ours = [r.ours.trace, r.ours.probe, r.ours.cut, r.ours.proof]
-        peer = [r.peer.build or None, r.peer.step or None, r.ratio, r.unproved_ratio]
-        lines.append([r.name, *map(cell, [*ours, *peer]), r.peer.outcome])
+        ours = [r.ours.trace, r.ours.probe, r.ours.cut, r.ours.check, r.ours.proof]
+        peer = [r.peer.build or None, r.peer.step or None, *map(r.ratio, WHAT)]
+        lines.append([named(r), *map(cell, [*ours, *peer]), r.peer.outcome])
     return markdown([Grid(HEADS, lines, left=1), summary(rows)])
+
+
+def named(row: Row) -> str:
+    """The name of a network, with a mark where its configuration is tiny."""
+    return f"{row.name} (tiny)" if row.tiny else row.name
 
 
 def trace_table(rows: Sequence[Row]) -> str:
@@ -267,8 +278,8 @@ def trace_table(rows: Sequence[Row]) -> str:
     lines: list[Sequence[str]] = []
     for r in rows:
         times = [r.ours.trace, r.peer.dependencies or None, r.peer.walk or None, r.trace_ratio]
-        lines.append([r.name, str(r.ours.operators), str(r.ours.groups), *map(cell, times)])
-    middle = cell(middle_of([r.trace_ratio for r in rows]))
+        lines.append([named(r), str(r.ours.operators), str(r.ours.groups), *map(cell, times)])
+    middle = cell(middle_of([r.trace_ratio for r in rows if not r.tiny]))
     lines.append(["**median**", "", "", "", "", "", f"**{middle}**"])
     return markdown([Grid(TRACE_HEADS, lines, left=1)])
 
@@ -289,22 +300,22 @@ def middle_of(ratios: Sequence[float | None]) -> float | None:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Medians and smallest ratios, over the networks that Torch-Pruning finishes and over those that then run."""
+    """Medians and smallest ratios of each kind, over the networks that Torch-Pruning finishes."""
     sentences: list[str] = []
     finished = [r for r in rows if r.peer.finishes]
-    running = [r for r in finished if r.peer.outcome == RUNS]
     for what, some in (
-        ("networks that Torch-Pruning cuts to a smaller one that runs", running),
-        ("networks on which it finishes", finished),
+        ("networks that Torch-Pruning cuts to a smaller one that runs", [r for r in finished if r.runs and not r.tiny]),
+        ("networks on which it finishes", [r for r in finished if not r.tiny]),
+        ("tiny configurations on which it finishes", [r for r in finished if r.tiny]),
     ):
-        if some:
-            with_proof = extremes([(r.name, r.ratio or 0.0) for r in some])
-            without = extremes([(r.name, r.unproved_ratio or 0.0) for r in some])
-            sentences.append(f"Over {len(some)} {what}: with the proof {with_proof}; without it {without}.")
+        ratios = {kind: [(r.name, x) for r in some if (x := r.ratio(kind)) is not None] for kind in WHAT}
+        parts = [f"{WHAT[kind]} {extremes(found)}" for kind, found in ratios.items() if found]
+        if parts:
+            sentences.append(f"Over {len(some)} {what}, times faster: {'; '.join(parts)}.")
     failing = [r.name for r in rows if not r.peer.finishes]
     if failing:
         sentences.append(f"Torch-Pruning fails on {', '.join(failing)}.")
-    return " ".join(sentences)
+    return "\n\n".join(sentences)
 
 
 def extremes(ratios: Sequence[tuple[str, float]]) -> str:
@@ -343,7 +354,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="page with <!-- discovery-speed --> and <!-- /discovery-speed -->")
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--repeats", type=int, default=3, help="turns of both sides on each network")
-    parser.add_argument("--small", action="store_true", help="tiny configurations of transformers instead")
+    parser.add_argument("--tiny", action="store_true", help="tiny configurations of transformers too")
     parser.add_argument("--language-model", action="store_true", help="this alone, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -351,18 +362,16 @@ def main() -> None:
     if options.language_model:
         print(json.dumps(language_model()))
         return
-    chosen = {name: build for name, build in networks(small=options.small).items() if options.only in name}
+    sets = [(networks(), False), *([(tiny_networks(), True)] if options.tiny else [])]
+    chosen = [(n, build, tiny) for some, tiny in sets for n, build in some.items() if options.only in n]
     if not chosen or options.repeats < 1:
         parser.error(f"no network contains {options.only!r}" if not chosen else "--repeats: expected at least 1")
     page = None if options.write is None else MarkdownBlock(options.write, "discovery-speed")
     rows: list[Row] = []
-    for name, build in chosen.items():
-        rows.append(measured(name, build, options.repeats))
-        print(
-            f"{name}: {rows[-1].ours.total:.1f} ms, {cell(rows[-1].ratio)} times with proof",
-            file=sys.stderr,
-            flush=True,
-        )
+    for name, build, tiny in chosen:
+        rows.append(measured(name, build, options.repeats, tiny=tiny))
+        ratios = ", ".join(f"{kind} {cell(rows[-1].ratio(kind))}" for kind in WHAT)
+        print(f"{named(rows[-1])}: {ratios}", file=sys.stderr, flush=True)
     alone = subprocess.run([sys.executable, __file__, "--language-model"], capture_output=True, text=True, check=True)
     facts = sentence(json.loads(alone.stdout.splitlines()[-1]))
     body = "\n\n".join([caption(environment()), table(rows), "Trace only:", trace_table(rows), facts])

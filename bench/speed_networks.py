@@ -81,13 +81,16 @@ TRANSFORMERS: Mapping[str, Callable[[], Built]] = {
 }
 
 
-def networks(*, small: bool = False) -> dict[str, Callable[[], Built]]:
-    """Name -> builder: 18 networks of timm and ten transformers; `small`: tiny configurations of transformers."""
-    if small:
-        from sartor.testing.transformer_set import transformer_set
-
-        return dict(transformer_set())
+def networks() -> dict[str, Callable[[], Built]]:
+    """Name -> builder: 18 networks of timm and ten transformers at the size they are used in."""
     return {**{name: lambda name=name: timm_network(name) for name in TIMM}, **TRANSFORMERS}  # type: ignore[misc]
 
 
-__all__ = ["TIMM", "TOKENS", "TRANSFORMERS", "Built", "networks", "timm_network"]
+def tiny_networks() -> dict[str, Callable[[], Built]]:
+    """Name -> builder: 34 architectures of transformers with a few narrow layers."""
+    from sartor.testing.transformer_set import transformer_set
+
+    return dict(transformer_set())
+
+
+__all__ = ["TIMM", "TOKENS", "TRANSFORMERS", "Built", "networks", "timm_network", "tiny_networks"]

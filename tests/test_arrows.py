@@ -23,7 +23,7 @@ ROWS = (
     ("structure",),
     (
         "types", "budget", "errors", "registry", "units", "seed", "borrow", "version", "lazy_names", "torch_internals",
-        "toml_file", "example_input", "wrappers",
+        "toml_file", "example_input", "wrappers", "json_file", "folder_lock",
     ),
 )  # fmt: skip
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}

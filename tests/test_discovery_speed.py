@@ -20,35 +20,42 @@ def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def rows(speed: ModuleType) -> list:
-    ours = speed.Ours(5.0, 2.0, 2.0, 1.0, operators=10, groups=2)
+    ours = speed.Ours(5.0, 2.0, 2.0, 1.0, 6.0, operators=10, groups=2)
     return [
         speed.Row("a", ours, speed.Peer("runs", 20.0, 10.0, 15.0, 5.0)),
         speed.Row("b", ours, speed.Peer("does not run: RuntimeError", 80.0, 10.0, 40.0, 10.0)),
         speed.Row("c", ours, speed.Peer("runs", 40.0, 10.0, 30.0, 5.0)),
         speed.Row("d", ours, speed.Peer("fails: TypeError: x")),
+        speed.Row("e", ours, speed.Peer("runs", 6.0, 3.0, 5.0, 5.0), tiny=True),
     ]
 
 
 def test_a_line_for_each_network_and_the_medians(speed: ModuleType) -> None:
-    *lines, empty, summary = speed.table(rows(speed)).splitlines()
-    assert empty == "" and len({line.count("|") for line in lines}) == 1
-    assert lines[2] == "| a | 5.00 | 2.00 | 2.00 | 1.00 | 20.0 | 10.0 | 3.00 | 3.33 | runs |"
-    assert lines[5] == "| d | 5.00 | 2.00 | 2.00 | 1.00 | – | – | – | – | fails: TypeError: x |"
-    running = "Over 2 networks that Torch-Pruning cuts to a smaller one that runs: with the proof median **4.00** times"
-    assert running in summary and "smallest 3.00 (a); without it median **4.44** times" in summary
-    assert "Over 3 networks on which it finishes: with the proof median **5.00** times" in summary
-    assert summary.endswith("Torch-Pruning fails on d.")
+    lines, *summary = (part.splitlines() for part in speed.table(rows(speed)).split("\n\n"))
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2] == "| a | 5.00 | 2.00 | 2.00 | 1.00 | 6.00 | 20.0 | 10.0 | 3.33 | 3.00 | 2.00 | runs |"
+    assert lines[5] == "| d | 5.00 | 2.00 | 2.00 | 1.00 | 6.00 | – | – | – | – | – | fails: TypeError: x |"
+    assert lines[6].startswith("| e (tiny) |")
+    running, finished, tiny, failing = (line for part in summary for line in part)
+    assert running.startswith("Over 2 networks that Torch-Pruning cuts to a smaller one that runs")
+    assert "(trace, probe, plan, cut) median **4.44** times, smallest 3.33 (a)" in running
+    assert "(`check_cut`) median **4.00** times, smallest 3.00 (a)" in running
+    assert "(`prove`) median **2.67** times, smallest 2.00 (a)" in running
+    assert finished.startswith("Over 3 networks on which it finishes")
+    assert tiny.startswith("Over 1 tiny configurations") and "smallest 1.00 (e)" in tiny
+    assert failing == "Torch-Pruning fails on d."
 
 
 def test_the_time_of_a_trace_alone_is_called_so(speed: ModuleType) -> None:
     lines = speed.trace_table(rows(speed)).splitlines()
     assert lines[0].count("trace only") == 2
     assert lines[2] == "| a | 10 | 2 | 5.00 | 15.0 | 5.00 | 4.00 |" and lines[-1].endswith("| **7.00** |")
+    assert lines[-2].startswith("| e (tiny) |")
 
 
 def test_medians_of_several_turns(speed: ModuleType) -> None:
-    turns = [speed.Ours(t, 1.0, 1.0, None, 7, 3) for t in (1.0, 9.0, 2.0)]
-    assert speed.medians(turns) == speed.Ours(2.0, 1.0, 1.0, None, 7, 3)
+    turns = [speed.Ours(t, 1.0, 1.0, 1.0, None, 7, 3) for t in (1.0, 9.0, 2.0)]
+    assert speed.medians(turns) == speed.Ours(2.0, 1.0, 1.0, 1.0, None, 7, 3)
 
 
 def test_sentences_say_where_and_how_large(speed: ModuleType) -> None:
@@ -65,15 +72,18 @@ def test_time_is_cpu_time_of_what_is_asked(speed: ModuleType) -> None:
 def test_every_step_of_a_cut_is_timed(speed: ModuleType) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
     ours = speed.cut_in_half(model, torch.randn(1, 3, 8, 8))
-    assert min(ours.trace, ours.probe, ours.cut, ours.proof) > 0 and (ours.operators, ours.groups) == (3, 1)
-    assert ours.total == pytest.approx(ours.trace + ours.probe + ours.cut + ours.proof)
+    assert min(ours.trace, ours.probe, ours.cut, ours.check, ours.proof) > 0
+    assert (ours.operators, ours.groups) == (3, 1)
+    unverified = ours.trace + ours.probe + ours.cut
+    assert ours.total("checked") == pytest.approx(unverified + ours.check)
+    assert ours.total("proved") == pytest.approx(unverified + ours.proof)
 
 
 def test_a_network_on_meta_is_cut_and_not_proved(speed: ModuleType) -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
     ours = speed.cut_in_half(model, torch.zeros(1, 4))
-    assert ours.proof is None and ours.cut > 0
+    assert ours.proof is None and ours.total("proved") is None and ours.total("checked") > 0
 
 
 def test_a_network_that_was_not_made_smaller_or_does_not_run_is_told_apart(speed: ModuleType) -> None:
@@ -89,7 +99,7 @@ def test_28_networks_of_which_ten_are_transformers(monkeypatch: pytest.MonkeyPat
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
     module = importlib.import_module("speed_networks")
     assert len(module.networks()) == 28 and len(module.TRANSFORMERS) == 10
-    assert len(module.networks(small=True)) > 20
+    assert len(module.tiny_networks()) > 20
 
 
 def test_the_page_has_a_place_for_it() -> None:

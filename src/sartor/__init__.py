@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         CannotCut,
         CannotTrace,
         CorruptFile,
+        FolderInUse,
         MissingExtra,
         NothingToDo,
         ProofFailed,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     )
     from sartor.run import load
     from sartor.structure import Graph, explain, trace
-    from sartor.surgery import cut, probe, prove, silence
+    from sartor.surgery import check_cut, cut, probe, prove, silence
     from sartor.types import (
         Budget,
         Data,
@@ -48,12 +49,12 @@ _HOMES = {
     "budget": ("parse_budget",),
     "cost": ("count",),
     "errors": (
-        "BadInput", "BudgetNotMet", "CannotCut", "CannotTrace", "CorruptFile", "MissingExtra", "NothingToDo",
-        "ProofFailed", "SartorError", "TargetLost", "TrainingDiverged", "UnknownName",
+        "BadInput", "BudgetNotMet", "CannotCut", "CannotTrace", "CorruptFile", "FolderInUse", "MissingExtra",
+        "NothingToDo", "ProofFailed", "SartorError", "TargetLost", "TrainingDiverged", "UnknownName",
     ),
     "run": ("load",),
     "structure": ("Graph", "explain", "trace"),
-    "surgery": ("cut", "probe", "prove", "silence"),
+    "surgery": ("check_cut", "cut", "probe", "prove", "silence"),
     "types": (
         "Budget", "Data", "Effort", "FineTune", "Group", "Judge", "Limit", "Listener", "Plan", "Recipe", "Target",
         "Verdict",
@@ -61,8 +62,8 @@ _HOMES = {
 }  # fmt: skip
 __all__ = [
     "BadInput", "Budget", "BudgetNotMet", "CannotCut", "CannotTrace", "CorruptFile", "Data", "Effort", "FineTune",
-    "Fitted", "Graph", "Group", "Judge", "Limit", "Listener", "MissingExtra", "NothingToDo", "Plan", "ProofFailed",
-    "Recipe", "SartorError", "Target", "TargetLost", "TrainingDiverged", "UnknownName", "Verdict", "count", "cut",
-    "explain", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
+    "Fitted", "FolderInUse", "Graph", "Group", "Judge", "Limit", "Listener", "MissingExtra", "NothingToDo", "Plan",
+    "ProofFailed", "Recipe", "SartorError", "Target", "TargetLost", "TrainingDiverged", "UnknownName", "Verdict",
+    "check_cut", "count", "cut", "explain", "fit", "load", "parse_budget", "probe", "prove", "silence", "trace",
 ]  # fmt: skip
 __getattr__ = lazy_names("sartor", _HOMES)  # `sartor --help` needs no torch

@@ -14,12 +14,13 @@ from sartor.allocate import narrowed
 from sartor.budget import parse_budget
 from sartor.errors import BadInput
 from sartor.export import atomic_write, export_onnx, export_pt2
+from sartor.export.manifest import replacing_file, replacing_files
 from sartor.recipes import find_recipe
 from sartor.recipes.automatic import automatic_recipe
 from sartor.report import write_report
 from sartor.run import Options, Outcome, run
 from sartor.run.fit import check_limits
-from sartor.run.folder import RECORD, write_model, write_result
+from sartor.run.folder import EDITS, PLAN, RECORD, WEIGHTS, write_network, write_result
 from sartor.run.record import Record
 from sartor.structure import Example
 from sartor.train.arrangement import Arrangement, arranged
@@ -69,14 +70,14 @@ class Fitted:
 
     def save(self, folder: str | Path) -> Path:
         """Plan, edits, weights, record and result; `sartor.load(folder, factory)` gives the network back."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        files = write_model(folder, self._outcome.model, self.plan, self._outcome.edits)
-        files |= self._outcome.delivery.copy_to(self._outcome.model, folder)
-        record = self._outcome.record
-        lines = "".join(row.model_dump_json(exclude_unset=True) + "\n" for row in record.record)
-        atomic_write(folder / RECORD, lines)
-        write_result(folder, record.model_copy(update={"run": str(folder), "files": {**record.files, **files}}))
+        folder, outcome = Path(folder), self._outcome
+        lines = "".join(row.model_dump_json(exclude_unset=True) + "\n" for row in outcome.record.record)
+        with replacing_files(folder) as stage:
+            files = dict(outcome.record.files) | {"plan": PLAN, "edits": EDITS, "weights": WEIGHTS}
+            write_network(stage, outcome.model, self.plan, outcome.edits)
+            files |= outcome.delivery.copy_to(outcome.model, stage)
+            atomic_write(stage / RECORD, lines)
+            write_result(folder, outcome.record.model_copy(update={"run": str(folder), "files": files}), stage)
         return folder
 
     def export(self, path: str | Path) -> dict[str, Any]:
@@ -86,13 +87,17 @@ class Fitted:
         """
         delivered = self._outcome.delivery.current(self._outcome.model, "model.onnx")
         if delivered is not None and Path(path).suffix == ".onnx" and delivered.report["max_relative_error"] <= 1e-4:
-            atomic_write(path, delivered.path.read_bytes())
+            data = delivered.path.read_bytes()
+            with replacing_file(path) as place:
+                atomic_write(place, data)
             return {**delivered.report, "path": str(path)}
         writers = {".onnx": export_onnx, ".pt2": export_pt2}
         suffix = Path(path).suffix
         if suffix not in writers:
             raise BadInput(f"export: expected a path that ends in .onnx or .pt2; got {str(path)!r}")
-        return writers[suffix](self._outcome.model, self._outcome.example, path)
+        with replacing_file(path) as place:
+            report = writers[suffix](self._outcome.model, self._outcome.example, place)
+        return {**report, "path": str(path)}
 
     def report(self, path: str | Path) -> Path:
         """Write the report: one HTML file that opens without a network."""
@@ -166,6 +171,8 @@ def fit(
         BudgetNotMet: a limit cannot be met; says the floor.
         CannotTrace, ProofFailed, TrainingDiverged: see `sartor.errors`.
     """
+    if progress is not None and not callable(progress):
+        raise BadInput(f"progress: expected a function of (step, share, text); got {type(progress).__name__}")
     limits = parse_budget(budget)
     check_limits(limits)
     given = Data(train, val, test, calibration)

@@ -1,4 +1,4 @@
-"""Context managers that restore state: of a model, of the garbage collector."""
+"""Context managers that restore state: of a model, its memory format, of the garbage collector."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _undo(module: nn.Module) -> Callable[[], None]:
             del now[k]
         for k, v in before.items():
             now[k] = v
-            if k in inside and not _same(v, inside[k]):
+            if k in inside and (v or inside[k]) and not _same(v, inside[k]):
                 v.clear()
                 v.update(inside[k]) if isinstance(v, dict) else v.extend(inside[k])
 
@@ -65,6 +65,19 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return all(k == m and v is w for (k, v), (m, w) in zip(a.items(), b.items()))
     return all(v is w for v, w in zip(a, b))
+
+
+@contextmanager
+def in_channels_last(model: nn.Module) -> Iterator[None]:
+    """Inside the block, weights are in channels-last memory format; afterwards as before."""
+    contiguous = [p for p in model.parameters() if p.dim() == 4 and p.is_contiguous()]
+    model.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for p in contiguous:
+            p.data = p.data.contiguous()
+            p.grad = None
 
 
 @contextmanager

@@ -79,5 +79,9 @@ class TargetLost(SartorError, ConnectionError):
     """The machine of a target cannot be reached, or the connection was lost; the message names it."""
 
 
+class FolderInUse(SartorError, RuntimeError):
+    """Another process or thread writes to a run folder; the message says which, where and since when."""
+
+
 class CorruptFile(SartorError, ValueError):
     """A file is damaged, incomplete or not of the expected kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SHAPE = re.compile(r"^\s*(\d+(?:[x×]\d+)*)\s*(?::\s*(\w+))?\s*$")
+MOST_ELEMENTS = 2**27  # of all inputs together: 512 MiB in float32
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 
 
@@ -29,15 +31,20 @@ def parse_input(text: str) -> Tensor | tuple[Tensor, ...]:
     """
     import torch
 
+    elements = 0
     generator = torch.Generator().manual_seed(0)
     tensors = []
     for part in text.split(","):
         m = _SHAPE.match(part)
         if not m:
             raise BadInput(f"--input: expected a shape such as 1x3x224x224 or 1x128:int64; got {part.strip()!r}")
-        shape, name = [int(n) for n in re.split("[x×]", m[1])], m[2] or "float32"
+        sizes = re.split("[x×]", m[1])
+        shape, name = [int(n[:20]) for n in sizes], m[2] or "float32"
         if min(shape) < 1:
             raise BadInput(f"--input: expected sizes of at least 1; got {part.strip()!r}")
+        elements += math.prod(shape)
+        if elements > MOST_ELEMENTS:
+            raise BadInput(f"--input: expected at most {MOST_ELEMENTS} numbers in all; got {part.strip()[:80]!r}")
         if name not in DTYPES:
             raise UnknownName("type of an input", name, DTYPES)
         dtype = getattr(torch, name)

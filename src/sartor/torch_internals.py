@@ -35,6 +35,14 @@ def schema(func: Any) -> Any:
     return func._schema
 
 
+def argument_types(argument: Any) -> tuple[str, str]:
+    """The type of an argument of a schema as ("int", "ScalarType"): how it is passed, and what it means.
+
+    Public replacement: none.
+    """
+    return str(argument.type), str(argument.real_type)
+
+
 def overload_name(func: OpOverload) -> str:
     """ "Tensor" for `torch.ops.aten.add.Tensor`. Public replacement: the end of `str(func)`."""
     return str(func._overloadname)
@@ -109,7 +117,7 @@ def dynamo_limits(**limits: Any) -> AbstractContextManager[Any]:
 
 
 __all__ = [
-    "BatchNorm", "LazyModule", "MODULE_CALL", "OpOverload", "TENSOR_BASE", "TorchDispatchMode", "children_table",
-    "compiled_original", "dispatch_keys", "dynamo_limits", "is_excluded", "is_view", "outside_modes", "overload_name",
-    "own_buffers", "own_parameters", "schema", "set_excluded", "storage_address",
+    "BatchNorm", "LazyModule", "MODULE_CALL", "OpOverload", "TENSOR_BASE", "TorchDispatchMode", "argument_types",
+    "children_table", "compiled_original", "dispatch_keys", "dynamo_limits", "is_excluded", "is_view", "outside_modes",
+    "overload_name", "own_buffers", "own_parameters", "schema", "set_excluded", "storage_address",
 ]  # fmt: skip

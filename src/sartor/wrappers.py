@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from sartor.errors import BadInput
-from sartor.torch_internals import LazyModule, compiled_original
+from sartor.torch_internals import LazyModule, children_table, compiled_original
 
 _SHARDED = {  # where a class comes from -> its name; looked up only if something has imported that module
     "torch.distributed.fsdp": ("FullyShardedDataParallel", "FSDPModule"),
@@ -105,6 +105,9 @@ def _check(model: Any) -> None:
         for name in names
         if home in sys.modules and hasattr(sys.modules[home], name)
     )
+    suspects = (ScriptModule, LazyModule, *sharded)
+    if not any(issubclass(kind, suspects) for kind in _kinds(model)):
+        return
     for path, module in model.named_modules():
         where = f"module {path!r}" if path else "the model"
         if isinstance(module, ScriptModule):
@@ -122,6 +125,18 @@ def _check(model: Any) -> None:
                 f"model: {where} is sharded ({type(module).__name__}), so no process holds whole parameters; fit the "
                 "model before it is sharded"
             )
+
+
+def _kinds(model: nn.Module) -> set[type]:
+    """The classes of all modules."""
+    seen: set[nn.Module] = set()
+    todo = [model]
+    while todo:
+        module = todo.pop()
+        if module not in seen:
+            seen.add(module)
+            todo += [child for child in children_table(module).values() if child is not None]
+    return set(map(type, seen))
 
 
 __all__ = ["Unwrapped", "innermost", "unwrapped", "wrapped_like", "wrapper_note"]

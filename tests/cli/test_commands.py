@@ -181,10 +181,14 @@ def test_fit_leaves_a_folder_that_loads_and_a_report(finished: tuple[Path, str])
 def test_a_run_folder_can_be_measured_exported_and_reported(finished: tuple[Path, str], say, tmp_path: Path) -> None:
     folder, spec = finished
     quick = ("--samples", "5", "--seconds", "0", "--sessions", "1")
-    found = say("measure", folder, "--against", spec, *quick, "--json").json  # the run says what the original takes
+    found = say(
+        "measure", folder, "--against", spec, *quick, "--trust", "--json"
+    ).json  # the run says what the original takes
     assert found["counted"]["params"]["fitted"] < found["counted"]["params"]["original"] * 1.2
     out = tmp_path / "copy.pt2"
-    assert say("export", folder, "--to", "pt2", "--out", out, "--json").json["files"]["pt2"]["path"] == str(out)
+    assert say("export", folder, "--to", "pt2", "--out", out, "--trust", "--json").json["files"]["pt2"]["path"] == str(
+        out
+    )
     page = tmp_path / "page.html"
     assert say("report", folder, "--out", page, "--json").json["report"] == str(page)
     assert "budget met" in say("report", folder, "--out", page).out
@@ -203,7 +207,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(finished: tuple[Path, 
     broken = tmp_path / "b"
     broken.mkdir()
     shutil.copy(folder / "command.json", broken)
-    assert say("resume", broken, "--quiet", "--json").json["status"] == "met"
+    assert say("resume", broken, "--trust", "--quiet", "--json").json["status"] == "met"
     one, other = (load_file(place / "model.safetensors") for place in (folder, broken))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -249,5 +253,5 @@ def test_failures_of_the_run_reach_the_shell(say, net: str, tmp_path: Path, monk
     out = tmp_path / "a"
     said = say("fit", "--model", net, "--budget", "macs<=50%", "--recipe", "l1", "--out", out, *SHAPE, "-q")
     assert said.code == code
-    assert ("the floor is 70 %" if code == 3 else f"sartor resume {out}") in said.err
+    assert ("the floor is 70 %" if code == 3 else f"sartor resume {out} --trust") in said.err
     assert [p.name for p in out.iterdir()] == ["command.json"]

@@ -89,7 +89,7 @@ def test_a_function_that_takes_too_long_is_ended() -> None:
 
 
 class Wrong(nn.Module):
-    """Uses a width as a value: every shape fits and the function changes."""
+    """Uses a width as a value, in a tensor of several: every shape fits and the function changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Wrong(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[n, 4] -> [n, 2]."""
         x = self.a(x).relu()
-        return self.b(x / x.shape[1])
+        return self.b(x / torch.tensor([float(x.shape[1])] * 2)[0])
 
 
 def test_a_silent_error_is_not_called_exact() -> None:

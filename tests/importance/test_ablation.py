@@ -10,7 +10,7 @@ from torch import nn
 from sartor.errors import BadInput
 from sartor.importance import score
 from sartor.structure import trace
-from sartor.surgery.proof import silence
+from sartor.surgery.silence import silence
 from sartor.types import SILENT, Calibration, Listener, Plan, Scaling
 
 PLAIN = Scaling(normalise="none")

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sartor.activations.moments import Moments
 from sartor.activations.readers import Read
 from sartor.activations.silencing import Gap
 from sartor.errors import BadInput, UnknownName
@@ -23,11 +24,13 @@ def inputs_of(name, units, rest, seed, order=None, scale=1.0):
         "weight": torch.randn(units, rest, generator=g, dtype=torch.float64)[order] * scale,
         "grad": torch.randn(units, rest, generator=g, dtype=torch.float64)[order],
         "activation": torch.randn(units, 3, rest, generator=g, dtype=torch.float64)[order] * scale,
-        "reader": torch.randn(units, rest, generator=g, dtype=torch.float64)[order],
+        "reader": torch.randn(units, 2, rest, generator=g, dtype=torch.float64)[order],
         "labels": torch.tensor([0, 1, 1]),
         "units": units,
         "generator": torch.Generator().manual_seed(seed),
     }
+    drawn["mean_grad"], drawn["fisher"] = drawn["grad"], drawn["grad"].square()
+    drawn["moments"] = Moments.of(torch.randn(units, 2, 5, generator=g, dtype=torch.float64)[order] * scale)
     drawn["contribution"] = torch.randn(units, 3, generator=g, dtype=torch.float64)[order] * scale
     costs = torch.rand(units, generator=g, dtype=torch.float64)[order] * scale
     drawn["gap"] = Gap(units, units // 2, lambda stays: float(costs[~stays].sum()), lambda: costs * 0.9)
@@ -69,7 +72,7 @@ def test_same_inputs_same_scores_and_inputs_untouched(name):
     once = function(**first)
     assert torch.equal(once, function(**second))
     fresh = inputs_of(name, 5, 4, 1)
-    for key in first.keys() - {"generator", "units", "gap", "reads"}:
+    for key in first.keys() - {"generator", "units", "gap", "reads", "moments"}:
         assert torch.equal(first[key], fresh[key])
 
 

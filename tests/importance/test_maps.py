@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sartor.activations.moments import Moments
 from sartor.importance.criteria.apoz import apoz
 from sartor.importance.criteria.hrank import hrank
 from sartor.importance.criteria.wanda import wanda
@@ -29,17 +30,18 @@ def test_apoz_counts_what_relu_leaves(units, samples, rest, seed):
 @settings(max_examples=20, deadline=None)
 @given(units=st.integers(1, 6), samples=st.integers(1, 4), rest=st.integers(1, 6), out=st.integers(1, 6), seed=SEEDS)
 def test_wanda_adds_the_scores_of_all_weights_that_read_a_unit(units, samples, rest, out, seed):
-    a, r = drawn(units, samples, rest, seed=seed), drawn(units, out, seed=seed + 1)
-    values = samples * rest
-    want = [sum(abs(w) * a[j].flatten().norm() for w in r[j]) / values**0.5 for j in range(units)]
-    assert torch.allclose(wanda(a, r), torch.stack(want))
-    assert torch.allclose(wanda(2 * a, 0.5 * r), wanda(a, r))
+    a, r = drawn(units, rest, samples, seed=seed), drawn(units, rest, out, seed=seed + 1)
+    want = [
+        sum(abs(w) * a[j, k].norm() for k in range(rest) for w in r[j, k]) / samples**0.5 for j in range(units)
+    ]  # a unit has `rest` columns
+    assert torch.allclose(wanda(Moments.of(a), r), torch.stack(want))
+    assert torch.allclose(wanda(Moments.of(2 * a), 0.5 * r), wanda(Moments.of(a), r))
 
 
 def test_wanda_orders_as_the_paper_where_one_output_reads():
     x, w = drawn(40, 6), drawn(1, 6, seed=1)  # tokens by inputs; outputs by inputs
     paper = w.abs()[0] * x.norm(dim=0)
-    assert torch.equal(wanda(x.T[:, :, None], w.T).argsort(), paper.argsort())
+    assert torch.equal(wanda(Moments.of(x.T[:, None]), w.T[:, None]).argsort(), paper.argsort())
 
 
 @pytest.mark.parametrize("h, w", [(1, 1), (4, 4), (3, 5), (8, 8), (2, 4)])

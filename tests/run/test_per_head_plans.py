@@ -47,7 +47,7 @@ def effect(contribution: Tensor) -> Tensor:
 
 
 def read(activation: Tensor, reader: Tensor) -> Tensor:
-    return reader.square().sum(1)
+    return reader.square().flatten(1).sum(1)
 
 
 def batch(model, example):

@@ -9,6 +9,7 @@ from tests.zoo_graphs import understood
 import sartor
 from sartor.errors import BadInput, CorruptFile
 from sartor.export.weights import load_weights_, save_weights
+from sartor.run.folder import adopt
 from sartor.structure.model_copy import named_tensors
 from sartor.surgery import Edits, apply_edits, cut, edits_for
 from sartor.testing.plans import halves
@@ -94,6 +95,8 @@ def test_edits_of_format_1_did_not_say_it_and_still_load(name, tmp_path):
     assert raw.pop("format") == 2 and raw.pop("sartor")
     (tmp_path / "edits.json").write_text(json.dumps(raw))
     save_weights(smaller, tmp_path / "model.safetensors")
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    adopt(tmp_path)  # such folders had no manifest
     loaded = sartor.load(tmp_path, ZOO[name].value.build())
     assert Edits.from_json(json.dumps(raw)) == edits
     for (*_, one, a), (*_, other, b) in zip(named_tensors(smaller), named_tensors(loaded)):

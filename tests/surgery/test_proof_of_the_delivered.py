@@ -54,7 +54,7 @@ def test_what_hides_a_cut_is_compared_with_redrawn_weights(name: str) -> None:
 
 
 class NearZero(nn.Module):
-    """Attention whose scores are near zero, with a scale that is computed from a width."""
+    """Attention whose scores are near zero, with a scale from a width in a place that the shape check does not see."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class NearZero(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.q(x), self.k(x), self.v(x)
-        scores = q @ k.transpose(1, 2) / torch.sqrt(torch.tensor(float(q.size(-1))))
+        scores = q @ k.transpose(1, 2) / torch.sqrt(torch.tensor([float(q.size(-1))] * 2))[0]
         return self.o(scores.softmax(-1) @ v)
 
 

@@ -17,7 +17,7 @@ from sartor.errors import BadInput, CorruptFile
 from sartor.structure import record_variant, trace
 from sartor.surgery import Edits, apply_edits, cut, edits_for, probe, prove
 from sartor.surgery.program import Program, Rewritten, rewrite_
-from sartor.surgery.proof import silence
+from sartor.surgery.silence import silence
 from sartor.testing.plans import halves
 
 

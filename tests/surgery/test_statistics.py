@@ -26,8 +26,20 @@ class WidthAsValue(nn.Module):
         return self.b(x / x.shape[-1] ** 0.5)
 
 
-def test_a_width_used_as_a_value_is_found_by_the_proof():
-    model = made(WidthAsValue())
+class WidthInTensor(WidthAsValue):
+    """The width goes into a tensor of several numbers, which the shape check does not compare."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(x / torch.tensor([float(x.shape[-1])] * 2)[0])
+
+
+def test_a_width_used_as_a_value_keeps_its_value():
+    cut_in_half(made(WidthAsValue()), ROWS)
+
+
+def test_a_width_used_as_a_value_where_it_cannot_be_seen_is_found_by_the_proof():
+    model = made(WidthInTensor())
     graph = probe(model, trace(model, ROWS))
     with pytest.raises(ProofFailed, match="'a'"):
         prove(model, graph, halves(graph), ROWS)

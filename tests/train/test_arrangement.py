@@ -97,6 +97,22 @@ def test_the_example_comes_from_the_first_part_that_can_be_read() -> None:
     assert arranged(net(), Data(triples, calibration=[(X, CLASSES)]), Judge()).example is X
 
 
+def test_a_list_is_one_argument_where_the_forward_takes_it_so() -> None:
+    class Views(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, views: list[torch.Tensor]) -> torch.Tensor:
+            return torch.stack([self.head(v) for v in views]).amax(0)
+
+    views = [torch.randn(6, 4), torch.randn(6, 4)]
+    seen = arranged(Views(), Data([(views, CLASSES)], [(views, CLASSES)]), Judge())
+    (inputs, targets), *_ = [split(b) for b in seen.data.val]
+    assert type(inputs) is tuple and inputs[0] is views and targets is CLASSES and seen.example == (views,)
+    assert seen.task == "classes" and any("one argument" in note for note in seen.notes)
+
+
 def test_labels_stay_where_the_network_needs_them_and_its_own_loss_serves() -> None:
     ids, labels = torch.randint(7, (5, 3)), torch.randint(7, (5, 4))
     batches = [{"input_ids": ids, "labels": labels}]

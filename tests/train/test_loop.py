@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from sartor.activations.augment import crop_flip
 from sartor.errors import BadInput, NothingToDo, TrainingDiverged
-from sartor.sources.augment import crop_flip
 from sartor.sources.loader import Loader
 from sartor.sources.tensors import TensorSamples
 from sartor.train import TrainingSetup, accuracy

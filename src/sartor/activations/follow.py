@@ -73,6 +73,9 @@ class Match:
     same: Callable[[OpOverload, OpOverload], bool] = operator.is_  # same(recorded, called)
     may_leave: Callable[[int], bool] = lambda place: False
     # may_leave(index of the operator expected): whether the forward may go its own way from here on, unvisited
+    ahead: Callable[[int, OpOverload, Args], int | None] = lambda place, func, args: None
+    # ahead(index of the operator expected, func, args): the index of a later operator that the call is, if the forward
+    # may leave out those before it
 
 
 class Walk:
@@ -99,6 +102,10 @@ class Walk:
             return None
         op = self.next
         if op is None or not self.match.same(op.func, func):
+            later = self.match.ahead(self.place, func, args)
+            if later is not None:
+                self.place = later
+                return self.ops[later]
             if self.match.may_leave(self.place):
                 self.left = True
                 return None

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sartor.activations.follow import Interventions, Numerics, recognise, replay
+from sartor.activations.follow import Interventions, Numerics, recognise
 from sartor.activations.micro_batches import parts, samples_within, working_memory
 from sartor.activations.patches import Reading
 from sartor.activations.readers import Read
 from sartor.activations.refit_sites import refits
+from sartor.activations.row_moments import layer_moments
 from sartor.activations.sites import read_sites
 from sartor.borrow import borrowed, device_of
 from sartor.structure import Graph, Site
@@ -71,7 +72,9 @@ class Grams:
         memory = working_memory() if options.memory is None else options.memory
         device = device_of(model)
         most = samples_within(graph, device, memory // 2)  # the other half: rows and Gram matrices
-        self.gram = self._gathered([p for b in batches for p in parts(b, most)], options.rows)
+        pieces = [p for b in batches for p in parts(b, most)]
+        moments = layer_moments(graph, model, pieces, self.layers, rows=options.rows, generator=self.generator)
+        self.gram = {i: m.covariance for i, m in moments.items()}
         first = batches[0]
         few = first if batch_of(first) <= options.samples else with_batch(first, options.samples)
         most = samples_within(graph, device, memory, gradients=True)
@@ -110,10 +113,6 @@ class Grams:
         assert reading is not None
         return math.prod(reading.weight.shape[1:]) * reading.groups
 
-    def _channels(self, op: int) -> int:
-        first = self.graph.ops[op].args[0]
-        return int(first.shape[1 if self.graph.ops[op].kind == "conv" else -1])
-
     def _matrix(self, op: int) -> tuple[Reading, Tensor]:
         """[groups, outputs, inputs], scaled by the batch norm behind."""
         reading, fit = Reading.of(self.graph.ops[op]), self.layers[op]
@@ -127,37 +126,6 @@ class Grams:
                 gain = gain * self.tensors[scale.name].double()
             weight = weight * gain.reshape(-1, *[1] * (weight.dim() - 1))
         return reading, reading.matrix(weight)
-
-    def _gathered(self, batches: Sequence[Example], rows: int) -> dict[int, Tensor]:
-        """Layer -> covariance of its rows [groups, inputs, inputs], float64."""
-        sums: dict[int, tuple[Any, Any, Any, int]] = {}
-        each = -(-rows // max(1, len(batches)))
-
-        def see(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            if op.index not in self.layers:
-                return
-            reading = Reading.of(op)
-            assert reading is not None
-            if args[0].shape[reading.channel(args[0].dim())] != self._channels(op.index):
-                return
-            x = reading.rows(args[0], reading.pick(out, each, self.generator)).float()
-            if op.index not in sums:
-                zeros = x.new_zeros(x.shape[0], x.shape[2], x.shape[2], dtype=torch.float64)
-                sums[op.index] = (x.mean(1), zeros, zeros.new_zeros(x.shape[0], x.shape[2]), 0)
-            shift, square, total, n = sums[op.index]
-            x = x - shift[:, None]  # near the mean, squares lose no digits
-            square += x.transpose(1, 2) @ x
-            total += x.sum(1, dtype=torch.float64)
-            sums[op.index] = (shift, square, total, n + x.shape[1])
-
-        with borrowed(self.model):
-            for b in batches:
-                replay(self.graph, self.model, b, see)
-        covariance = {}
-        for i, (_, square, total, n) in sums.items():
-            mean = total / n
-            covariance[i] = (square / n).sub_(mean[:, :, None] * mean[:, None, :])
-        return covariance
 
     def _sensitivities(self, batches: Sequence[Example]) -> dict[int, float]:
         """Layer -> how far the output moves, relative to its size, for each unit of squared error in its result.

@@ -29,8 +29,24 @@ Visit = Callable[[Any, Carried], None]
 
 
 def cross_entropy(output: Any, targets: Any) -> Tensor:
-    """Mean cross entropy of the model's first output against class indices: the loss unless another is given."""
-    return F.cross_entropy(first_tensor(output), targets)
+    """Mean cross entropy of the model's first output against class indices: the loss unless another is given.
+
+    Raises:
+        BadInput: the targets are no classes of the output.
+    """
+    logits = first_tensor(output)
+    try:
+        return F.cross_entropy(logits, targets)
+    except (RuntimeError, IndexError, ValueError, TypeError) as e:
+        raise BadInput(_no_classes(logits, targets, str(e))) from e
+
+
+def _no_classes(logits: Tensor, targets: Any, reason: str) -> str:
+    got = f"{targets.dtype} {list(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
+    return (
+        f"loss: cross entropy takes class numbers for outputs {list(logits.shape)}; got targets {got} ({reason}). Pass "
+        "loss= for other targets"
+    )
 
 
 def limited(batches: Iterable[Any] | None, samples: int, *, needed_for: str) -> Iterator[tuple[Any, Any, int]]:

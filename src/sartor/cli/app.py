@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sartor.cli import runs as runs_
 from sartor.cli import tables as tables_
 from sartor.cli.bench import StudyCommands
 from sartor.cli.command_result import CommandResult, print_json, print_result
@@ -87,6 +88,12 @@ _command("build", tables_.build, tables)
 _command("merge", tables_.merge, tables)
 _command("export", tables_.export, tables)
 app.add_typer(tables, name="tables")
+runs = typer.Typer(help="Run folders: list, show, verify against their manifests, clean.", no_args_is_help=True)
+_command("list", runs_.list_, runs)
+_command("show", runs_.show, runs)
+_command("verify", runs_.verify, runs)
+_command("clean", runs_.clean, runs)
+app.add_typer(runs, name="runs")
 
 
 @bench.callback()
@@ -97,6 +104,11 @@ def _bench() -> None:
 @tables.callback()
 def _tables() -> None:
     """Latency tables: operators timed by width on this machine's targets."""
+
+
+@runs.callback()
+def _runs() -> None:
+    """Run folders: list, show, verify against their manifests, clean."""
 
 
 def run(arguments: Sequence[str]) -> int:

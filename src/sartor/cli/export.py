@@ -12,7 +12,7 @@ import typer
 from sartor.cli.command_result import CommandResult
 from sartor.cli.inputs import is_run
 from sartor.cli.open_model import ModelOptions, open_model
-from sartor.cli.options import AsJson, Data, Factory, Input, Out, SubjectOrRun, Weights
+from sartor.cli.options import AsJson, Data, Factory, Input, Out, RunFactory, SubjectOrRun, Trust, Weights
 from sartor.errors import BadInput
 
 
@@ -31,9 +31,8 @@ def export(
     option: Factory = None,
     shape: Input = None,
     data: Data = None,
-    factory: Annotated[
-        str | None, typer.Option(help="Factory of the network, for a run folder that does not record it.")
-    ] = None,
+    factory: RunFactory = None,
+    trust: Trust = False,
     as_json: AsJson = False,
 ) -> CommandResult:
     """Export a network, or the fitted network of a run folder, to ONNX or torch.export."""
@@ -44,7 +43,7 @@ def export(
 
     formats = list(dict.fromkeys(to or [Format.onnx]))
     paths = {f: _path(model, f, out, len(formats)) for f in formats}
-    options = ModelOptions(weights=weights, option=option, shape=shape, data=data, factory=factory)
+    options = ModelOptions(weights=weights, option=option, shape=shape, data=data, factory=factory, trust=trust)
     network = open_model(model, options)
     written = {f.value: _write(f, network.module, network.example, paths[f]) for f in formats}
     table = grid("file", "size", "batch size", "checked at batch sizes", "max. relative error against PyTorch")
@@ -79,5 +78,9 @@ def slug(model: str) -> str:
 
 def _write(to: Format, module: Any, example: Any, path: Path) -> dict[str, Any]:
     from sartor.export import export_onnx, export_pt2
+    from sartor.export.manifest import replacing_file
 
-    return export_onnx(module, example, path) if to is Format.onnx else export_pt2(module, example, path)
+    writer = export_onnx if to is Format.onnx else export_pt2
+    with replacing_file(path) as place:
+        facts = writer(module, example, place)
+    return {**facts, "path": str(path)}

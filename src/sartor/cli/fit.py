@@ -14,13 +14,15 @@ from sartor.cli.command_result import CommandResult
 from sartor.cli.failures import BUDGET_NOT_MET, DONE, Interrupted
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Force, Input, Quiet, Weights
-from sartor.cli.output_folder import must_be_replaced
+from sartor.cli.output_folder import must_be_replaced, writing_to
 from sartor.cli.progress import Steps, steps
 from sartor.cli.quality import named_loss, named_metric
 from sartor.cli.recipe import choose_recipe
 from sartor.cli.request import REQUEST_FILE, Request, read_run_file, request_from, write_request
+from sartor.cli.trust import run_uses
 from sartor.cli.write_artefacts import write_artefacts
 from sartor.errors import BadInput, SartorError
+from sartor.folder_lock import LOCK
 
 if TYPE_CHECKING:
     from sartor.run.record import Record
@@ -101,8 +103,8 @@ def fit(
     chosen = choose_recipe(request.recipe, changes, data=request.data is not None)
     request = replace(request, recipe=_with_changes(request.recipe, changes))
     folder = check_request(request, chosen)
-    make_room(folder, force=force)
-    with steps(quiet=quiet) as listener:
+    with steps(quiet=quiet) as listener, writing_to(folder):
+        make_room(folder, force=force)
         record = perform(request, chosen, folder, listener)
     return result_of(record, folder)
 
@@ -151,7 +153,11 @@ def make_room(folder: Path, *, force: bool) -> None:
         return
     if not any((folder / name).is_file() for name in RUN_FILES):
         raise BadInput(f"--out {folder} does not look like a run folder; --force removes earlier runs only")
-    shutil.rmtree(folder)
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK:  # of this process
+            entry.unlink()
 
 
 def perform(request: Request, recipe: Recipe | None, folder: Path, listener: Steps) -> Record:
@@ -191,7 +197,8 @@ def perform(request: Request, recipe: Recipe | None, folder: Path, listener: Ste
     try:
         return write_artefacts(sartor.fit(network, **arguments), folder, listener)
     except KeyboardInterrupt as e:
-        raise Interrupted(f"interrupted; `sartor resume {folder}` repeats the run") from e
+        trust = " --trust" if run_uses(request) else ""
+        raise Interrupted(f"interrupted; `sartor resume {folder}{trust}` repeats the run") from e
 
 
 def _test_part(request: Request, data: Any) -> Any:

@@ -12,7 +12,7 @@ import typer
 from sartor.cli.command_result import CommandResult
 from sartor.cli.inputs import is_onnx, is_run
 from sartor.cli.open_model import ModelOptions, OpenModel, open_model
-from sartor.cli.options import AsJson, Data, Factory, Input, Quiet, SubjectOrRun, Weights
+from sartor.cli.options import AsJson, Data, Factory, Input, Quiet, RunFactory, SubjectOrRun, Trust, Weights
 from sartor.cli.progress import steps
 from sartor.errors import BadInput
 
@@ -41,6 +41,8 @@ def measure(
     option: Factory = None,
     shape: Input = None,
     data: Data = None,
+    factory: RunFactory = None,
+    trust: Trust = False,
     samples: Annotated[int, typer.Option(min=5, help="Least number of timed runs in a session.")] = 40,
     seconds: Annotated[float, typer.Option(min=0.0, help="Least duration of a session, in seconds.")] = 1.0,
     sessions: Annotated[
@@ -61,8 +63,9 @@ def measure(
     from sartor.types import Effort, to_plain
 
     targets = [parse_target(t) for t in target or ["eager-cpu"]]
-    subject = _Subject(model, ModelOptions(weights=weights, option=option, shape=shape, data=data))
-    other = None if against is None else _Subject(against, ModelOptions(shape=shape, data=data), beside=model)
+    of_model = ModelOptions(weights=weights, option=option, shape=shape, data=data, factory=factory, trust=trust)
+    of_other = ModelOptions(shape=shape, data=data, trust=trust)
+    subject, other = _Subject(model, of_model), None if against is None else _Subject(against, of_other, beside=model)
     # of two: run-to-run variance exceeds within-run variance, so sessions are short and several
     longest = max(20.0 if against is None else 3.0, 4 * seconds)
     effort = Effort(
@@ -128,14 +131,16 @@ class _Subject:
         return self._opened
 
     def runnable(self, target: Target) -> Runnable:
+        from sartor.export.manifest import Contents
         from sartor.measure import prepare, prepare_file
         from sartor.measure.targets import runs_files
 
         if is_onnx(self.name):
             return prepare_file(self.name, target)
-        artefact = Path(self.name) / "model.onnx"
-        if is_run(self.name) and runs_files(target) and artefact.is_file():
-            return prepare_file(artefact, target)
+        if is_run(self.name) and runs_files(target):
+            contents = Contents.of(self.name)
+            if contents.lists("model.onnx") and contents.path("model.onnx").is_file():
+                return prepare_file(contents.checked("model.onnx"), target)
         network = self.opened()
         return prepare(network.module, network.example, target)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sartor.cli.inputs import example_for, is_run, parse_pairs
 from sartor.cli.request import Request, read_request
+from sartor.cli.trust import check_trust, data_uses, model_uses
 from sartor.errors import BadInput
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class ModelOptions:
     option: Sequence[str] | None = None  # --option: NAME=VALUE for the model's factory
     shape: str | None = None  # --input
     data: str | None = None  # --data
-    factory: str | None = None  # --factory, for a run folder that does not record its model spec
+    factory: str | None = None  # --factory, for a run folder: in place of the model spec that it records
+    trust: bool = False  # --trust: what a run folder names may be imported
 
 
 def open_model(name: str, options: ModelOptions, *, beside: str | None = None) -> OpenModel:
@@ -56,6 +58,8 @@ def open_model(name: str, options: ModelOptions, *, beside: str | None = None) -
 
         module = load_model(name, options.weights, factory_options)
         beside_request = read_request(beside) if beside is not None and is_run(beside) else None
+        if beside_request is not None:
+            _check_input(str(beside), options, beside_request)
         shape, data = _input(options, beside_request)
         return OpenModel(name, module, example_for(name, module, shape=shape, data=data))
     if options.weights is not None:
@@ -64,12 +68,21 @@ def open_model(name: str, options: ModelOptions, *, beside: str | None = None) -
     spec = options.factory or (request.model if request else None)
     if spec is None:
         raise BadInput(f"run folder {name!r} does not record how its network is built; add --factory file.py:factory")
+    if request is not None:
+        _check_input(name, options, request, {} if options.factory else model_uses(request))
     import sartor
 
     recorded = request.model_options if request and not options.factory else {}
-    module = sartor.load(name, factory_of(spec, {**recorded, **factory_options}))
+    module = sartor.load(name, factory_of(spec, {**recorded, **factory_options}), trust=options.trust)
     shape, data = _input(options, request)
     return OpenModel(name, module, example_for(spec, module, shape=shape, data=data))
+
+
+def _check_input(folder: str, options: ModelOptions, request: Request, uses: Mapping[str, str] | None = None) -> None:
+    """Check that the user trusts what a run folder imports: `uses`, and its data where they give the example input."""
+    _, data = _input(options, request)
+    everything = {**(uses or {}), **(data_uses(request) if data is not None and options.data is None else {})}
+    check_trust(folder, everything, trust=options.trust, instead="; or pass --factory and --input of your own")
 
 
 def factory_of(spec: str, options: dict[str, Any]) -> Callable[[], nn.Module]:

@@ -12,6 +12,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what the output folder holds.")]
 Batch = Annotated[int, typer.Option(min=1, help="Samples of a batch.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Import what the run folder names: its author's code runs with your rights.")
+]
+RunFactory = Annotated[
+    str | None, typer.Option("--factory", help="How the network of a run folder is built, instead of what it records.")
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Where to write.")]
 Weights = Annotated[Path | None, typer.Option(help="Weights: .safetensors, or a .pth file that holds tensors only.")]
 Data = Annotated[

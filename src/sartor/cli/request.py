@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sartor.errors import BadInput, CorruptFile, UnknownName
+from sartor.json_file import read_object
 from sartor.toml_file import known_fields, read_toml
 from sartor.types import Rewrite
 from sartor.types.checked import Count, Flag, Positive, checked, refusal
@@ -90,13 +91,13 @@ def read_request(folder: str | Path) -> Request | None:
     Raises:
         CorruptFile: the file is damaged or of a later format; names the file and the field.
     """
-    path = Path(folder) / REQUEST_FILE
-    if not path.is_file():
+    from sartor.export.manifest import Contents
+
+    contents = Contents.of(folder)
+    if not (Path(folder) / REQUEST_FILE).is_file():
         return None
+    path = contents.checked(REQUEST_FILE)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise BadInput(f"expected a table; got {type(values).__name__}")
-        return request_from(unstamped(values, "request"), str(path))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, BadInput, UnknownName) as e:
+        return request_from(unstamped(read_object(path), "request"), str(path))
+    except (BadInput, UnknownName) as e:
         raise CorruptFile(f"{path}: expected what `sartor fit` wrote; {e}") from e

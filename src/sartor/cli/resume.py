@@ -10,15 +10,19 @@ import typer
 
 from sartor.cli.command_result import CommandResult
 from sartor.cli.fit import check_request, perform, result_of
-from sartor.cli.options import AsJson, Quiet
+from sartor.cli.options import AsJson, Quiet, RunFactory, Trust
+from sartor.cli.output_folder import writing_to
 from sartor.cli.progress import steps
 from sartor.cli.recipe import choose_recipe
 from sartor.cli.request import REQUEST_FILE, read_request
+from sartor.cli.trust import check_trust, run_uses
 from sartor.errors import BadInput, NothingToDo
 
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of an interrupted `sartor fit`.")],
+    factory: RunFactory = None,
+    trust: Trust = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> CommandResult:
@@ -26,10 +30,16 @@ def resume(
     request = read_request(run)
     if request is None:
         raise BadInput(f"{run}: expected the folder of a run that `sartor fit` began; it holds no {REQUEST_FILE}")
-    recipe = choose_recipe(request.recipe, data=request.data is not None)
-    check_request(request, recipe)
     if (run / "result.json").is_file():
         raise NothingToDo(f"{run} holds a finished run; `sartor report {run}` shows it")
-    with steps(quiet=quiet) as listener:
+    if factory is not None:
+        request = replace(request, model=factory, model_options={})
+    uses = run_uses(request)
+    if factory is not None:
+        uses.pop("model", None)
+    check_trust(run, uses, trust=trust)
+    recipe = choose_recipe(request.recipe, data=request.data is not None)
+    check_request(request, recipe)
+    with steps(quiet=quiet) as listener, writing_to(run):
         record = perform(replace(request, out=str(run)), recipe, run, listener)
     return result_of(record, run)

@@ -27,8 +27,9 @@ def write_artefacts(fitted: Fitted, folder: Path, listener: Listener) -> Record:
     Returns:
         The record of the run with the files that were written and these notes; result.json holds the same.
     """
+    from sartor.export.manifest import replacing_files
     from sartor.report import write_report
-    from sartor.run.folder import write_result
+    from sartor.run.folder import run_files, write_result
 
     files, notes = dict(fitted.record.files), list(fitted.record.notes)
     listener.begin("export")
@@ -45,14 +46,15 @@ def write_artefacts(fitted: Fitted, folder: Path, listener: Listener) -> Record:
     files["report"] = "report.html"
     record = fitted.record.model_copy(update={"files": files, "notes": notes, "run": str(folder)})
     listener.begin("report")
-    try:
-        write_report(record, folder / "report.html")
-    except Exception as e:
-        del files["report"]
-        record = record.model_copy(
-            update={"files": files, "notes": [*notes, f"report.html was not written: {reason(e)}"]}
-        )
-    write_result(folder, record)
+    with replacing_files(folder, keep=True, adopt=run_files(record)) as stage:
+        try:
+            write_report(record, stage / "report.html")
+        except Exception as e:
+            del files["report"]
+            record = record.model_copy(
+                update={"files": files, "notes": [*notes, f"report.html was not written: {reason(e)}"]}
+            )
+        write_result(folder, record, stage)
     return record
 
 

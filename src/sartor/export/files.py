@@ -36,9 +36,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         SartorError: it cannot be written; the message says why. No file is left behind.
     """
     with _beside(Path(path)) as temporary:
+        mode = temporary.stat().st_mode
         yield temporary
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
+        os.chmod(temporary, mode)  # some libraries replace the file by one that only its owner may read
         os.replace(temporary, path)
 
 
@@ -69,12 +71,20 @@ def _beside(path: Path) -> Iterator[Path]:
         raise BadInput(f"{path}: expected the name of a file; got a folder")
     temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)
-        yield temporary
-    except OSError as e:
-        reason = _SENTENCES.get(e.errno or 0, e.strerror or str(e))
-        raise SartorError(f"cannot write {path}: {reason}; nothing was left behind") from e
+        with write_failure(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch(exist_ok=False)
+            yield temporary
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_failure(path: Path) -> Iterator[None]:
+    """System errors inside the block become a `SartorError` that says why `path` cannot be written."""
+    try:
+        yield
+    except OSError as e:
+        reason = _SENTENCES.get(e.errno or 0, e.strerror or str(e))
+        raise SartorError(f"cannot write {path}: {reason}; nothing was left behind") from e

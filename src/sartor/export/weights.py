@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
-from sartor.errors import BadInput, CorruptFile
+from sartor.errors import BadInput, CorruptFile, SartorError
 from sartor.export.files import atomic_path
 from sartor.structure.model_copy import named_tensors
 from sartor.version import version
@@ -36,29 +38,53 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def load_weights_(model: nn.Module, path: str | Path) -> None:
-    """Copy weights into the model exactly, after all names, shapes and dtypes were checked.
+    """Copy weights into the model exactly, after all names, shapes, dtypes and values were checked.
 
     Raises:
-        CorruptFile: the file is not a safetensors file.
+        CorruptFile: the file is not a safetensors file, or holds values that are not numbers where the model has none.
         BadInput: names, shapes or dtypes differ; the message lists the first few.
     """
+    if not Path(path).is_file():
+        raise BadInput(f"{path}: no such file")
+    own = {name: t for *_, name, t in named_tensors(model)}
     try:
         with safe_open(str(path), "pt") as f:
-            metadata = f.metadata() or {}
-            about = json.loads(metadata.get("sartor", "{}"))
-            tied = about["tied"] if "tied" in about else json.loads(metadata.get("tied", "{}"))
-            loaded = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    except FileNotFoundError as e:
-        raise BadInput(f"{path}: no such file") from e
-    except (SafetensorError, json.JSONDecodeError, OSError) as e:
+            tied = _tied(f.metadata() or {})
+            parts = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
+            _check_fit(own, {n: (tuple(p.get_shape()), str(p.get_dtype())) for n, p in parts.items()}, tied, path)
+            loaded = {name: f.get_tensor(name) for name in parts}
+    except (SafetensorError, ValueError, RecursionError, OSError, MemoryError) as e:
+        if isinstance(e, SartorError):
+            raise
         raise CorruptFile(f"{path}: expected a safetensors file; {e}") from e
-    own = {name: t for *_, name, t in named_tensors(model)}
-    missing = [n for n in own if n not in loaded and n not in tied]
-    extra = [n for n in loaded if n not in own]
+    for name, t in loaded.items():
+        if t.dtype != own[name].dtype:
+            raise BadInput(f"{path}: does not fit the model; {name} is {t.dtype} against {own[name].dtype}")
+        _check_values(name, t, own[name], path)
+    with torch.no_grad():
+        for name, t in loaded.items():
+            own[name].copy_(t)
+
+
+def _tied(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Other names of tensors that the file holds once, as its metadata say."""
+    about = json.loads(metadata.get("sartor", "{}"))
+    tied = about["tied"] if isinstance(about, dict) and "tied" in about else json.loads(metadata.get("tied", "{}"))
+    if not isinstance(tied, dict) or not all(isinstance(name, str) for name in tied.values()):
+        raise ValueError("its metadata should list names of tied tensors")
+    return tied
+
+
+def _check_fit(
+    own: Mapping[str, Tensor], written: Mapping[str, tuple[Any, str]], tied: Mapping[str, str], path: str | Path
+) -> None:
+    """Compare names and shapes before any tensor is read."""
+    missing = [n for n, t in own.items() if n not in written and own.get(tied.get(n, "")) is not t]
+    extra = [n for n in written if n not in own]
     wrong = [
-        f"{n} {tuple(own[n].shape)} {own[n].dtype} against {tuple(t.shape)} {t.dtype}"
-        for n, t in loaded.items()
-        if n in own and (own[n].shape != t.shape or own[n].dtype != t.dtype)
+        f"{n} {tuple(own[n].shape)} {own[n].dtype} against {shape} {dtype}"
+        for n, (shape, dtype) in written.items()
+        if n in own and tuple(own[n].shape) != shape
     ]
     if missing or extra or wrong:
         differences = "; ".join(
@@ -67,6 +93,16 @@ def load_weights_(model: nn.Module, path: str | Path) -> None:
             if names
         )
         raise BadInput(f"{path}: does not fit the model; {differences}")
-    with torch.no_grad():
-        for name, t in loaded.items():
-            own[name].copy_(t)
+
+
+def _check_values(name: str, t: Tensor, before: Tensor, path: str | Path) -> None:
+    """Refuse NaN, and infinite values of parameters; masks in buffers may be infinite."""
+    if not (t.is_floating_point() or t.is_complex()) or before.device.type == "meta":
+        return
+    bad = torch.isnan if not isinstance(before, nn.Parameter) else _not_finite
+    if bool(bad(t).any()) and not bool(bad(before).any()):
+        raise CorruptFile(f"{path}: {name} holds NaN or infinite values: the network diverged, or the file was changed")
+
+
+def _not_finite(t: Tensor) -> Tensor:
+    return ~torch.isfinite(t)

@@ -13,10 +13,13 @@ from sartor.errors import BadInput
 from sartor.registry import Registry
 from sartor.types import Role
 
-INPUTS = ("weight", "grad", "activation", "reader", "labels", "contribution", "gap", "reads", "units", "generator")
+INPUTS = (
+    "weight", "grad", "mean_grad", "fisher", "activation", "moments", "reader", "labels", "contribution", "gap",
+    "reads", "units", "generator",
+)  # fmt: skip
 PLACES = (
-    ("weight", "grad"),
-    ("activation", "reader"),
+    ("weight", "grad", "mean_grad", "fisher"),
+    ("activation", "moments", "reader"),
     ("contribution",),
     ("gap",),
     ("reads",),
@@ -34,6 +37,7 @@ class Sampling:
     per_batch: bool | None = None
     # whether a score depends on which samples came in one batch; if not, batches may be split in any way, and are, to
     # bound memory. None: only if it reads `grad`
+    batch: int = 1  # batches of fewer samples are joined until there are so many; larger ones are taken as they come
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,16 @@ class ScoreFunction:
 
     - weight: [units, rest], one tensor of the group seen per unit; scores of all its tensors are reduced afterwards;
     - grad: [units, rest], gradient of one batch's mean loss at the same elements; scores are averaged over batches;
-    - activation: [units, samples, rest], what the units carry at one place of the network; averaged over samples;
-    - reader: [units, rest], the weights that read the units at the place of `activation` (see `reader_weight`);
+    - mean_grad: [units, rest], gradient of the mean loss of all samples, at the same elements; one call;
+    - fisher: [units, rest], the empirical Fisher diagonal at the same elements: the mean over all samples of the
+      squared gradient of each sample's own loss (see `activations/sample_gradients.py`); one call;
+    - activation: [units, samples, rest], what the units carry at one place of the network; averaged over samples. A
+      unit that several columns of the tensor carry (a head, a channel before a linear layer) has `rest` ordered by
+      column, then by position;
+    - moments: mean and variance of what each column of a unit carries at one place, over all samples (see `Moments`);
+      one call;
+    - reader: [units, columns, rest], the weights that read each column of the units at the place of `activation` or
+      `moments` (see `reader_weight`);
     - labels: [samples], whole numbers, the targets of the samples of `activation` or `contribution`;
     - contribution: [units, samples], minus the first-order change of each sample's loss when the unit's activations
       become zero wherever they are read: sum over places and positions of (d loss_n / d a) * a, float64. The same as
@@ -58,7 +70,10 @@ class ScoreFunction:
     - units: how many there are, for a criterion that reads nothing else;
     - generator: a torch.Generator, seeded for this group alone.
 
-    `reads` are the roles of the weights it reads; for `at`, `samples` and `per_batch` see `Sampling`.
+    `reads` are the roles of the weights it reads; for `at`, `samples`, `per_batch` and `batch` see `Sampling`.
+
+    One that `compares` is given the units of the whole layer that a group is part of, unless it is asked for those of
+    the group alone (`Scaling.among`): see `sartor.importance.layers`. It scores each, and those of the group are taken.
     """
 
     name: str
@@ -68,6 +83,8 @@ class ScoreFunction:
     at: At = "read"
     samples: int | None = None
     per_batch: bool = False
+    batch: int = 1
+    compares: bool = False
 
     def roles(self, reduce: str) -> tuple[Role, ...]:
         """Roles of the tensors read under a reduction: "producer" narrows to the writers where they are read at all."""
@@ -83,6 +100,7 @@ def criterion(
     source: str,
     reads: tuple[Role, ...] = READABLE,
     sampling: Sampling = Sampling(),
+    compares: bool = False,
     equivariant: bool = True,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Enter a function under `name`; the function comes back untouched.
@@ -92,17 +110,20 @@ def criterion(
         source: where it was published.
         reads: roles of the weights it reads.
         sampling: how it reads activations and contributions.
+        compares: whether the score of a unit depends on the other units that are given with it.
         equivariant: whether renumbering the units renumbers its scores (a random one cannot promise that).
     """
 
     def enter(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         needs = _needs(function, name)
         per_batch = "grad" in needs if sampling.per_batch is None else sampling.per_batch
-        chosen = ScoreFunction(name, function, needs, reads, sampling.at, sampling.samples, per_batch)
+        chosen = ScoreFunction(
+            name, function, needs, reads, sampling.at, sampling.samples, per_batch, sampling.batch, compares
+        )
         summary = (function.__doc__ or "").strip().split("\n")[0]
         CRITERIA.add(
             name, chosen, source=source, summary=summary, needs=needs, reads=reads, equivariant=equivariant,
-            per_batch=per_batch,
+            per_batch=per_batch, compares=compares,
         )  # fmt: skip
         return function
 
@@ -148,8 +169,13 @@ def _needs(function: Callable[..., Any], name: str) -> tuple[str, ...]:
             f"criterion {name!r} reads {' and '.join(p[0] for p in by_place if p)} in one call; "
             "they belong to different places of the network: take one of them as a parameter"
         )
-    if "reader" in needs and "activation" not in needs:
-        raise BadInput(f"criterion {name!r} reads `reader`: take `activation`, which it reads, as well")
+    if "reader" in needs and not {"activation", "moments"} & set(needs):
+        raise BadInput(f"criterion {name!r} reads `reader`: take `activation` or `moments`, which it reads, as well")
+    if {"activation", "moments"} <= set(needs) or ("grad" in needs and {"mean_grad", "fisher"} & set(needs)):
+        raise BadInput(
+            f"criterion {name!r} reads {', '.join(needs)}: some of them come once a batch and some once, after the "
+            "last batch; take one kind"
+        )
     if "labels" in needs and not {"activation", "contribution"} & set(needs):
         raise BadInput(f"criterion {name!r} reads labels: take the activations or contributions of the samples too")
     if not needs:

@@ -85,7 +85,7 @@ def scores(
     parts = {c.name: c for terms in mixtures.values() for _, cs in terms for c in cs}
     if not graph.groups:
         raise BadInput("groups: expected at least one to score; got none")
-    means = gather(graph, model, list(parts.values()), calibration, scaling.reduce, listener)
+    means = gather(graph, model, list(parts.values()), calibration, scaling, listener)
     done = {name: _complete(graph, model, c, means[c], scaling, listener) for name, c in parts.items()}
     exponent = scaling.cost_exponent
     freed = {n: float(unit_macs(graph, n)) for n in graph.groups} if exponent else {}

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from sartor.version import version
+
 RUNTIMES = ("torch", "onnxruntime", "onnx", "onnxscript", "openvino", "numpy")
 
 
@@ -60,7 +62,7 @@ def _fixed() -> dict[str, Any]:
         "gpu": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "os": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: v for name in RUNTIMES if (v := _version(name))},
+        "versions": {"sartor": version(), **{name: v for name in RUNTIMES if (v := _version(name))}},
     }
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from sartor.recipes.registry import find_recipe
 from sartor.torch_internals import BatchNorm
-from sartor.types import FineTune, Recipe
+from sartor.types import Distil, FineTune, Recipe
 
 STEPS = 1000  # of the optimiser that training is given by default, as far as
 EPOCHS = (1, 10)  # ... at least so many and at most so many epochs
@@ -23,8 +23,9 @@ def automatic_recipe(
 ) -> tuple[Recipe, str]:
     """A recipe, and the sentence that says why.
 
-    With data: selection and repair by `reconstruction`, which needs no labels. With labels to train on: fine-tuning
-    after it, towards labels and, for classes, the original's outputs. Without data: norms of weights.
+    With data: selection and repair by `reconstruction`, which needs no labels, and a short distillation from the
+    original. With labels to train on: fine-tuning in its place, towards labels and, for classes, the original's
+    outputs. Without data: norms of weights.
 
     Args:
         model: what it is made of decides the optimiser.
@@ -45,7 +46,11 @@ def automatic_recipe(
     recipe = find_recipe("reconstruction")
     if train is None or epochs == 0:
         more = "; no labels to train on were passed" if train is None else ", without training, as epochs=0 asks"
-        return recipe, f"recipe chosen: 'reconstruction', selection and repair without labels{more}"
+        steps = (*recipe.repairs, Distil())
+        return replace(recipe, heal=steps), (
+            "recipe chosen: 'reconstruction', selection, repair and up to "
+            f"{Distil().minutes:g} minutes of distillation from the original, without labels{more}"
+        )
     count = _epochs(train) if epochs is None else epochs
     batch_norm = any(isinstance(m, BatchNorm) for m in model.modules())
     how = (

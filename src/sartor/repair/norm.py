@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sartor.borrow import borrowed
 from sartor.errors import BadInput, NothingToDo
-from sartor.structure.example import Example, batch_of, call, with_batch
+from sartor.structure.example import Example, batch_of, call_in_training, with_batch
 from sartor.torch_internals import BatchNorm
 
 H = TypeVar("H")
@@ -125,7 +125,7 @@ def _run(model: nn.Module, batches: Iterable[Example], samples: int) -> None:
     left = samples
     for inputs in batches:
         n = batch_of(inputs)
-        call(model, with_batch(inputs, left) if n > left else inputs)
+        call_in_training(model, with_batch(inputs, left) if n > left else inputs)
         left -= n
         if left <= 0:
             return

@@ -20,15 +20,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from sartor.activations.attention_logits import Logits, attention_logits
 from sartor.activations.micro_batches import alive_bytes, parts, samples_reused, working_memory
 from sartor.activations.patches import Reading
 from sartor.activations.refit_sites import Refit, refits
 from sartor.activations.stepper import Stepper
 from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput, CannotTrace
+from sartor.repair.least_squares import LeastSquares
+from sartor.repair.logits import LogitRefit
+from sartor.repair.networks import Networks, shrunk
 from sartor.repair.original import Original
 from sartor.structure import Graph
-from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, batch_of
 from sartor.structure.example import tensors as example_tensors
@@ -39,7 +42,6 @@ _FEWEST = 8  # batches that take part from the start at least, if necessary as p
 _UNCHANGED = 1e-6  # relative: no refit where the network computes what it did
 _ROWS_SHARE = 10  # the part of the memory that the rows of one layer take; they exist twice for a moment
 _TARGETS = 2  # as many times the targets of a layer exist beside its rows
-_CHUNK = 16384  # rows that are summed in single precision
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class RidgeOptions:
     strength: float = 1e-3  # of the pull towards the weights as they are, relative to the mean variance of an input
     relu_rounds: int = 2  # refinements in which values below zero in both networks do not count; 0: plain least squares
     compensate: bool = True  # match the residual sum instead of the summand
+    logits: bool = True  # match products of queries and keys where the width of heads is cut
     memory: int | None = None  # bytes for activations and rows of both networks together; None: `working_memory`
 
     def __post_init__(self) -> None:
@@ -94,9 +97,11 @@ def refit_consumers_(
     original = original.renumbered()
     model, graph = original.model, original.graph
     generator = torch.Generator().manual_seed(seed)
-    by_stage: dict[int, list[Refit]] = {}
+    by_stage: dict[int, list[Refit | Logits]] = {}
     for fit in refits(graph, compensate=options.compensate):
         by_stage.setdefault(fit.stage, []).append(fit)
+    for site in attention_logits(graph) if options.logits else ():
+        by_stage.setdefault(site.stage, []).append(site)
     done = 0
     memory = working_memory() if options.memory is None else options.memory
     options = replace(options, memory=memory)
@@ -115,22 +120,24 @@ def refit_consumers_(
             same = [p for b in same for p in parts(b, most)]
             before, after = Stepper(model, same, 0), Stepper(smaller, same, 0)
             size = _bytes_by_stage([before, after], by_stage)
-        for fits in by_stage.values():
-            for fit in fits:
-                before.hold(fit.seen(before))
-                after.hold(fit.seen(after))
+        for part in itertools.chain.from_iterable(by_stage.values()):
+            before.hold(part.seen(before))
+            after.hold(part.seen(after))
         tensors = {name: t.detach() for *_, name, t in named_tensors(smaller)}
-        networks = _Networks(before, after, dict(original.masks), tensors)
+        networks = Networks(before, after, dict(original.masks), tensors)
         for at, stage in enumerate(stages):
             begun = room // max(size[s] for s in stages[at:])
             for stepper in (before, after):
                 stepper.begin(max(1, begun))
                 stepper.advance(stage)
-            for fit in by_stage[stage]:
-                listener.tell(graph.ops[fit.op].where, stage / len(graph.ops))
-                done += _Solve(fit, networks, options, generator).apply()
-                before.free(fit.seen(before))
-                after.free(fit.seen(after))
+            for part in by_stage[stage]:
+                listener.tell(graph.ops[part.op].where, stage / len(graph.ops))
+                if isinstance(part, Logits):
+                    LogitRefit(part, networks, graph, options, generator).apply()
+                else:
+                    done += _Solve(part, networks, options, generator).apply()
+                before.free(part.seen(before))
+                after.free(part.seen(after))
     return done
 
 
@@ -151,13 +158,13 @@ def _weight(op: Op | None) -> str | None:
     return None if reading is None else reading.weight.name
 
 
-def _bytes_by_stage(steppers: Sequence[Stepper], by_stage: dict[int, list[Refit]]) -> dict[int, int]:
+def _bytes_by_stage(steppers: Sequence[Stepper], by_stage: dict[int, list[Refit | Logits]]) -> dict[int, int]:
     """Stage -> bytes that one batch keeps there in all networks, or on the way there from the stage before it."""
     size = dict.fromkeys(by_stage, 1)
     for stepper in steppers:
         held: dict[int, int] = {}
         for stage, fits in by_stage.items():
-            for value in (v for fit in fits for v in fit.seen(stepper)):
+            for value in (v for part in fits for v in part.seen(stepper)):
                 held[id(value)] = max(held.get(id(value), 0), stage)
         alive = alive_bytes(stepper.ops, held)
         earlier = 0
@@ -167,20 +174,10 @@ def _bytes_by_stage(steppers: Sequence[Stepper], by_stage: dict[int, list[Refit]
     return size
 
 
-@dataclass(frozen=True)
-class _Networks:
-    """The original and the cut network, taken operator by operator side by side."""
-
-    before: Stepper  # the original
-    after: Stepper  # the cut network
-    masks: dict[Axis, Tensor]  # which units stay
-    tensors: dict[str, Tensor]  # of the cut network, by name; they are written to
-
-
 class _Solve:
     """The refit of one layer."""
 
-    def __init__(self, fit: Refit, networks: _Networks, options: RidgeOptions, generator: torch.Generator):
+    def __init__(self, fit: Refit, networks: Networks, options: RidgeOptions, generator: torch.Generator):
         self.fit, self.options, self.generator = fit, options, generator
         self.before, self.after, self.masks = networks.before, networks.after, networks.masks
         self.tensors = networks.tensors
@@ -242,7 +239,7 @@ class _Solve:
         first = start * gain.reshape(g, -1, 1)
         where = self.after.ops[fit.op].where
         strength = self.options.strength
-        system = _System(x, first, affine.shift.reshape(g, -1), strength, free=affine.has_place, where=where)
+        system = LeastSquares(x, first, affine.shift.reshape(g, -1), strength, free=affine.has_place, where=where)
         system.fit(_grouped(t - other, g))
         if not bool(torch.isfinite(system.weight).all()):
             raise BadInput(f"ridge repair, {where}: expected finite activations in the original")
@@ -252,52 +249,6 @@ class _Solve:
                 relevant = torch.where(t > 0, t, now.clamp_(max=0)).sub_(other)
                 system.fit(_grouped(relevant, g))
         affine.store(self.weight, system.weight, system.shift.reshape(-1))
-
-
-class _System:
-    """Ridge least squares for several groups at once, one factorised Gram matrix for any number of targets."""
-
-    def __init__(self, x: Tensor, weight: Tensor, shift: Tensor, strength: float, *, free: bool, where: str):
-        self.free, self.first, self.weight, self.shift = free, weight, weight, shift
-        self.mean = _column_means(x) if free else x.new_zeros(x.shape[0], x.shape[2], dtype=torch.float64)
-        self.centred = x.sub_(self.mean[:, None].to(x))  # in place: rows are the largest part of the memory
-        self.gram = self._against(self.centred)
-        if not bool(torch.isfinite(self.gram).all()):
-            raise BadInput(f"ridge repair, {where}: expected finite activations")
-        size = self.gram.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-30)
-        eye = torch.eye(x.shape[2], dtype=torch.float64, device=x.device)
-        self.factor = torch.linalg.cholesky(self.gram + strength * size[:, None, None] * eye)
-
-    def _against(self, t: Tensor) -> Tensor:
-        """Mean over rows of centred inputs times `t`, [groups, inputs, .]."""
-        return _mean_products(self.centred, t)
-
-    def fit(self, t: Tensor) -> None:
-        """Weight and shift for targets [groups, rows, outputs]."""
-        moment = self._against(t)
-        step = torch.cholesky_solve(moment - self.gram @ self.first.transpose(1, 2), self.factor)
-        self.weight = self.first + step.transpose(1, 2)
-        if self.free:
-            self.shift = _column_means(t) - torch.einsum("goi,gi->go", self.weight, self.mean)
-
-    def predicted(self) -> Tensor:
-        """[groups, rows, outputs]."""
-        constant = self.shift + torch.einsum("goi,gi->go", self.weight, self.mean)
-        return self.centred @ self.weight.transpose(1, 2).to(self.centred) + constant[:, None].to(self.centred)
-
-
-def _mean_products(a: Tensor, b: Tensor) -> Tensor:
-    """[groups, rows, n] and [groups, rows, m] -> mean over rows [groups, n, m], single precision by chunks."""
-    total = a.new_zeros(a.shape[0], a.shape[2], b.shape[2], dtype=torch.float64)
-    for x, y in zip(a.split(_CHUNK, 1), b.split(_CHUNK, 1)):
-        total += (x.transpose(1, 2) @ y).double()
-    return total / a.shape[1]
-
-
-def _column_means(x: Tensor) -> Tensor:
-    """[groups, rows, n] -> [groups, n]: a product with ones, which is many times faster than `mean` in double."""
-    ones = x.new_ones(1, 1, 1).expand(x.shape[0], x.shape[1], 1)
-    return _mean_products(x, ones)[:, :, 0]
 
 
 class _Affine:
@@ -343,15 +294,6 @@ class _Affine:
                 self.mean.copy_(bias - shift / self.gain)
         elif self.bias is not None:
             self.bias.copy_(shift)
-
-
-def shrunk(value: Value, tensor: Tensor, masks: dict[Axis, Tensor]) -> Tensor:
-    """A tensor of the original as it is in the cut network."""
-    for d, axis in enumerate(value.axes):
-        keep = keep_mask(axis, masks)
-        if not bool(keep.all()):
-            tensor = tensor.index_select(d, keep.nonzero()[:, 0].to(tensor.device))
-    return tensor
 
 
 def _named(value: object, tensors: dict[str, Tensor]) -> Tensor | None:

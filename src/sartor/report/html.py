@@ -82,11 +82,14 @@ def write_report(run: str | Path | Record | Mapping[str, Any], path: str | Path 
         BadInput, CorruptFile: as `read_result`.
     """
     from sartor.export.files import atomic_write
+    from sartor.export.manifest import replacing_file
 
     result = as_record(run)
     if path is None:
         folder = run_folder(run) if isinstance(run, str | Path) else Path(result.run or ".")
         path = folder / "report.html"
     target = Path(path)
-    atomic_write(target, render(result))
+    page = render(result)
+    with replacing_file(target) as place:
+        atomic_write(place, page)
     return target

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sartor.errors import BadInput, CorruptFile
+from sartor.export.manifest import Contents
+from sartor.json_file import parse_json, read_object, read_text
 from sartor.run.record import Record
 
 
@@ -31,12 +32,13 @@ def read_result(run: str | Path) -> Record:
     if not file.is_file():
         state = "exists but holds no result.json; was the run finished?" if folder.is_dir() else "does not exist"
         raise BadInput(f"run folder {str(folder)!r}: expected the folder that `sartor fit --out` wrote; it {state}")
-    result = _object(file)
+    contents = Contents.of(folder)
+    result = read_object(_checked(contents, file))
     beside: dict[str, Any] = {"run": result.get("run") or str(folder)}
     if not result.get("environment") and (folder / "environment.json").is_file():
-        beside["environment"] = _object(folder / "environment.json")
+        beside["environment"] = read_object(folder / "environment.json")
     if "record" not in result and (folder / "record.jsonl").is_file():
-        beside["record"] = read_record(folder / "record.jsonl")
+        beside["record"] = read_record(_checked(contents, folder / "record.jsonl"))
     return Record.from_result({**result, **beside}, f"{file}: result")
 
 
@@ -60,33 +62,21 @@ def run_folder(run: str | Path) -> Path:
 def read_record(path: Path) -> list[dict[str, Any]]:
     """The steps of a record, one JSON object per line; an incomplete last line (of a killed run) is left out."""
     steps: list[dict[str, Any]] = []
-    lines = _text(path).splitlines()
+    lines = read_text(path).splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            step = json.loads(line)
-        except json.JSONDecodeError as e:
+            step = parse_json(line, f"{path}, line {number}")
+        except CorruptFile:
             if number == len(lines):
                 break
-            raise CorruptFile(f"{path}, line {number}: expected one JSON object; {e}") from e
+            raise
         if isinstance(step, Mapping):
             steps.append(dict(step))
     return steps
 
 
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(_text(path))
-    except json.JSONDecodeError as e:
-        raise CorruptFile(f"{path}: expected JSON; {e}") from e
-    if not isinstance(value, dict):
-        raise CorruptFile(f"{path}: expected one JSON object; got {type(value).__name__}")
-    return value
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as e:
-        raise CorruptFile(f"{path}: expected UTF-8 text; {e}") from e
+def _checked(contents: Contents, file: Path) -> Path:
+    """The file as the manifest of its folder lists it; a copy of another name is taken as it is."""
+    return contents.checked(file.name) if contents.lists(file.name) else file

@@ -1,4 +1,6 @@
-"""Signs that a run means nothing: an original that guesses, a head of other classes, validation on training data."""
+"""Signs that a run means nothing: an original that guesses, a head of other classes, validation on training data,
+scores that choose worse than chance.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput
+from sartor.run.chance import BesideChance
 from sartor.structure.example import call, first_tensor, tensors, to_device
 from sartor.train.batch import first_samples
 from sartor.types import Batches, Data, Judge
@@ -43,6 +46,25 @@ def doubts(network: nn.Module, data: Data, judge: Judge, accuracy: float | None)
         labels, outputs = _labels(network, data.val)
         found += [_guesses(labels, accuracy), _other_classes(labels, outputs)]
     return [sentence for sentence in found if sentence]
+
+
+def worse_than_chance(beside: BesideChance | None, scores: str) -> str:
+    """A sentence if random units lose less than those that the scores choose; empty otherwise.
+
+    Args:
+        beside: the losses; None: not compared.
+        scores: the name of what chose.
+    """
+    if beside is None or not beside.worse or scores == "random":
+        return ""
+    what = "error at the refitted layers" if beside.refitted else "distance of the outputs from the original's"
+    low, high = min(beside.random), max(beside.random)
+    return (
+        f"THE SCORES ARE WORSE THAN CHANCE: on calibration data the units that {scores!r} keeps leave a {what} of "
+        f"{beside.chosen:.3g}, random ones of the same number {low:.3g} to {high:.3g}. Magnitudes of weights in front "
+        "of a batch norm say little, least in depthwise convolutions: use recipe='reconstruction', or another "
+        "criterion that reads data"
+    )
 
 
 def _guesses(labels: Counter[int], accuracy: float) -> str:

@@ -18,11 +18,14 @@ from sartor.cost import count
 from sartor.errors import BadInput, BudgetNotMet, SartorError
 from sartor.export.delivery import Delivery
 from sartor.export.files import atomic_write
+from sartor.folder_lock import held
 from sartor.measure import default_target, environment, parse_target
 from sartor.run import stages
+from sartor.run.chance import beside_chance
+from sartor.run.conditions import check_example, check_weights, checked_seed, one_at_a_time, usable_device
 from sartor.run.context import Context
-from sartor.run.doubts import doubts
-from sartor.run.folder import RECORD, write_model, write_result
+from sartor.run.doubts import doubts, worse_than_chance
+from sartor.run.folder import RECORD, new_folder, write_model, write_result
 from sartor.run.record import (
     FORMAT,
     HOLDS,
@@ -111,20 +114,32 @@ class Outcome:
 
 
 def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
-    """See `sartor.fit`."""
+    """See `sartor.fit`. Meanwhile nobody else may write to the run folder, and other threads of this process wait."""
+    with one_at_a_time():
+        if options.out is None:
+            return _run(model, data, budget, recipe, judge, options)
+        sentences: list[str] = []
+        with held(options.out, sentences.append):
+            options = replace(options, notes=(*sentences, *options.notes))
+            return _run(model, data, budget, recipe, judge, options)
+
+
+def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
     inside = unwrapped(model).module
-    folder = _new_folder(options.out)
+    check_weights(inside)
+    folder = new_folder(options.out)
     recorder = Recorder(folder / RECORD if folder else None, options.listener)
     check_limits(budget)
     example = options.example
     if example is None:
         example = _first_inputs(data.for_scores if data.for_scores is not None else data.val)
+    check_example(example)
     if budget.max_drop is not None and data.val is None and judge.evaluate is None:
         raise BadInput("budget 'drop': quality can only be limited where it is measured; pass val=... or evaluate=...")
     if recipe.training.epochs and data.train is None:
         raise BadInput(f"recipe {recipe.name!r} trains for {recipe.training.epochs} epochs; pass train=...")
-    seed = recipe.seed if options.seed is None else options.seed
-    where = torch.device(options.device) if options.device is not None else device_of(inside)
+    seed = checked_seed(recipe.seed if options.seed is None else options.seed)
+    where = usable_device(options.device) if options.device is not None else device_of(inside)
     recorder.add(
         "asked", format=FORMAT, sartor=version(), budget=show_budget(budget), recipe=recipe, seed=seed,
         device=str(where), environment=environment(),
@@ -161,6 +176,7 @@ class _Fitting:
         subject = stages.with_samples(subject, self.data.for_scores, recipe.calibration)
         decision = self._decide(subject, delivery)
         cut = self._apply(subject, decision.plan)
+        self._doubt_the_scores(subject, decision.plan)
         quality["after_cut"] = self._judge("judge the cut network", subject, cut.network)
         network = self._heal(subject, cut)
         quality["after_repair"] = self._judge("judge the repair", subject, network)
@@ -269,6 +285,21 @@ class _Fitting:
             plan = decision.plan
             facts.update(kept=plan.counts(), trail=decision.trail, fibres=list(plan.fibres))
         return decision
+
+    def _doubt_the_scores(self, subject: Subject, plan: Plan) -> None:
+        """Note that random units would have been a better choice. A comparison that fails becomes a note, too."""
+        if not subject.samples:
+            return
+        with self.recorder.timed("compare with random units") as facts:
+            try:
+                beside = beside_chance(subject, plan, self.recipe, self.context)
+            except Exception as e:
+                self.recorder.note(f"the scores were not compared with random ones: {type(e).__name__}: {e}")
+                return
+            if beside is not None:
+                facts.update(chosen=beside.chosen, random=list(beside.random))
+        if sentence := worse_than_chance(beside, _score_name(self.recipe)):
+            self.recorder.note(sentence)
 
     def _apply(self, subject: Subject, plan: Plan) -> Cut:
         with self.recorder.timed("prove") as facts:
@@ -395,20 +426,6 @@ def _score_name(recipe: Recipe) -> str:
     if how.kind != "criterion":
         return how.kind
     return str(getattr(how.criterion, "__name__", how.criterion))
-
-
-def _new_folder(out: str | Path | None) -> Path | None:
-    if out is None:
-        return None
-    folder = Path(out)
-    if (folder / "result.json").exists():
-        raise BadInput(f"{folder} holds a finished run; choose another folder or remove it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD).unlink(missing_ok=True)
-    except OSError as e:
-        raise SartorError(f"{folder}: cannot be written ({e.strerror or e})") from e
-    return folder
 
 
 def _first_inputs(batches: Batches | None) -> Example:

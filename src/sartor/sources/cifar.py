@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sartor.activations.augment import crop_flip
 from sartor.errors import BadInput, CorruptFile
-from sartor.sources.augment import crop_flip
 from sartor.sources.registry import Parts
 from sartor.sources.spec import Spec, choice, numbers
 from sartor.sources.tensors import TensorSamples

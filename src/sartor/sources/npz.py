@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sartor.errors import BadInput, CorruptFile
-from sartor.sources.augment import crop_flip
+from sartor.activations.augment import crop_flip
+from sartor.errors import BadInput, CorruptFile, SartorError
 from sartor.sources.registry import Parts
 from sartor.sources.spec import Spec, choice, numbers, whole
 from sartor.sources.tensors import TensorSamples
 
 NPZ_OPTIONS = ("mean", "std", "augment", "classes")
+MOST_CLASSES = 1_000_000
+_ALWAYS_ALLOWED, _PER_BYTE = 2**28, 50  # bytes of arrays; compressed images of few values shrink some 20 times
 _EXPECTED = "x_train and y_train; x_val and y_val, x_test and y_test are optional"
 
 
@@ -45,6 +50,10 @@ def read_npz(spec: Spec) -> Parts:
     train_targets = _targets(arrays["y_train"], "y_train", path)
     of_classes = train_targets.dtype == torch.int64
     classes = whole(spec, "classes", int(train_targets.max()) + 1) if of_classes else 0
+    if classes > MOST_CLASSES:
+        raise BadInput(
+            f"npz {str(path)!r}: expected at most {MOST_CLASSES} classes; the largest label of y_train is {classes - 1}"
+        )
     samples: dict[str, TensorSamples] = {}
     for part in ("train", "val", "test"):
         if f"x_{part}" not in arrays:
@@ -86,14 +95,49 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise BadInput(f"npz: no file {str(path)!r}")
     try:
+        _check_members(path)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as e:
+    except SartorError:
+        raise
+    except (
+        ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError, RuntimeError, MemoryError,
+        NotImplementedError, SyntaxError, struct.error, zlib.error,
+    ) as e:  # fmt: skip
         if "allow_pickle" in str(e):
             raise CorruptFile(
                 f"npz {str(path)!r}: expected arrays of numbers; it holds Python objects or no npz"
             ) from e
         raise CorruptFile(f"npz {str(path)!r}: damaged or no npz file ({type(e).__name__}: {e})") from e
+
+
+def _check_members(path: Path) -> None:
+    """Read the header of every array, and refuse what is no array or would take too much memory."""
+    where = f"npz {str(path)!r}"
+    most = max(_ALWAYS_ALLOWED, _PER_BYTE * path.stat().st_size)
+    total = 0
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.flag_bits & 1:
+                raise CorruptFile(f"{where}: {member.filename!r} is encrypted; expected arrays as np.savez writes them")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others have no bound
+                raise CorruptFile(f"{where}: {member.filename!r} is compressed as np.savez_compressed never does")
+            total += member.file_size
+            if total > most:
+                raise CorruptFile(
+                    f"{where}: expected at most {most} bytes of arrays in a file of its size; got {total}"
+                )
+            with archive.open(member) as f:
+                version = np.lib.format.read_magic(f)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(f)
+            if dtype.hasobject:
+                raise CorruptFile(f"{where}: expected arrays of numbers; {member.filename!r} holds Python objects")
+            declared = math.prod(shape) * dtype.itemsize
+            if declared > member.file_size:
+                raise CorruptFile(
+                    f"{where}: {member.filename!r} declares {declared} bytes and holds {member.file_size}"
+                )
 
 
 def _inputs(array: np.ndarray, name: str, path: Path) -> Tensor:

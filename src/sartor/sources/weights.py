@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,30 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if no_tensor or not state:
         holds = f"{no_tensor[0]!r}: {type(state[no_tensor[0]]).__name__}" if no_tensor else "nothing"
         raise CorruptFile(f"weights {str(path)!r}: expected tensors by name (a state_dict); it holds {holds}")
+    for name, value in state.items():
+        _check_tensor(name, value, path)
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     for name, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if (value.is_floating_point() or value.is_complex()) and not bool(torch.isfinite(value).all()):
             raise CorruptFile(f"weights {str(path)!r}: {name!r} holds NaN or infinite values")
     return dict(state)
+
+
+def _check_tensor(name: Any, t: Tensor, path: Path) -> None:
+    """Refuse a tensor that is not the plain values of the file, before anything is computed with it."""
+    what = f"weights {str(path)!r}: "
+    if not isinstance(name, str):
+        raise CorruptFile(f"{what}expected names of tensors (a state_dict); got the key {name!r}")
+    if t.layout is not torch.strided or t.is_quantized or t.device.type != "cpu" or t.is_nested:
+        kind = "quantised" if t.is_quantized else "nested" if t.is_nested else f"{t.layout} on {t.device}"
+        raise BadInput(f"{what}{name!r}: expected a dense tensor with values; it is {kind}")
+    if t.numel() * t.element_size() > t.untyped_storage().nbytes():
+        raise CorruptFile(
+            f"{what}{name!r}: expected {list(t.shape)} numbers of {t.dtype}; the file holds "
+            f"{t.untyped_storage().nbytes()} bytes for it"
+        )
 
 
 def load_weights_(model: nn.Module, path: str | Path) -> None:
@@ -105,6 +123,7 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
 
 
 def _torch(path: Path) -> Mapping[str, Any]:
+    _check_archive(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
@@ -122,6 +141,22 @@ def _torch(path: Path) -> Mapping[str, Any]:
     if not isinstance(state, Mapping):
         raise CorruptFile(f"weights {str(path)!r}: expected tensors by name (a state_dict); got {type(state).__name__}")
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """PyTorch stores tensors without compression: an archive that grows when it is read was not written by it."""
+    if not zipfile.is_zipfile(path):
+        return  # the older format
+    try:
+        with zipfile.ZipFile(path) as archive:
+            content = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
+        raise CorruptFile(f"weights {str(path)!r}: damaged or not a PyTorch file ({_line(e)})") from e
+    size = path.stat().st_size
+    if content > 2 * size + 2**20:
+        raise CorruptFile(
+            f"weights {str(path)!r}: expected at most {size} bytes of content, as the file has; got {content}"
+        )
 
 
 def _line(error: Exception) -> str:

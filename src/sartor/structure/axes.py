@@ -121,10 +121,18 @@ def multiple(a: Axis) -> tuple[int, Axis] | None:
     return (sum(p[0] for p in parts if p), whose.pop()) if None not in parts and len(whose) == 1 else None
 
 
-def refined(leaf: Axis, outer: int, why: Reason) -> None:
-    """Make a leaf a product whose outer factor is frozen."""
-    leaf = find(leaf)
-    _refine(leaf, "p", [fixed(outer, why), fresh(leaf.size // outer)])
+def refined(leaf: Axis, like: Axis, why: Reason) -> None:
+    """Give a leaf the structure of another axis of its size, with leaves of its own; `why` its frozen parts are."""
+    leaf, copy = find(leaf), _alike(like, why)
+    _refine(leaf, str(copy.kind), copy.kids)
+
+
+def _alike(a: Axis, why: Reason) -> Axis:
+    """A new axis of the same structure."""
+    a = find(a)
+    if a.frozen or a.kind is None:
+        return fixed(a.size, why) if a.frozen else fresh(a.size)
+    return Axis(a.size, kind=a.kind, kids=[_alike(k, why) for k in a.kids])
 
 
 def unrefined(axis: Axis) -> None:

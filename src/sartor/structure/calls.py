@@ -29,6 +29,7 @@ class Value:
     axes: Axes = field(default_factory=list)
     roles: dict[int, Role] = field(default_factory=dict)
     died: int | None = None  # number of operators recorded when it was freed; None: it outlived the forward
+    number: float | None = None  # the one element of a constant tensor, such as `torch.tensor(width)`
 
     @property
     def ndim(self) -> int:

@@ -48,6 +48,23 @@ def tensors(value: Any) -> Iterator[Tensor]:
         yield from tensors(vars(value))
 
 
+def call_in_training(model: nn.Module, example: Example) -> Any:
+    """`call` in training mode.
+
+    Raises:
+        BadInput: batch norm has one value for each channel, from which it cannot compute a variance.
+    """
+    try:
+        return call(model, example)
+    except ValueError as e:
+        if "more than 1 value per channel" not in str(e):
+            raise
+        raise BadInput(
+            f"a batch of {batch_of(example)} sample came, and batch norm in training needs more values; pass a loader "
+            "with drop_last=True, or another batch size"
+        ) from e
+
+
 def map_tensors(f: Callable[[Tensor], Any], value: Any) -> Any:
     """The same nested structure with f applied to every tensor."""
     if isinstance(value, Tensor):
@@ -84,6 +101,8 @@ def batch_of(example: Example) -> int:
 def with_batch(example: Example, n: int) -> Example:
     """The example with n samples: every tensor whose dimension 0 has the batch size is repeated or truncated."""
     old = batch_of(example)
+    if n and not old:
+        raise BadInput("example inputs: expected at least one sample; the batch is empty")
 
     def resize(t: Tensor) -> Tensor:
         if not t.dim() or t.shape[0] != old:

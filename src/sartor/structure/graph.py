@@ -45,7 +45,7 @@ class Graph:
     fingerprint: str
     example: Any = None  # the inputs it was traced with; on meta unless the forward needed real values
     holders: Mapping[tuple[str, str, Any], int | None] = field(default_factory=dict)
-    # (module path, attribute, number) -> index of the operator whose size the attribute holds; None: of no operator
+    # (module path, attribute, number) -> number of the claim that holds (see `surgery.attributes`); None: none
     training: Graph | None = None  # the forward in training mode, if it uses parameters that evaluation does not use
     rewritten: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # module path -> what its forward no longer takes once it is rewritten, as sentences; set by `surgery.probe`
@@ -127,9 +127,13 @@ class Graph:
                 mask[list(kept)] = True
                 masks[find(self.leaves[name])] = mask
         for tied in self.ties:
-            sizes = {len(plan.keep[n]) if n in plan.keep else self.groups[n].units for n in tied}
-            if len(sizes) > 1:
-                raise BadInput(f"plan: the groups {', '.join(tied)} must keep equal counts; got {sorted(sizes)}")
+            counts = {n: len(plan.keep[n]) if n in plan.keep else self.groups[n].units for n in tied}
+            if len(set(counts.values())) > 1:
+                shares = ", ".join(f"{n!r} keeps {k}" for n, k in counts.items())
+                raise BadInput(
+                    f"plan: {shares}; these groups are tied (one number states the sizes of all), so they must keep "
+                    "equal counts. `graph.ties` lists the ties of a graph; keep as many units of each group of a tie"
+                )
         return Resolved(self, plan, Masks(masks), {name: self._order(plan, name) for name in plan.fibres})
 
     def _order(self, plan: Plan, name: str) -> Tensor:

@@ -91,13 +91,24 @@ class Watch(TorchDispatchMode):
             if x.is_meta:
                 return x
             if id(x) not in self._moved:
-                self._moved[id(x)] = (x, x.to(META))
+                moved = x.to(META)
+                moved.__dict__["_number"] = constant_number(x)
+                self._moved[id(x)] = (x, moved)
             return self._moved[id(x)][1]
         if isinstance(x, tuple | list):
             if any(isinstance(v, Tensor | list | tuple) for v in x):
                 return type(x)([self._to_meta(v) for v in x])
             return x
         return {k: self._to_meta(v) for k, v in x.items()} if isinstance(x, dict) else x
+
+
+def constant_number(t: Tensor) -> float | None:
+    """The element of a tensor on the CPU that holds one; also of one that was moved to meta here."""
+    if t.is_meta:
+        number: float | None = t.__dict__.get("_number")
+        return number
+    plain = t.numel() == 1 and t.device.type == "cpu" and (t.is_floating_point() or t.dtype == torch.int64)
+    return t.item() if plain else None
 
 
 def caller(paths: Mapping[int, str]) -> str:
@@ -175,4 +186,4 @@ def watching(
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-__all__ = ["Watch", "caller", "watching"]
+__all__ = ["Watch", "caller", "constant_number", "watching"]

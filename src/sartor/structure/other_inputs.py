@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sartor.structure.example import Example, as_args, map_tensors, tensors
 from sartor.structure.recorder import record_variant
+from sartor.structure.recording import Recording
 
 _SIZES = 3  # sizes of input dimensions that are varied, at most
 _LEAST = 4  # a shorter dimension is not shortened
@@ -29,21 +30,40 @@ def other_inputs(model: nn.Module, example: Example) -> Iterator[Example]:
     """
     if not any(t.dim() for t in tensors(example)):
         return
-    named = _named(model, example)
-    masked = {k: v for k, v in named.items() if "mask" in k and isinstance(v, Tensor) and _all_ones(v)}
-    if masked:
-        yield _replaced(example, named, {k: _padded(v) for k, v in masked.items()})
-    if isinstance(example, Mapping):
-        if isinstance(example.get("attention_mask"), Tensor):
-            yield {k: v for k, v in example.items() if k != "attention_mask"}
-        elif (words := next((example[k] for k in _TOKENS if k in example), None)) is not None and _takes_mask(model):
-            ones = torch.ones(words.shape[:2], dtype=torch.int64, device=words.device)
-            yield {**example, "attention_mask": _padded(ones)}
+    yield from other_masks(model, example)
     sizes = dict.fromkeys(n for t in tensors(example) for n in t.shape[1:] if n >= _LEAST)
     images = any(t.dim() >= 4 for t in tensors(example))
     for n in list(sizes)[:_SIZES]:
         shorter = n // 2 if images else n - n // 3
         yield map_tensors(lambda t, n=n, shorter=shorter: _shortened(t, n, shorter), example)  # type: ignore[misc]
+
+
+def other_masks(model: nn.Module, example: Example) -> Iterator[Example]:
+    """The proposals of `other_inputs` that differ in masks: padded, left out, or added. Most networks have none."""
+    named = _named(model, example)
+    masked = {k: v for k, v in named.items() if "mask" in k and isinstance(v, Tensor) and _all_ones(v)}
+    if masked:
+        yield _replaced(example, named, {k: _padded(v) for k, v in masked.items()})
+    if isinstance(named.get("attention_mask"), Tensor):
+        if isinstance(example, Mapping):
+            yield {k: v for k, v in example.items() if k != "attention_mask"}
+    elif (sequence := _sequence(named)) is not None and _takes_mask(model):
+        ones = torch.ones(sequence.shape[:2], dtype=torch.int64, device=sequence.device)
+        yield {**named, "attention_mask": _padded(ones)}
+
+
+def _sequence(named: Mapping[str, Any]) -> Tensor | None:
+    """The input that an attention mask would be for: token numbers [n, length], or features [n, length, width]."""
+    known = next((named[k] for k in _TOKENS if k in named), None)
+    first = next((v for v in named.values() if isinstance(v, Tensor)), None)
+    found = first if known is None else known
+    return found if isinstance(found, Tensor) and found.dim() in (2, 3) else None
+
+
+def masked_variants(model: nn.Module, example: Example) -> Iterator[Recording]:
+    """The forward recorded with other masks, where the model takes them."""
+    found = (record_variant(model, x) for x in other_masks(model, example))
+    return (recording for recording in found if recording is not None)
 
 
 def several_examples(model: nn.Module, example: Example) -> tuple[Example, tuple[Example, ...], str]:
@@ -85,7 +105,7 @@ def _parameters(model: nn.Module) -> list[str]:
 
 
 def _takes_mask(model: nn.Module) -> bool:
-    """Whether the forward names such an argument, or passes any keyword on."""
+    """Whether the forward names an `attention_mask`, or passes any keyword on."""
     try:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):
@@ -111,4 +131,4 @@ def _shortened(t: Tensor, n: int, shorter: int) -> Tensor:
     return t
 
 
-__all__ = ["other_inputs", "several_examples"]
+__all__ = ["masked_variants", "other_inputs", "other_masks", "several_examples"]

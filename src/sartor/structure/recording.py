@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, map_tensors, tensors
 from sartor.structure.model_copy import ATOMS, named_tensors
+from sartor.structure.operator_watch import constant_number
 from sartor.torch_internals import OpOverload, own_parameters, storage_address
 
 
@@ -58,6 +59,8 @@ class Recording:
         memory.tensors += 1
         if v is None:
             v = Value(tuple(t.shape), t.dtype, memory.number, name, origin)
+            if origin == "a constant tensor":
+                v.number = constant_number(t)
         held = self._seen[id(t)] = _Held(t, _gone)
         held.key, held.value, held.memory, held.rec = id(t), v, memory, self
         return v

@@ -94,6 +94,8 @@ def stated_sizes(op: Op) -> Iterator[Stated]:
             yield Stated(tail, several=True)
     inferred = _inferred(op, len(parts))
     yield from (Stated((p,)) for i, p in enumerate(parts) if i not in inferred)
+    if op.kind == "split" and len({p.old for p in parts}) == 1 < len(parts):
+        yield Stated((_size(op.args[0].axes[dim(op.arg("dim", 0), op.args[0].ndim)]),))  # `x.split(self.width // 2)`
 
 
 def _inferred(op: Op, n: int) -> set[int]:

@@ -13,6 +13,7 @@ from sartor.studies import (  # noqa: F401
     noise,
     oneshot,
     predictor,
+    repairs,
     snapshot,
     verdicts,
 )

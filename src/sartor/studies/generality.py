@@ -20,7 +20,7 @@ from sartor.structure.example import Example, batch_of, call, map_tensors, tenso
 from sartor.structure.other_inputs import other_inputs
 from sartor.surgery import cut
 from sartor.surgery.outputs import gap
-from sartor.surgery.proof import silence
+from sartor.surgery.silence import silence
 from sartor.surgery.survivors import irreproducible, reference_output, rewritten_paths
 from sartor.types import Plan
 

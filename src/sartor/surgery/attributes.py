@@ -17,15 +17,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sartor.structure.axes import Axis, find, multiple, product
+from sartor.structure.axes import Axis, find, fixed, fresh, multiple, product
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
+from sartor.structure.model_copy import modules_by_path
 from sartor.structure.stated_sizes import Stated, stated_sizes
+from sartor.types import Reason
 
 _NOT_WIDTHS = re.compile(
     r"kernel|stride|dilat|window|patch|img|image|grid|resol|shift|pool|level|depth|stage|num_layers|training|eps"
 )
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 Attributes = dict[tuple[str, str], Any]  # (module path, attribute) -> new value
 Place = tuple[str, str, Any]  # module path, attribute, the old value of it or of one of its elements
 
@@ -46,12 +49,14 @@ class Claims:
     named: Mapping[tuple[str, str], tuple[list[Axis], bool]]  # by rules: the axes, and whether there are several
     by_value: Mapping[Place, list[Claim]]  # in the order of the operators
     found: _Holders
+    stated: bool  # whether any operator is called with a number that a cut changes, or two name one attribute
 
     @classmethod
     def of(cls, model: nn.Module, graph: Graph) -> Claims:
         """The claims of every operator, each once."""
-        modules = dict(model.named_modules())
+        modules = modules_by_path(model)
         named: dict[tuple[str, str], tuple[list[Axis], bool]] = {}
+        stated = False
         for op in graph.every_op:
             module = modules.get(op.path)
             for name, axes in op.sizes.items() if module is not None else ():
@@ -60,16 +65,18 @@ class Claims:
                 old = tuple(find(a).size for a in listed)
                 has = getattr(module, name, None)
                 if has == (old if several else old[0]) or (several and has == list(old)):
-                    named.setdefault((op.path, name), (listed, several))
+                    first, _ = named.setdefault((op.path, name), (listed, several))
+                    stated = stated or list(map(find, first)) != list(map(find, listed))
         by_value: dict[Place, list[Claim]] = {}
-        holders = _Holders(modules, set(named))
+        holders = _Holders(modules, set(named), {op.path for op in graph.every_op})
         for i, op in enumerate(graph.every_op):
             for size in stated_sizes(op):
+                stated = stated or (not size.fixed and _is_passed(op, size))
                 for place in holders.of(op.path, size.old):
                     claims = by_value.setdefault(place, [])
                     if all(not alike_sizes(c.size, size) for c in claims):
                         claims.append(Claim(place, i, size))
-        return cls(named, by_value, holders)
+        return cls(named, by_value, holders, stated)
 
     def at(self, op: Op) -> Iterator[tuple[Place, Stated]]:
         """The places that one operator claims."""
@@ -77,9 +84,9 @@ class Claims:
             for place in self.found.of(op.path, size.old):
                 yield place, size
 
-    def first(self, place: Place, size: Stated) -> int | None:
-        """The first operator that claims this size of a place."""
-        return next((c.op for c in self.by_value[place] if alike_sizes(c.size, size)), None)
+    def number(self, place: Place, size: Stated) -> int | None:
+        """The number of the first claim on a place for this size."""
+        return next((i for i, c in enumerate(self.by_value[place]) if alike_sizes(c.size, size)), None)
 
     @cached_property
     def places(self) -> Mapping[tuple[str, str], list[Place]]:
@@ -90,10 +97,11 @@ class Claims:
         return found
 
     def holding(self, place: Place, holders: Mapping[Place, int | None]) -> Claim | None:
-        """The claim that decides: the one that `holders` names, otherwise the first whose size a cut changes."""
+        """The claim that decides: the one that `holders` numbers, otherwise the first whose size a cut changes."""
         claims = self.by_value[place]
         if place in holders:
-            return next((c for c in claims if c.op == holders[place]), None)
+            i = holders[place]
+            return None if i is None else claims[i]
         return next((c for c in claims if not c.size.fixed), None)
 
     def values(self, model: nn.Module, masks: Mapping[Axis, Tensor], holders: Mapping[Place, int | None]) -> Attributes:
@@ -104,7 +112,7 @@ class Claims:
             new = tuple(map(cut.size, axes))
             if new != tuple(find(a).size for a in axes):
                 changed[key] = new if several else new[0]
-        modules = dict(model.named_modules())
+        modules = modules_by_path(model)
         for (path, name), places in self.places.items():
             old = getattr(modules[path], name)
             new_value = old if isinstance(old, int) else tuple(old)
@@ -130,11 +138,29 @@ def attributes_for(model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor])
     return Claims.of(model, graph).values(model, masks, graph.holders)
 
 
-class _Holders:
-    """Attributes by the number they hold: those of the nearest module that holds it."""
+def _is_passed(op: Op, size: Stated) -> bool:
+    """Whether a call passes one of the numbers of a size that a cut changes; `x.flatten(1)` passes none."""
+    numbers = {abs(p.old) for p in size.parts if not p.fixed}
+    return any(
+        type(n) is int and abs(n) in numbers
+        for x in (*op.args, *op.kwargs.values())
+        for n in (x if isinstance(x, list | tuple) else (x,))
+    )
 
-    def __init__(self, modules: Mapping[str, nn.Module], named: set[tuple[str, str]]):
+
+class _Holders:
+    """Attributes by the number they hold: those of the nearest module that holds it.
+
+    A child of a module that calls no operator itself may be one whose methods the module calls (`self.bias.table()`).
+    Its attributes count as the module's: all of them, or those of the same name where the module holds the number too.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], named: set[tuple[str, str]], calling: set[str]):
         self.modules, self.named = modules, named
+        self._silent: dict[str, list[str]] = {}  # module path -> its children that call no operator themselves
+        for path, module in modules.items():
+            if path and path not in calling and not isinstance(module, _LISTS):
+                self._silent.setdefault(path.rpartition(".")[0], []).append(path)
         self._own: dict[str, list[tuple[str, Any]]] = {}
         self._known: dict[tuple[str, Any], list[Place]] = {}
 
@@ -143,6 +169,9 @@ class _Holders:
         key = (path, number)
         if key not in self._known:
             found = list(self._inside(path, number))
+            names = {name for _, name, _ in found}
+            for child in self._silent.get(path, ()):
+                found += [place for place in self._inside(child, number) if not names or place[1] in names]
             if not found and path:
                 found = self.of(path.rpartition(".")[0], number)
             self._known[key] = found
@@ -185,13 +214,13 @@ def _same_axis(a: Axis, b: Axis) -> bool:
     return all(map(_same_axis, a.kids, b.kids))
 
 
-def leaves_to_refine(a: Stated, b: Stated) -> list[tuple[Axis, int]]:
-    """(leaf, k) where the other size is k times another leaf at the same place.
+def leaves_to_refine(a: Stated, b: Stated) -> list[tuple[Axis, Axis]]:
+    """(leaf, structure) where the other size is made of several leaves, or of one several times, at the same place.
 
-    Once k is a factor of the leaf, a tie can make the two sizes equal. Rotary position embedding makes such sizes: it
-    swaps the two halves of every query and key, but not of the values.
+    Once the leaf has that structure, ties can make the two sizes equal. Rotary position embedding makes such sizes: it
+    swaps the two halves of every query and key, or of a part of them, but not of the values.
     """
-    found: list[tuple[Axis, int]] = []
+    found: list[tuple[Axis, Axis]] = []
     for x, y in zip(a.parts, b.parts):
         if x.whole and y.whole and x.sign == y.sign:
             found += _refinable(_factors(x.axis), _factors(y.axis))
@@ -203,8 +232,9 @@ def _factors(a: Axis) -> list[Axis]:
     return [a] if a.kind != "p" or a.frozen else _flat(a)
 
 
-def _refinable(left: list[Axis], right: list[Axis]) -> list[tuple[Axis, int]]:
-    left, right, found = list(left), list(right), []
+def _refinable(left: list[Axis], right: list[Axis]) -> list[tuple[Axis, Axis]]:
+    left, right = list(left), list(right)
+    found: list[tuple[Axis, Axis]] = []
     while left and right:
         x, y = left.pop(0), right.pop(0)
         if x.size > y.size or (x.size == y.size and x.kind is None):
@@ -212,11 +242,16 @@ def _refinable(left: list[Axis], right: list[Axis]) -> list[tuple[Axis, int]]:
         short = [x]
         while math.prod(k.size for k in short) < y.size and left:
             short.append(left.pop(0))
-        times = multiple(product(short))
-        if math.prod(k.size for k in short) != y.size:
+        other = product(short)
+        times = multiple(other)
+        if other.size != y.size:
             return []
-        if y.kind is None and not y.frozen and times is not None and times[0] > 1:
-            found.append((y, times[0]))
+        if y.kind is not None or y.frozen or other.frozen:
+            continue
+        if times is not None and times[0] > 1:
+            found.append((y, product([fixed(times[0], Reason("one number")), fresh(y.size // times[0])])))
+        elif times is None:
+            found.append((y, other))
     return found
 
 

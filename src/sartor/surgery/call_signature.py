@@ -6,6 +6,7 @@ import dis
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,9 +27,10 @@ class Forward:
     takes_more: bool = False  # whether it has **keywords
 
     @classmethod
-    def of(cls, module: nn.Module) -> Forward:
-        """Read off the signature of a module's class."""
-        function = inspect.unwrap(type(module).forward)
+    @cache
+    def of(cls, kind: type[nn.Module]) -> Forward:
+        """Read off the signature of a module class."""
+        function = inspect.unwrap(kind.forward)
         try:
             parameters = list(inspect.signature(function).parameters.values())[1:]
         except (TypeError, ValueError):

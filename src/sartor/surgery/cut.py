@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from sartor.borrow import uncollected
 from sartor.errors import CannotCut, NothingToDo
 from sartor.structure.axes import Axis
 from sartor.structure.calls import Op
@@ -19,12 +20,13 @@ from sartor.surgery.blocks import Blocks, lineage
 from sartor.surgery.edits import Edits, apply_edits
 from sartor.surgery.program import Program
 from sartor.surgery.rewrite import Rewriting
-from sartor.surgery.shape_check import Mismatch, check
+from sartor.surgery.shape_check import Checked, ShapeCheck
 from sartor.surgery.tape import CannotRewrite, Tape
 from sartor.types import Plan
 from sartor.wrappers import unwrapped
 
 
+@uncollected()
 def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
     """Slices, attribute values and rewritten forwards that realise a plan, checked on meta tensors.
 
@@ -38,7 +40,7 @@ def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
     if not resolved.masks:
         raise NothingToDo("the plan keeps every unit of every group")
     attributes = attributes_for(model, graph, resolved.masks)
-    problem, programs = realised(model, graph, resolved.masks, attributes)
+    (problem, numbers), programs = realised(model, graph, resolved.masks, attributes)
     if problem:
         raise CannotCut(
             f"{problem.message}; the forward states a size that no attribute holds. "
@@ -56,22 +58,24 @@ def edits_for(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> Edits:
     slices = {n: {d: plain(i) for d, i in s.items()} for n, s in resolved.slices.items()}
     return Edits(
         slices, tuple((p, a, v) for (p, a), v in attributes.items()), {n: graph.tensors[n].shape for n in slices},
-        programs,
+        programs, numbers,
     )  # fmt: skip
 
 
 def realised(
     model: nn.Module, graph: Graph, masks: Mapping[Axis, Tensor], attributes: Attributes
-) -> tuple[Mismatch | None, dict[str, Program]]:
-    """(the first operator that still does not run, or None; the forwards that had to be rewritten, by module path)."""
+) -> tuple[Checked, dict[str, Program]]:
+    """(the first operator that still does not run, and numbers to keep; the forwards that had to be rewritten)."""
     cut_axes = Masks.of(masks)
     programs: dict[str, Program] = {}
     rewriting: Rewriting | None = None
     blocks: Blocks | None = None
+    shapes = ShapeCheck(model)
     while True:
-        problem = check(model, graph, masks, attributes, programs)
+        result = shapes.checked(graph, masks, attributes, programs)
+        problem = result.problem
         if problem is None:
-            return None, programs
+            return result, programs
         why = ""
         for path in lineage(
             graph.every_op[problem.op].path
@@ -95,7 +99,8 @@ def realised(
             }
             break
         else:
-            return replace(problem, message=f"{problem.message}; {why}" if why else problem.message), programs
+            problem = replace(problem, message=f"{problem.message}; {why}" if why else problem.message)
+            return Checked(problem, {}), programs
 
 
 def _changes(op: Op, cut_axes: Masks) -> bool:

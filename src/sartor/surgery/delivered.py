@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import types
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,16 +21,22 @@ from sartor.errors import ProofFailed
 from sartor.structure.axes import Axis, find, leaves, positions
 from sartor.structure.fibres import reorder
 from sartor.structure.graph import Graph, Resolved
-from sartor.structure.model_copy import ATOMS, named_tensors
+from sartor.structure.model_copy import ATOMS, every_path, modules_by_path, named_tensors
+from sartor.structure.picked import picked
 from sartor.surgery.attributes import attributes_for
+from sartor.surgery.kept_numbers import NumbersKept
 from sartor.surgery.pretrained import is_guard
 from sartor.surgery.program import Rewritten
 from sartor.torch_internals import own_parameters
 
-_TABLES = {"_parameters", "_buffers", "_modules", "_compiled_call_impl"}  # compared by name, or not copied
+_TABLES = {"_parameters", "_buffers", "_modules", "_compiled_call_impl", "kept_numbers"}
+# compared by name, not copied, or compared by what the network computes
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by element size, for bits
+_MISSING = object()
+_EMPTY = {dict, OrderedDict, list, set, tuple}
 _HOOKS = {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}  # compared by number
-_REWRITTEN = {"program", "_qkv_same_embed_dim"}  # attributes that a rewritten forward sets
+_REWRITTEN = {"program", "_qkv_same_embed_dim"}  # attributes that another forward sets
+_CHANGED = (Rewritten, NumbersKept)  # classes that run another forward than the one they derive from
 
 
 def check_delivered(model: nn.Module, graph: Graph, resolved: Resolved, network: nn.Module) -> int:
@@ -95,13 +102,14 @@ def intended(t: Tensor, name: str, resolved: Resolved, known: dict[Axis, Tensor]
     t = t.detach()
     for group, order in resolved.orders.items():
         t = reorder(t, value, graph.leaves[group], graph.fibres[group], order)
+    kept: dict[int, Tensor] = {}
     for d, a in enumerate(value.axes):
         axis = find(a)
         if axis not in known:
             known[axis] = _kept(axis, resolved.masks)
-        if len(known[axis]) < axis.size:
-            t = t.index_select(d, known[axis].to(t.device))
-    return t
+        if known[axis].numel() < axis.size:
+            kept[d] = known[axis]
+    return picked(t, kept)
 
 
 def _kept(axis: Axis, masks: Mapping[Axis, Tensor]) -> Tensor:
@@ -114,8 +122,7 @@ def _kept(axis: Axis, masks: Mapping[Axis, Tensor]) -> Tensor:
 
 
 def _same_tree(model: nn.Module, network: nn.Module) -> None:
-    old = dict(model.named_modules(remove_duplicate=False))
-    new = dict(network.named_modules(remove_duplicate=False))
+    old, new = every_path(model), every_path(network)
     for path in [*old, *(p for p in new if p not in old)]:
         if path not in new or path not in old:
             holder = "the cut network" if path not in new else "the original"
@@ -123,7 +130,7 @@ def _same_tree(model: nn.Module, network: nn.Module) -> None:
         kinds = type(old[path]), type(new[path])
         if all(issubclass(k, GraphModule) for k in kinds):  # torch.fx makes a class for every instance
             continue
-        if kinds[0] is not kinds[1] and not (issubclass(kinds[1], Rewritten) and kinds[1].__mro__[2] is kinds[0]):
+        if kinds[0] is not kinds[1] and not (issubclass(kinds[1], _CHANGED) and kinds[1].__mro__[2] is kinds[0]):
             raise ProofFailed(
                 f"module {path!r}: expected class {kinds[0].__name__}; the cut network has {kinds[1].__name__}"
             )
@@ -186,16 +193,20 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 def _same_attributes(model: nn.Module, network: nn.Module, expected: Mapping[tuple[str, str], Any]) -> None:
     compare = _Comparison(model, network)
-    new = dict(network.named_modules())
-    for path, module in model.named_modules():
+    changes: dict[str, dict[str, Any]] = {}
+    for (path, key), value in expected.items():
+        changes.setdefault(path, {})[key] = value
+    new = modules_by_path(network)
+    for path, module in modules_by_path(model).items():
         other = new[path]
         if isinstance(module, GraphModule) and isinstance(other, GraphModule):
             if module.code != other.code:
                 raise ProofFailed(f"module {path!r}: the cut network has another forward; report the model")
             continue  # its graph is copied, and what hooks check of inputs is not
-        changed = {a: v for (p, a), v in expected.items() if p == path}
-        rewritten = isinstance(other, Rewritten) and not isinstance(module, Rewritten)
-        for key in dict.fromkeys([*vars(module), *changed, *vars(other)]):
+        changed = changes.get(path, {})
+        rewritten = isinstance(other, _CHANGED) and not isinstance(module, _CHANGED)
+        before, after = vars(module), vars(other)
+        for key in dict.fromkeys([*_unlike(before, after), *changed]):
             if key in _TABLES or (rewritten and key in _REWRITTEN) or is_guard(key, vars(other).get(key)):
                 continue
             where = f"attribute {key!r} of module {path!r}"
@@ -219,6 +230,23 @@ def _same_attributes(model: nn.Module, network: nn.Module, expected: Mapping[tup
                 raise ProofFailed(f"{where}: expected {_shown(want)}; the cut network has {_shown(got)}")
 
 
+def _unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Names of attributes that are not plain and equal, or empty containers of one type."""
+    if list(before) == list(after):  # as in a copy
+        pairs = zip(before, before.values(), after.values())
+        return [k for k, a, b in pairs if not (a is b and type(a) in ATOMS) and not _equal(a, b)]
+    names = dict.fromkeys([*before, *after])
+    return [k for k in names if k not in after or not _equal(before.get(k, _MISSING), after[k])]
+
+
+def _equal(old: Any, new: Any) -> bool:
+    """Whether two values are plain and equal, or empty and of one type; False where that takes a closer look."""
+    kind = type(old)
+    if kind is not type(new):
+        return False
+    return bool(old == new) if kind in ATOMS else kind in _EMPTY and not old and not new
+
+
 def _copies_itself(kind: type) -> bool:
     """Whether a class decides itself what a copy of it holds."""
     base = nn.Module if issubclass(kind, nn.Module) else object
@@ -237,8 +265,8 @@ class _Comparison:
     def __init__(self, model: nn.Module, network: nn.Module):
         self.names = {id(t): name for *_, name, t in reversed(list(named_tensors(model)))}
         self.tensors = {name: t for *_, name, t in named_tensors(network)}
-        self.paths = {id(m): path for path, m in model.named_modules()}
-        self.modules = dict(network.named_modules())
+        self.paths = {id(m): path for path, m in modules_by_path(model).items()}
+        self.modules = modules_by_path(network)
         self.seen: set[tuple[int, int]] = set()
 
     def same(self, old: Any, new: Any) -> bool:
@@ -251,7 +279,7 @@ class _Comparison:
             return alike and same_bits(old, new)
         if isinstance(old, nn.Module) and id(old) in self.paths:
             place = self.modules[self.paths[id(old)]]
-            return new is place or isinstance(place, Rewritten)
+            return new is place or isinstance(place, _CHANGED)
         if kind is not type(new):
             return False
         if kind is float:

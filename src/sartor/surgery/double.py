@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sartor.structure.calls import once_each
 from sartor.structure.example import Example, map_tensors
-from sartor.structure.model_copy import clone
+from sartor.structure.model_copy import clone, named_tensors
 from sartor.torch_internals import OpOverload, TorchDispatchMode, schema
 
 _LOWER = {torch.float32, torch.float16, torch.bfloat16}
@@ -18,6 +18,14 @@ _LOWER = {torch.float32, torch.float16, torch.bfloat16}
 def in_double(model: nn.Module) -> nn.Module:
     """A copy whose floating-point parameters and buffers are in float64."""
     return clone(model, lambda t: t.detach().double() if t.dtype in _LOWER else t.detach().clone())
+
+
+def to_double_(model: nn.Module) -> nn.Module:
+    """Convert floating-point parameters and buffers to float64 in place; returns the model."""
+    for *_, t in list(named_tensors(model)):
+        if t.dtype in _LOWER:
+            t.data = t.detach().double()
+    return model
 
 
 def example_in_double(example: Example) -> Example:
@@ -59,4 +67,4 @@ class DoubleThroughout(TorchDispatchMode):
         return x
 
 
-__all__ = ["DoubleThroughout", "example_in_double", "in_double"]
+__all__ = ["DoubleThroughout", "example_in_double", "in_double", "to_double_"]

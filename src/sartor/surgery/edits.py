@@ -5,6 +5,7 @@ Edits can be applied to a new instance of the same class without tracing it. Tha
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,10 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sartor.borrow import uncollected
 from sartor.errors import BadInput
 from sartor.structure.fibres import Rows
-from sartor.structure.model_copy import clone, named_tensors
+from sartor.structure.model_copy import clone, modules_by_path, named_tensors
+from sartor.structure.picked import picked
+from sartor.surgery.edits_check import check_kept, check_size
 from sartor.surgery.edits_file import EditsFile, KeptRows
+from sartor.surgery.kept_numbers import KeptNumber, Numbers, keep_numbers_
 from sartor.surgery.pretrained import guard_pretrained_
 from sartor.surgery.program import Program, rewrite_
 from sartor.torch_internals import is_view
@@ -33,6 +38,7 @@ class Edits:
     attributes: tuple[tuple[str, str, Any], ...]  # (module path, attribute, new value)
     shapes: Mapping[str, tuple[int, ...]]  # of the sliced tensors before the cut
     programs: Mapping[str, Program] = field(default_factory=dict)
+    numbers: Numbers = field(default_factory=dict)  # that forwards compute with in place of what follows from a width
 
     def to_json(self) -> str:
         """JSON with one tensor or attribute a line."""
@@ -44,23 +50,30 @@ class Edits:
         attributes = ",\n".join(f"    {json.dumps(row)}" for row in self.attributes)
         forwards = ",\n".join(f"    {json.dumps(path)}: {json.dumps(p.raw)}" for path, p in self.programs.items())
         rewritten = f',\n  "forwards": {{\n{forwards}\n  }}' if forwards else ""
+        kept = {path: [[n.kind, n.new, n.old] for n in of_module] for path, of_module in self.numbers.items()}
+        numbers = f',\n  "numbers": {json.dumps(kept)}' if kept else ""
         head = f'"format": {FORMAT},\n  "sartor": {json.dumps(version())}'
-        parts = f'"tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]{rewritten}'
+        parts = f'"tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]{rewritten}{numbers}'
         return f"{{\n  {head},\n  {parts}\n}}\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Edits:
+    def from_json(cls, text: str, *, trust: bool = False) -> Edits:
         """The inverse of `to_json`; reads formats 1 and 2.
 
+        Args:
+            text: of edits.json.
+            trust: whether rewritten forwards may call operators of any library and take any amount of memory.
+
         Raises:
-            CorruptFile: not the JSON of edits; names the field.
+            CorruptFile: not the JSON of edits, or a rewritten forward calls what a file may not; names the field.
         """
         file = EditsFile.read(text)
         return cls(
             {name: {d: _kept(indices) for d, indices in t.keep.items()} for name, t in file.tensors.items()},
             tuple((path, name, tuple(v) if isinstance(v, list) else v) for path, name, v in file.attributes),
             {name: tuple(t.shape) for name, t in file.tensors.items()},
-            {path: Program(program) for path, program in file.forwards.items()},
+            {path: Program(program, trusted=trust) for path, program in file.forwards.items()},
+            {path: tuple(KeptNumber(*n) for n in rows) for path, rows in file.numbers.items()},
         )
 
 
@@ -85,15 +98,17 @@ def sliced(
     for d, i in keep.items():  # rows refer to indices of the whole tensor, so they come first
         if isinstance(i, Rows):
             out = i.pick(out, d)
+    indices: dict[int, Tensor] = {}
     for d, i in keep.items():
         if not isinstance(i, Rows):
-            index = known.get((id(i), t.device))
-            if index is None:
-                index = known[id(i), t.device] = torch.as_tensor(i, device=t.device)
-            out = out.index_select(d, index)
+            if (id(i), t.device) not in known:
+                known[id(i), t.device] = torch.as_tensor(i, device=t.device)
+            indices[d] = known[id(i), t.device]
+    out = picked(out, indices)
     return out.clone(memory_format=torch.contiguous_format) if out is t or is_view(out) else out
 
 
+@uncollected()
 def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
     """A cut copy of the model (of the network inside, if it is wrapped), which shares nothing with it.
 
@@ -102,7 +117,7 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
     """
     model = unwrapped(model).module
     tensors = {name: t for *_, name, t in named_tensors(model)}
-    modules = dict(model.named_modules())
+    modules = modules_by_path(model)
     for name, shape in edits.shapes.items():
         if name not in tensors:
             raise BadInput(f"the model has no tensor {name!r} that the edits slice; was it built by the same factory?")
@@ -110,12 +125,18 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
             raise BadInput(
                 f"tensor {name!r}: the edits were made for shape {tuple(shape)}; got {tuple(tensors[name].shape)}"
             )
+        check_kept(name, shape, edits.slices[name])
     for path in edits.programs:
         if path not in modules:
             raise BadInput(f"the model has no module {path!r} whose forward the edits rewrite")
-    for path, attribute, _ in edits.attributes:
+    for path in edits.numbers:
+        if path not in modules:
+            raise BadInput(f"the model has no module {path!r} whose numbers the edits keep")
+    largest = max((n for t in tensors.values() for n in t.shape), default=0)
+    for path, attribute, value in edits.attributes:
         if path not in modules or not hasattr(modules[path], attribute):
             raise BadInput(f"the model has no attribute {attribute!r} in module {path!r} that the edits set")
+        check_size(path, attribute, inspect.getattr_static(modules[path], attribute, None), value, largest)
     keep = {id(tensors[name]): s for name, s in edits.slices.items()}
     known: dict[tuple[int, torch.device], Tensor] = {}
     new = clone(model, lambda t: sliced(t, keep[id(t)], known) if id(t) in keep else t.detach().clone())
@@ -124,6 +145,7 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
     set_attributes_(new, edits.attributes)
     for path, program in edits.programs.items():
         new = rewrite_(new, path, program)
+    new = keep_numbers_(new, edits.numbers)
     guard_pretrained_(new, _new_sizes(modules, edits))
     return new
 
@@ -143,7 +165,12 @@ def _new_sizes(modules: Mapping[str, nn.Module], edits: Edits) -> dict[int, set[
 
 def set_attributes_(model: nn.Module, attributes: tuple[tuple[str, str, Any], ...]) -> None:
     """Set attribute values in place; a list stays a list, a tuple a tuple."""
-    modules = dict(model.named_modules())
+    modules = modules_by_path(model)
     for path, attribute, value in attributes:
-        old = getattr(modules[path], attribute)
-        setattr(modules[path], attribute, type(old)(value) if isinstance(old, list | tuple) else value)
+        module = modules[path]
+        old = getattr(module, attribute)
+        new = type(old)(value) if isinstance(old, list | tuple) else value
+        if attribute in vars(module) and type(module).__setattr__ is nn.Module.__setattr__:
+            vars(module)[attribute] = new  # as `setattr` would do, in less time
+        else:
+            setattr(module, attribute, new)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
 from sartor.errors import CorruptFile
+from sartor.json_file import parse_json
 from sartor.types.checked import refusal
 from sartor.types.rows import Row
 
@@ -135,6 +135,9 @@ class EditsFile(Row):
     forwards: dict[str, Annotated[ProgramFile | OldProgramFile, Field(discriminator="format")]] = Field(
         default_factory=dict
     )  # by module path
+    numbers: dict[str, list[tuple[Literal["argument", "tensor", "attention"], int | float, int | float]]] = Field(
+        default_factory=dict
+    )  # module path -> kind, as the cut network computes it, as the original does
 
     @classmethod
     def read(cls, text: str) -> EditsFile:
@@ -144,9 +147,7 @@ class EditsFile(Row):
             CorruptFile: not JSON, or a field is missing or of the wrong kind; names it.
         """
         try:
-            return cls.model_validate(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as e:
-            raise CorruptFile(f"edits: expected JSON with tensors and attributes; {e}") from e
+            return cls.model_validate(parse_json(text, "edits"))
         except ValidationError as e:
             raise CorruptFile(str(refusal(e, "edits"))) from e
 

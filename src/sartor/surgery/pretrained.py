@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from sartor.errors import SartorError
-from sartor.structure.model_copy import named_tensors
+from sartor.structure.model_copy import modules_of, named_tensors
+from sartor.surgery.kept_numbers import NumbersKept
 from sartor.surgery.program import Rewritten
 
 _SAVE = "save_pretrained"
@@ -32,7 +33,7 @@ def guard_pretrained_(model: nn.Module, new_sizes: Mapping[int, set[int]]) -> No
         model: cut; its configuration is a copy of the original's.
         new_sizes: size before the cut -> the sizes after it, of all tensors and attributes.
     """
-    for module in list(model.modules()):
+    for module in modules_of(model):
         if callable(getattr(type(module), _SAVE, None)):
             sizes = {old: next(iter(new)) for old, new in new_sizes.items() if len(new) == 1}
             module.__dict__[_SAVE] = partial(save_pretrained, module, sizes)
@@ -67,7 +68,7 @@ def save_pretrained(model: nn.Module, sizes: Mapping[int, int], *args: Any, **kw
 def _configuration(model: nn.Module, sizes: Mapping[int, int]) -> Any:
     """A configuration from which the class builds a network like this one; None if none was found."""
     config = model.__dict__.get("config")
-    if config is None or any(isinstance(m, Rewritten) for m in model.modules()):
+    if config is None or any(isinstance(m, Rewritten | NumbersKept) for m in model.modules()):
         return None
     named = [n for n, v in vars(config).items() if type(v) is int and v in sizes and not n.startswith("_")]
     for chosen in (named, *([n] for n in named)):

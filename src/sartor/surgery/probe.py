@@ -14,13 +14,14 @@ What was found for one block holds for every block that is built alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from sartor.borrow import uncollected
 from sartor.structure.axes import Axis, find, leaves, refined, unrefined
 from sartor.structure.calls import Op
 from sartor.structure.graph import Graph
@@ -31,8 +32,8 @@ from sartor.surgery.attributes import Claim, Claims, Place, alike_sizes, leaves_
 from sartor.surgery.blocks import Blocks, lineage
 from sartor.surgery.program import Program
 from sartor.surgery.rewrite import Rewriting
-from sartor.surgery.shape_check import Mismatch, check
-from sartor.surgery.tape import CannotRewrite, Tape
+from sartor.surgery.shape_check import Mismatch, ShapeCheck
+from sartor.surgery.tape import CannotRewrite, Tape, keep_tape
 from sartor.types import Frozen, Reason, Rewrite
 from sartor.wrappers import unwrapped
 
@@ -60,8 +61,13 @@ class _State:
     def without(self, more: Mapping[str, str]) -> _State:
         return replace(self, gone={**self.gone, **more})
 
+    def renamed(self, names: Mapping[str, str]) -> _State:
+        """The same for groups of other names: old -> new."""
+        ties = (frozenset(names.get(n, n) for n in t) for t in self.ties)
+        return replace(self, ties=tuple(ties), gone={names.get(n, n): why for n, why in self.gone.items()})
+
     def is_tied(self, names: Iterable[str]) -> bool:
-        """Whether the groups must keep equal counts already."""
+        """Whether the groups must keep equal counts already; of one group, whether with any other."""
         wanted = set(names)
         return any(wanted <= set(t) for t in joined([tuple(t) for t in self.ties]))
 
@@ -78,6 +84,7 @@ class _Problem:
         return after is None or after.reach > self.reach
 
 
+@uncollected()
 def probe(model: nn.Module, graph: Graph, rewrite: Rewrite = "free") -> Graph:
     """The graph without the groups that cannot be cut in this class; these are frozen, with the reason.
 
@@ -96,8 +103,13 @@ class _Search:
         self.ops = graph.every_op
         self.names = {find(leaf): name for name, leaf in graph.leaves.items()}
         self.claims = Claims.of(model, graph)
-        self.blocks = Blocks(model, graph)
         self.writer = _Rewriter(model, graph, rewrite)
+        self.shapes = ShapeCheck(model)
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """Which modules are built alike."""
+        return Blocks(self.model, self.graph)
 
     def result(self) -> Graph:
         state = _State(ties=tuple(frozenset(t) for t in self.graph.ties))
@@ -106,7 +118,9 @@ class _Search:
             state, problem = self.step(state, problem)
         probed = without_groups(self.graph, dict(state.gone), [set(t) for t in state.ties])
         fixed = {path: self.writer.fixed[path] for path in self.writer.outer(state)}
-        return replace(probed, holders=dict(state.holders), rewritten=fixed)
+        probed = replace(probed, holders=dict(state.holders), rewritten=fixed)
+        keep_tape(self.writer.graph, probed)
+        return probed
 
     def step(self, state: _State, problem: _Problem) -> tuple[_State, _Problem | None]:
         """The state after the first change that lets the trials come further."""
@@ -129,12 +143,15 @@ class _Search:
         return self.frozen(state, problem)
 
     def attempt(self, state: _State) -> _Problem | None:
-        """The first problem of the trial cuts; None: both run."""
-        for i in range(len(_TRIALS)):
+        """The first problem of the trial cuts; None: all run.
+
+        Where no operator states a size that a cut changes, no two of them can be equal by chance: one trial is enough.
+        """
+        for i in range(len(_TRIALS) if self.claims.stated or state.rewritten else 1):
             masks = self.masks(state, i)
             attributes = self.claims.values(self.model, masks, state.holders)
             programs = self.writer.programs(masks, state)
-            problem = check(self.model, self.graph, masks, attributes, programs)
+            problem = self.shapes.problem(self.graph, masks, attributes, programs)
             if problem is not None:
                 return _Problem((i, problem.op), problem)
         return None
@@ -142,13 +159,15 @@ class _Search:
     def masks(self, state: _State, trial: int) -> Masks:
         """The masks of a trial cut: another share of every group, equal counts of tied ones.
 
-        Groups that claim one attribute keep different counts wherever they have units enough.
+        Groups that claim one attribute keep different counts; where they have too few units, one of them stays whole,
+        in the other trial the other one.
         """
         group_of = {
             n: t for t in joined([tuple(n for n in self.graph.leaves if n in t) for t in state.ties]) for n in t
         }
         counts: dict[str, int] = {}
-        for i, (name, leaf) in enumerate(self.graph.leaves.items()):
+        places = list(enumerate(self.graph.leaves.items()))
+        for i, (name, leaf) in reversed(places) if trial else places:
             tied = group_of.get(name, (name,))
             if name in state.gone or name in counts:
                 continue
@@ -157,11 +176,10 @@ class _Search:
             wanted = min(size - 1, max(1, round(size * share)))
             taken = {counts.get(n) for t in tied for n in self.rivals.get(t, ()) if n not in tied}
             nearest = sorted(range(1, size), key=lambda k: abs(k - wanted)) if wanted in taken else [wanted]
-            count = next((k for k in nearest if k not in taken), wanted)
+            count = next((k for k in nearest if k not in taken), size)
             counts.update((n, count) for n in tied if n not in state.gone)
-        return Masks(
-            {find(leaf): _mask(find(leaf).size, counts[n]) for n, leaf in self.graph.leaves.items() if n in counts}
-        )
+        sizes = {n: find(leaf).size for n, leaf in self.graph.leaves.items() if n in counts}
+        return Masks({find(self.graph.leaves[n]): _mask(k, counts[n]) for n, k in sizes.items() if counts[n] < k})
 
     @cached_property
     def rivals(self) -> dict[str, set[str]]:
@@ -187,16 +205,22 @@ class _Search:
                 if claim is not None and not alike_sizes(claim.size, size):
                     yield from self.decisions(state, failing, which, place, claim)
             for place in self.changed(state, problem):
+                yield from self.other_claims(state, place)
                 yield state.held({p: None for p in self.places_alike(place)})
             for place in self.places_around(op):
                 ties = self.ties_of(place, state)
                 if ties and not all(map(state.is_tied, ties)):
                     alike = [t for p in self.places_alike(place) for t in self.ties_of(p, state)]
                     yield state.tied(alike)
+                yield from self.refinements(state, [c for p in self.places_alike(place) for c in self.pairs(p, state)])
         suspects = self.suspects(state, failing)
         equal = [n for n in suspects if self.graph.groups[n].units == self.graph.groups[suspects[0]].units]
-        if len(equal) > 1 and not state.is_tied(equal):
-            yield state.tied([frozenset(equal)])
+        module = self.ops[min(failing, len(self.ops) - 1)].path
+        near = [n for op in self.ops[:failing] if op.path == module for n in _groups_at(op, self.names)]
+        sized = [n for n in near if equal and self.graph.groups[n].units == self.graph.groups[equal[0]].units]
+        for tie in (equal, *([equal[0], n] for n in dict.fromkeys(sized))):  # as in `reshape(x.shape[1], -1)`
+            if len(set(tie)) > 1 and not state.is_tied(tie) and not state.gone.keys() & set(tie):
+                yield state.tied([frozenset(tie)])
 
     def decisions(self, state: _State, failing: int, which: int, place: Place, claim: Claim) -> Iterator[_State]:
         """An operator and the present holder claim one attribute with different sizes."""
@@ -208,7 +232,7 @@ class _Search:
             if at is None or which >= len(theirs) or theirs[which][0] != other:
                 continue
             size, holding = theirs[which][1], self.claims.holding(other, state.holders)
-            held[other] = None if size.fixed else self.claims.first(other, size)
+            held[other] = None if size.fixed else self.claims.number(other, size)
             if holding is not None:
                 conflicts.append((holding.size, size))
         if place not in state.holders:
@@ -216,15 +240,37 @@ class _Search:
         ties = [t for pair in conflicts for t in self.tie(*pair)]
         if ties:
             yield state.tied(ties)
-        to_refine = list(dict.fromkeys(found for pair in conflicts for found in leaves_to_refine(*pair)))
-        if to_refine:
-            for leaf, outer in to_refine:
-                refined(leaf, outer, Reason("one number"))
-            self.read_again()
-            yield state.tied(t for pair in conflicts for t in self.tie(*pair))
-            for leaf, _ in to_refine:  # it did not help
-                unrefined(leaf)
-            self.read_again()
+        yield from self.refinements(state, conflicts)
+
+    def other_claims(self, state: _State, place: Place) -> Iterator[_State]:
+        """The attribute holds a size that another operator claims, or the same operator at another place."""
+        holding, alike = self.claims.holding(place, state.holders), self.places_alike(place)
+        for i, claim in enumerate(self.claims.by_value[place]):
+            if claim is holding or claim.size.fixed:
+                continue
+            held: dict[Place, int | None] = {place: i}
+            for other in alike[1:]:
+                theirs = self.claims.by_value[other]
+                at = self.blocks.counterpart(claim.op, place[0], other[0])
+                if i < len(theirs) and theirs[i].op == at and not theirs[i].size.fixed:
+                    held[other] = i
+            yield state.held(held)
+
+    def refinements(self, state: _State, conflicts: Sequence[tuple[Stated, Stated]]) -> Iterator[_State]:
+        """Leaves get the structure of the size that they must equal, and their parts are tied."""
+        to_refine = dict(found for pair in conflicts for found in leaves_to_refine(*pair))
+        names = {leaf: self.names.get(leaf) for leaf in to_refine}
+        if not to_refine or any(n is None or n in state.gone or state.is_tied([n]) for n in names.values()):
+            return
+        before = dict(self.names)
+        for leaf, like in to_refine.items():
+            refined(leaf, like, Reason("one number"))
+        self.read_again()
+        renamed = {old: self.names[leaf] for leaf, old in before.items() if leaf in self.names}
+        yield state.renamed(renamed).tied(t for pair in conflicts for t in self.tie(*pair))
+        for leaf in to_refine:  # it did not help
+            unrefined(leaf)
+        self.read_again()
 
     def read_again(self) -> None:
         """The groups anew, after leaves were refined. The one factor of a leaf that can be cut takes its name."""
@@ -239,12 +285,15 @@ class _Search:
             return []
         return [frozenset(self.names[leaf] for leaf in pair) for pair in pairs]
 
+    def pairs(self, place: Place, state: _State) -> list[tuple[Stated, Stated]]:
+        """The size that an attribute holds, with every other one that it is claimed for."""
+        holding = self.claims.holding(place, state.holders)
+        claims = () if holding is None else self.claims.by_value.get(place, ())
+        return [(holding.size, c.size) for c in claims if holding is not None]
+
     def ties_of(self, place: Place, state: _State) -> list[frozenset[str]]:
         """The ties that make all claims on an attribute equal."""
-        holding = self.claims.holding(place, state.holders)
-        if holding is None:
-            return []
-        return [t for c in self.claims.by_value.get(place, ()) for t in self.tie(holding.size, c.size)]
+        return [t for pair in self.pairs(place, state) for t in self.tie(*pair)]
 
     def places_alike(self, place: Place) -> list[Place]:
         """The place, and the same attribute of every module that is built alike."""
@@ -293,8 +342,25 @@ class _Search:
         assert best is not None
         if best[0] > problem.reach:
             return best[1], best[2]
+        for changed, after in self.frozen_but_one_kind(state, suspects, reason):
+            if problem.solved_by(after):
+                return changed, after
         changed = state.without(dict.fromkeys(suspects, reason))  # leaving out any single one does not help
         return changed, self.attempt(changed)
+
+    def frozen_but_one_kind(
+        self, state: _State, suspects: Sequence[str], reason: str
+    ) -> Iterator[tuple[_State, _Problem | None]]:
+        """The state without the suspects of all kinds but one (heads, for example), and changes that this allows."""
+        for kind in dict.fromkeys(self.graph.groups[n].kind for n in suspects):
+            others = [n for n in suspects if self.graph.groups[n].kind != kind]
+            if not others:
+                return
+            changed = state.without(dict.fromkeys(others, reason))
+            after = self.attempt(changed)
+            yield changed, after
+            if after is not None:
+                yield from ((more, self.attempt(more)) for more in self.changes(changed, after))
 
 
 class _Rewriter:
@@ -370,9 +436,8 @@ def joined(ties: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def _mask(size: int, count: int) -> Tensor:
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(size))
     mask = torch.zeros(size, dtype=torch.bool)
-    mask[order[:count]] = True
+    mask[torch.randperm(size, generator=torch.Generator().manual_seed(size))[:count]] = True
     return mask
 
 

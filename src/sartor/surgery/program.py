@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import copyreg
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, cast
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from sartor.errors import BadInput, CorruptFile
-from sartor.structure.op_json import operator
 from sartor.surgery.call_signature import bound, plain_value, tensors_of
-from sartor.surgery.edits_file import Formula, OldProgramFile, ProgramFile
-from sartor.surgery.size_formula import evaluated
-from sartor.torch_internals import OpOverload, children_table
+from sartor.surgery.edits_file import OldProgramFile, ProgramFile
+from sartor.surgery.program_run import check_memory, computes_values, run_steps, size_of
+from sartor.surgery.program_steps import Step, checked_steps, references
+from sartor.torch_internals import children_table
 from sartor.types.checked import refusal
 
 SPLITS = {"split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk"}
-_ARGUMENTS = {"slot", "tensor", "size", "modes", "device", "float", "dtype", "layout", "memory_format"}
-Step = tuple[OpOverload, list[Any], dict[str, Any], tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Variant:
             for n, s in zip(t.shape, shape):
                 if isinstance(s, dict):
                     # a mask may have size 1 where the sequence has a length: operators broadcast it
-                    fits = fits and (n == _size(given, s["size"]) or n == 1)
+                    fits = fits and (n == size_of(given, s["size"]) or n == 1)
                 elif s is not None:
                     fits = fits and n == s
             if not fits:
@@ -73,16 +70,29 @@ class Program:
     "memory_format": name}, {"device": true} (that of the first input), {"float": text} (for infinities).
     """
 
-    def __init__(self, raw: Mapping[str, Any] | ProgramFile | OldProgramFile):
+    def __init__(self, raw: Mapping[str, Any] | ProgramFile | OldProgramFile, *, trusted: bool = True):
+        """Check every step.
+
+        Args:
+            raw: what JSON holds.
+            trusted: False for a file of unknown origin: operators of other libraries than PyTorch are refused unless
+                a rule is registered for them, and a call that would take far more memory than the module is refused.
+
+        Raises:
+            CorruptFile: a step names an operator that no program may call, or its arguments are not those of the
+                operator; names the step.
+        """
         file = _read(raw)
         self.raw = file.model_dump(mode="json")
+        self.trusted = trusted
         self.fixed: tuple[str, ...] = tuple(file.fixed)
         """What it does not take although the original may, as sentences: "takes attention_mask=None only"."""
         self.positional, self.defaults = file.positional, file.defaults
         self.variants = [
-            Variant(v.call, raw["inputs"], v.same, v.output, [_step(i, step) for i, step in enumerate(v.steps)])
+            Variant(v.call, raw["inputs"], v.same, v.output, checked_steps(v, trusted=trusted))
             for v, raw in zip(file.variants, self.raw["variants"])
         ]
+        self._sizes: set[Any] = set()  # of inputs for which the memory of a call was checked
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Program) and self.raw == other.raw
@@ -91,7 +101,7 @@ class Program:
         return hash(json.dumps(self.raw, sort_keys=True))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Program, (self.raw,)
+        return partial(Program, trusted=self.trusted), (self.raw,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         return self  # nothing in it changes
@@ -99,7 +109,7 @@ class Program:
     def names(self) -> set[str]:
         """Parameters and buffers it reads."""
         steps = [step for v in self.variants for step in v.steps]
-        return {x["tensor"] for _, args, kwargs, *_ in steps for x in _refs((args, kwargs)) if "tensor" in x}
+        return {x["tensor"] for _, args, kwargs, *_ in steps for x in references((args, kwargs)) if "tensor" in x}
 
     def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The forward of `module`.
@@ -115,7 +125,9 @@ class Program:
                 given = tensors_of(values, list(variant.call))
                 reason = variant.mismatch(given)
                 if not reason:
-                    return _run(variant, module, given)
+                    if not self.trusted:
+                        self._check_memory(variant, module, given)
+                    return _built(variant.output, run_steps(variant.steps, module, given))
         if not reason:
             known = " or ".join(dict.fromkeys(str(dict(v.call)) for v in self.variants))
             reason = f"expected the arguments {known}, where '*' is a tensor; got {plain}"
@@ -124,21 +136,14 @@ class Program:
             "the original with examples of every kind of call, or leave out what needs rewriting (rewrite='free')"
         )
 
-
-def _run(variant: Variant, module: nn.Module, given: list[Tensor]) -> Any:
-    env: dict[int, Any] = dict(enumerate(given))
-    where = given[0].device if given else next(module.parameters()).device
-    real = partial(_real, env, module, where)
-    for func, a, k, outs, drop in variant.steps:
-        out = func(*[real(v) for v in a], **{key: real(v) for key, v in k.items()})
-        if len(outs) == 1 and not isinstance(out, list | tuple):
-            env[outs[0]] = out
-        else:
-            env.update(zip(outs, out))
-        del out  # otherwise it would live through the next step
-        for slot in drop:
-            env.pop(slot, None)
-    return _built(variant.output, env)
+    def _check_memory(self, variant: Variant, module: nn.Module, given: list[Tensor]) -> None:
+        """Refuse a call that takes far more memory than module and inputs; computed once for each size of inputs."""
+        if not computes_values(given):
+            return
+        key = (id(variant), type(module).__name__, *((tuple(t.shape), t.dtype) for t in given))
+        if key not in self._sizes:
+            check_memory(variant.steps, module, given)
+            self._sizes.add(key)
 
 
 def _read(raw: Any) -> ProgramFile:
@@ -152,41 +157,6 @@ def _read(raw: Any) -> ProgramFile:
         return ProgramFile.model_validate(raw)
     except ValidationError as e:
         raise CorruptFile(str(refusal(e, "rewritten forward"))) from e
-
-
-def _operator(step: int, name: str) -> OpOverload:
-    try:
-        return operator(name)
-    except (AttributeError, TypeError, ValueError) as e:
-        raise CorruptFile(
-            f"rewritten forward, step {step}: expected an operator such as 'aten::add.Tensor'; got {name!r}"
-        ) from e
-
-
-def _check_argument(step: int, x: Any) -> None:
-    """Refuse a kind of value that is not known."""
-    if isinstance(x, list):
-        for v in x:
-            _check_argument(step, v)
-    elif isinstance(x, dict):
-        kind = next(iter(x), None)
-        if len(x) != 1 or kind not in _ARGUMENTS:
-            raise CorruptFile(
-                f"rewritten forward, step {step}: expected one of {', '.join(sorted(_ARGUMENTS))}; got {sorted(x)}"
-            )
-        if kind == "modes":
-            _check_argument(step, x[kind])
-        elif kind == "size":
-            try:
-                Formula.model_validate(x[kind])
-            except ValidationError as e:
-                raise CorruptFile(str(refusal(e, f"rewritten forward, step {step}, size"))) from e
-
-
-def _step(i: int, step: Any) -> Step:
-    name, args, kwargs, outs, drop = step
-    _check_argument(i, [args, *kwargs.values()])
-    return _operator(i, name), args, kwargs, tuple(outs), tuple(drop)
 
 
 class Rewritten(nn.Module):
@@ -250,52 +220,12 @@ def rewrite_(model: nn.Module, path: str, program: Program) -> nn.Module:
     return model
 
 
-def _real(env: Mapping[int, Any], module: nn.Module, where: torch.device, x: Any) -> Any:
-    """The value of an argument. Not a closure: its reference cycle would keep activations alive."""
-    if isinstance(x, list):
-        return [_real(env, module, where, v) for v in x]
-    if not isinstance(x, dict):
-        return x
-    (kind, v), *_ = x.items()
-    if kind == "slot":
-        return env[v]
-    if kind == "tensor":
-        return _tensor(module, v)
-    if kind == "size":
-        return _size(env, v)
-    if kind == "modes":
-        return _real(env, module, where, v[module.training])
-    if kind == "device":
-        return where
-    return float(v) if kind == "float" else getattr(torch, v)
-
-
-def _size(tensors: Any, formula: Mapping[str, Any]) -> int:
-    return evaluated(formula, lambda slot, d: tensors[slot].shape[d])
-
-
 def _name(size: Any) -> Any:
     """A size in a message."""
     if not isinstance(size, dict):
         return size
     (i, d), *_ = size["size"]["of"]
     return f"dimension {d} of input {i}"
-
-
-def _refs(x: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(x, dict):
-        yield x
-        for v in x.values():
-            yield from _refs(v)
-    elif isinstance(x, list | tuple):
-        for v in x:
-            yield from _refs(v)
-
-
-def _tensor(module: nn.Module, name: str) -> Tensor:
-    path, _, key = name.rpartition(".")
-    found: Tensor = getattr(module.get_submodule(path), key)
-    return found
 
 
 def _built(structure: Any, env: Mapping[int, Any]) -> Any:

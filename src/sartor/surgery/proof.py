@@ -12,9 +12,10 @@ user's inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,15 +27,15 @@ from sartor.structure.axes import Axis, find
 from sartor.structure.example import Example, batch_of, call, tensors, with_batch
 from sartor.structure.graph import Graph, Resolved
 from sartor.structure.model_copy import clone, named_tensors
-from sartor.structure.unfibre import reordered, straight
+from sartor.structure.unfibre import straight
 from sartor.surgery.cut import cut
 from sartor.surgery.delivered import check_delivered, intended
-from sartor.surgery.double import DoubleThroughout, example_in_double, in_double
+from sartor.surgery.double import DoubleThroughout, example_in_double, in_double, to_double_
 from sartor.surgery.outputs import gap
 from sartor.surgery.redraw import other_values, redrawn
 from sartor.surgery.short_inputs import shortened
+from sartor.surgery.silence import silence, silence_
 from sartor.surgery.survivors import irreproducible, reference_output, rewritten_paths
-from sartor.torch_internals import own_parameters
 from sartor.types import Plan, Verdict
 from sartor.types.verdict import Gap
 from sartor.wrappers import unwrapped
@@ -45,30 +46,6 @@ _TOLERANCE_DOUBLE, _TOLERANCE_FLOAT = 1e-7, 1e-4  # with redrawn weights
 _LARGEST_DOUBLE = 200_000_000  # elements of a network that is copied in float64, at most
 _MOST_OTHERS = 4  # inputs of other kinds that are compared, at most
 _MOST_ALONE = 64  # groups that are tried one by one to name the worst
-
-
-def silence(model: nn.Module, graph: Graph, plan: Plan | Resolved) -> nn.Module:
-    """A copy with the same shapes in which every parameter slice of the removed units is zero.
-
-    Raises:
-        BadInput: the plan is not for this graph.
-    """
-    model = unwrapped(model).module
-    resolved = graph.resolve(plan)
-    if resolved.orders:
-        renumbered, plain = straight(model, graph, resolved)
-        back = {n: order.argsort(1) for n, order in resolved.orders.items()}
-        return reordered(silence(renumbered, graph, plain), graph, back)
-    directions = {v.name for op in graph.ops if op.kind == "weight_norm" for v in op.args[:1]}
-    new = clone(model, lambda t: t.detach().clone())
-    with torch.no_grad():
-        for owner, key, name, t in named_tensors(new):
-            if key not in own_parameters(owner) or name in directions:  # 0 / |0| has no value; its magnitude is zeroed
-                continue
-            for d, a in enumerate(graph.tensors[name].axes):
-                if not resolved.masks.is_whole(a):
-                    t.index_fill_(d, (~resolved.masks.mask(a)).nonzero()[:, 0].to(t.device), 0)
-    return new
 
 
 @dataclass(frozen=True)
@@ -177,7 +154,7 @@ def _function(
 class _Result:
     """Comparisons of one kind, taken together."""
 
-    model: nn.Module  # the original that was compared with
+    original: Callable[[], nn.Module]  # gives the original that was compared with
     error: float = 0.0
     outputs: int = 0
     examples: int = 0
@@ -224,7 +201,7 @@ class _Pair:
                 return self._redrawn(model, inputs, short, double=double, note="; ".join(notes))
             except _OriginalFailed as e:
                 notes.append(f"redrawn weights in {'float64' if double else 'own precision'}: {e}"[:200])
-        return _Result(model, note="; ".join(notes))
+        return _Result(lambda: model, note="; ".join(notes))
 
     def _redrawn(self, model: nn.Module, given: ProofInputs, short: Example, *, double: bool, note: str) -> _Result:
         half = any(t.dtype in _HALF for *_, t in named_tensors(model))
@@ -234,10 +211,13 @@ class _Pair:
         original, inputs = self._drawn(model, example, short, double=double and half)
         inputs += list(given.others[:_MOST_OTHERS])
         if double:
-            original, inputs = in_double(original), [example_in_double(one) for one in inputs]
+            original, inputs = to_double_(original), [example_in_double(one) for one in inputs]
         values = {name: t for *_, name, t in named_tensors(original)}
         network = _with_values(self.network, values, self.resolved)
-        result = _Result(original, precision="float64" if double else "own")
+        result = _Result(lambda: original, precision="float64" if double else "own")
+        if not self.resolved.orders:  # copies of large networks in float64 take time
+            result.silenced = silence_(original, self.resolved)
+            result.original = partial(self._drawn_again, model, (example, short), double=double, half=half)
         result.tolerance = _TOLERANCE_DOUBLE if double else _TOLERANCE_FLOAT
         notes = [note] if note else []
         for i, one in enumerate(inputs):
@@ -271,12 +251,20 @@ class _Pair:
                 failure = e
         raise _OriginalFailed(f"{type(failure).__name__}: {failure}") from failure
 
+    def _drawn_again(
+        self, model: nn.Module, examples: tuple[Example, Example], *, double: bool, half: bool
+    ) -> nn.Module:
+        """The original with the same redrawn weights as before."""
+        original, _ = self._drawn(model, *examples, double=double and half)
+        return to_double_(original) if double else original
+
     def on_own_weights(self, model: nn.Module, example: Example, tolerance: float) -> _Result:
         """Compared with the weights and on the inputs of the user, in float64 where rounding could decide."""
-        result = _Result(model, tolerance=tolerance, precision="own")
+        result = _Result(lambda: model, tolerance=tolerance, precision="own")
         picks = any(op.name in _PICKS and op.live for op in self.graph.ops)
         if picks or any(t.dtype in _HALF for *_, t in named_tensors(model)):
-            double = _Result(in_double(model), tolerance=tolerance, precision="float64")
+            doubled = in_double(model)
+            double = _Result(lambda: doubled, tolerance=tolerance, precision="float64")
             try:
                 self._compare(double, in_double(self.network), example_in_double(example))
                 return double
@@ -298,13 +286,15 @@ class _Pair:
             _OriginalFailed: the original does not run on this input.
             ProofFailed: the cut network does not, or renumbering changes the function.
         """
-        resolved, original, double = self.resolved, result.model, result.precision == "float64"
+        resolved, double = self.resolved, result.precision == "float64"
         renumbering = Gap(0.0, 0)
         try:
             if resolved.orders:
-                original, resolved = straight(original, self.graph, resolved)
-                outputs = [_output(m, example, double=double) for m in (result.model, original)]
+                original, resolved = straight(result.original(), self.graph, resolved)
+                outputs = [_output(m, example, double=double) for m in (result.original(), original)]
                 renumbering = gap(*outputs)
+            else:
+                original = result.original() if result.silenced is None else result.silenced
             if result.silenced is None:
                 result.silenced = silence(original, self.graph, resolved)
             expected = _reference(result.silenced, resolved, self.network, example, double=double)
@@ -417,9 +407,10 @@ class _forward:
 def _failure(pair: _Pair, result: _Result, weights: str, compared: Sequence[str]) -> str:
     """The message, with the group that differs most when it is cut alone."""
     alone: dict[str, float] = {}
+    original = result.original()
     for name in compared[:_MOST_ALONE]:
         try:
-            alone[name] = _alone(result, pair, name)
+            alone[name] = _alone(result, original, pair, name)
         except Exception:  # another failure than the one that is reported
             continue
     text = f"the cut model differs from the zero-masked original with {weights}: relative error {result.error:.2e} > "
@@ -431,15 +422,15 @@ def _failure(pair: _Pair, result: _Result, weights: str, compared: Sequence[str]
     return f"{text}. Exclude it (exclude=[{worst!r}]) and report the model"
 
 
-def _alone(result: _Result, pair: _Pair, name: str) -> float:
+def _alone(result: _Result, original: nn.Module, pair: _Pair, name: str) -> float:
     graph, plan = pair.graph, pair.resolved.plan
     tied = next((t for t in graph.ties if name in t), (name,))
     keep = {n: plan.keep[n] for n in tied if n in plan.keep}
     one = graph.resolve(replace(plan, keep=keep, fibres={n: r for n, r in plan.fibres.items() if n in keep}))
-    again = _Result(result.model, tolerance=result.tolerance, precision=result.precision)
-    network = cut(result.model, graph, one)
+    again = _Result(lambda: original, tolerance=result.tolerance, precision=result.precision)
+    network = cut(original, graph, one)
     _Pair(graph, one, network)._compare(again, network, result.failed_on[0])
     return again.error
 
 
-__all__ = ["ProofInputs", "difference", "prove", "silence"]
+__all__ = ["ProofInputs", "difference", "prove"]

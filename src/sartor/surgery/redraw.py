@@ -43,9 +43,15 @@ def redrawn(model: nn.Module, graph: Graph, example: Example) -> nn.Module:
         graph: traced from it.
         example: inputs on which the outputs of linear maps are measured.
     """
-    new = clone(model, lambda t: t.detach().clone()).eval()
-    tensors = {name: t for *_, name, t in named_tensors(new)}
     uses = _Uses.of(graph)
+    roles = {
+        name: uses.role(graph.tensors[name]) for *_, name, t in named_tensors(model) if isinstance(t, nn.Parameter)
+    }
+    overwritten = {
+        id(t) for *_, name, t in named_tensors(model) if roles.get(name) and t.is_floating_point() and not t.is_meta
+    }
+    new = clone(model, lambda t: torch.empty_like(t) if id(t) in overwritten else t.detach().clone()).eval()
+    tensors = {name: t for *_, name, t in named_tensors(new)}
     generator = torch.Generator().manual_seed(_SEED)
     normals = _Normals(generator, sum(t.numel() for t in tensors.values()))
     done: set[int] = set()
@@ -53,7 +59,7 @@ def redrawn(model: nn.Module, graph: Graph, example: Example) -> nn.Module:
         for name, t in tensors.items():
             if id(t) not in done and (t.is_floating_point() or t.is_complex()) and isinstance(t, nn.Parameter):
                 done.add(id(t))
-                _draw_(t.detach(), uses.role(graph.tensors[name]), normals)
+                _draw_(t.detach(), roles[name], normals)
     scaling = _Scaling(tensors, uses, generator)
     changes = Interventions(before=scaling.before, after=scaling.after)
     with torch.no_grad(), follow(
@@ -185,6 +191,8 @@ class _Uses:
         operands = [x for x in op.args if isinstance(x, Value)] + [x for x in op.args if isinstance(x, list)]
         for v in values(operands):
             while v.name is None and (maker := self.makers.get(id(v))) is not None and maker.kind in _THROUGH:
+                if maker.inputs[0] is v:  # flattening what is flat gives the same tensor
+                    break
                 v = maker.inputs[0]
             if v.origin == "parameter" and self._role_in_chain(v) == "weight":
                 return v.name
@@ -256,10 +264,11 @@ class _Scaling:
         self.done.add(mean.name)
         x = args[0].detach()
         channels = x.movedim(1, 0).reshape(x.shape[1], -1)
-        if channels.shape[1] < 16:
-            channels = channels.reshape(1, -1).expand(len(channels), -1)
+        count = len(channels)
+        if channels.shape[1] < 16:  # too few values of one channel: those of all
+            channels = channels.reshape(1, -1)
         center, spread = channels.mean(1), channels.var(1, unbiased=False) + 0.05 * float(x.var(unbiased=False)) + 1e-6
-        noise = torch.randn(2, len(channels), generator=self.generator).to(x)
+        noise = torch.randn(2, count, generator=self.generator).to(x)
         self.tensors[mean.name].copy_(center + 0.1 * spread.sqrt() * noise[0])
         self.tensors[var.name].copy_(spread * (0.2 * noise[1]).exp())
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sartor.errors import CorruptFile
 from sartor.structure.axes import Axis
 from sartor.structure.calls import Op, Value, dim, values
 from sartor.structure.constants import moved, pads
@@ -41,7 +42,7 @@ class Rewriting:
 
     Args:
         tape: of the model.
-        masks: of the leaves of `tape.graph` that are cut.
+        masks: of the leaves of the traced graph that are cut.
     """
 
     def __init__(self, tape: Tape, masks: Mapping[Axis, Tensor]):
@@ -71,11 +72,14 @@ class Rewriting:
         if not variants:
             raise CannotRewrite(f"module {path!r} is not called")
         takes = {"positional": list(forward.positional), "defaults": dict(forward.defaults)}
-        return Program({"format": PROGRAM_FORMAT, **takes, "variants": variants, "fixed": list(fixed)})
+        try:
+            return Program({"format": PROGRAM_FORMAT, **takes, "variants": variants, "fixed": list(fixed)})
+        except CorruptFile as e:  # no file may hold such a step, so the network could not be loaded
+            raise CannotRewrite(f"module {path!r}: {e}") from e
 
     def _setting(self, take: Take) -> _Setting:
         if id(take) not in self._settings:
-            self._settings[id(take)] = _Setting(take, take.masks(self.tape.graph, self._masks))
+            self._settings[id(take)] = _Setting(take, take.masks(self.tape.tensors, self._masks))
         return self._settings[id(take)]
 
 

@@ -16,12 +16,12 @@ from sartor.activations.follow import Interventions, Numerics, follow
 from sartor.borrow import uncollected
 from sartor.structure.example import Example, call, map_tensors, tensors
 from sartor.structure.graph import Graph
-from sartor.structure.model_copy import clone, empty_like_on_meta, evaluating
 from sartor.structure.rules.shapes import META
+from sartor.structure.shadow import Shadow
 from sartor.structure.value_reads import repeated
 
 _SHORT = 48  # lengths up to this stay as they are
-_SHARES = (2 / 7, 1 / 2)  # tried in this order
+_SHARES = (1 / 7, 2 / 7, 1 / 2)  # tried in this order
 _STEP = 32  # a multiple of this stays one: networks halve their images five times
 
 
@@ -40,11 +40,12 @@ def shortened(model: nn.Module, graph: Graph, example: Example) -> Example:
     if any(t.device.type != "meta" for t in tensors(graph.example)):
         return example
     lengths = {n for t in tensors(example) for n in t.shape[1:] if n > _SHORT}
+    shadow = Shadow(model)
     with uncollected():
         for length in sorted(lengths, reverse=True):
             for short in _shorter(length):
                 tried = _cut_off(example, length, short)
-                if _same_operators(model, graph, tried):
+                if _same_operators(shadow, graph, tried):
                     example = tried
                     break
     return example
@@ -64,16 +65,15 @@ def _cut_off(example: Example, length: int, short: int) -> Example:
     )
 
 
-def _same_operators(model: nn.Module, graph: Graph, example: Example) -> bool:
+def _same_operators(shadow: Shadow, graph: Graph, example: Example) -> bool:
     """Whether the forward on meta tensors calls the recorded operators and no others."""
-    shadow = evaluating(clone(model, empty_like_on_meta))
     changes = Interventions(instead=lambda op, *_: repeated(op, op.func))
     on_meta = map_tensors(lambda t: t.detach().to(META), example)
     try:
-        with follow(
-            graph.ops, shadow, lambda *_: None, changes=changes, numerics=Numerics(meta=True)
+        with shadow.lent() as copy, follow(
+            graph.ops, copy, lambda *_: None, changes=changes, numerics=Numerics(meta=True)
         ) as walk:  # fmt: skip
-            call(shadow, on_meta)
+            call(copy, on_meta)
     except Exception:  # whatever the user's forward raises on inputs it was not made for
         return False
     return walk.place == len(graph.ops)

@@ -14,6 +14,7 @@ from sartor.structure.example import Example, call
 from sartor.structure.graph import Graph
 from sartor.structure.operator_watch import caller, watching
 from sartor.structure.reasons import sentence
+from sartor.surgery.kept_numbers import keeps_scale
 from sartor.surgery.program import Rewritten
 from sartor.torch_internals import OpOverload, schema
 from sartor.types import Reason
@@ -109,8 +110,8 @@ class _Recorded:
 
 
 def rewritten_paths(network: nn.Module) -> list[str]:
-    """Paths of the modules whose forward was rewritten."""
-    return [path for path, module in network.named_modules() if isinstance(module, Rewritten)]
+    """Paths of the modules whose forward was rewritten, or keeps the original's scale of attention."""
+    return [path for path, module in network.named_modules() if isinstance(module, Rewritten) or keeps_scale(module)]
 
 
 def _callers(graph: Graph) -> dict[tuple[str, str], list[Op]]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sartor.borrow import uncollected
 from sartor.errors import SartorError
 from sartor.structure.axes import Axis, find, leaves, positions
 from sartor.structure.calls import Op, Value, short_name
-from sartor.structure.example import Example, as_args, batch_of, map_tensors, tensors
+from sartor.structure.example import Example, batch_of, call, map_tensors, tensors
 from sartor.structure.graph import Graph
+from sartor.structure.graph_cache import pass_on, per_graph
 from sartor.structure.masks import Masks
-from sartor.structure.model_copy import clone, empty_like_on_meta
+from sartor.structure.model_copy import modules_by_path
 from sartor.structure.operator_watch import watching
 from sartor.structure.recording import Recording
+from sartor.structure.shadow import Shadow
 from sartor.structure.solver import solve
 from sartor.structure.value_reads import QUESTIONS, repeated
 from sartor.surgery.call_signature import Forward, Signature, bound, in_order, signature_of, tensors_of
@@ -61,19 +65,21 @@ class Take:
         """The functions of these operators."""
         return [op.func for op in self.ops(call)]
 
-    def masks(self, original: Graph, masks: Masks) -> Masks:
-        """The masks of another graph of this model, on the leaves of this one.
+    def masks(self, original: Mapping[str, Value], masks: Masks) -> Masks:
+        """The masks of a cut, on the leaves of this recording.
+
+        Args:
+            original: parameters and buffers by name, with the axes that `masks` is about.
+            masks: what is removed.
 
         Raises:
             CannotRewrite: what is removed there cannot be expressed in these axes.
         """
-        if self.graph is original:
-            return masks
         found: dict[Axis, Tensor] = {}
         removed: list[tuple[str, int, Axis, Tensor]] = []
         for name, v in self.graph.tensors.items():
             for d, a in enumerate(v.axes):
-                whole = original.tensors[name].axes[d]
+                whole = original[name].axes[d]
                 if not masks.is_whole(whole):
                     removed.append((name, d, a, masks.mask(whole)))
         for _, _, a, keep in removed:
@@ -108,20 +114,18 @@ class Use:
 class Tape:
     """Every example of a model, recorded at several sizes."""
 
-    graph: Graph
+    tensors: Mapping[str, Value]  # parameters and buffers of the graph, by name
     families: Sequence[Family]
     forwards: Mapping[str, Forward]  # by module path
 
     @classmethod
     def of(cls, model: nn.Module, graph: Graph) -> Tape:
-        """Record the forward on meta tensors, at several values of every input size that may vary.
+        """Record the forward on meta tensors, at several values of every input size that may vary; once for a graph.
 
         Raises:
             CannotRewrite: the control flow depends on tensor values, or changes from call to call.
         """
-        forwards = {path: Forward.of(module) for path, module in model.named_modules()}
-        recorder = _Recorder(model, forwards)
-        return cls(graph, [recorder.family(g) for g in (graph, *getattr(graph, "variants", ()))], forwards)
+        return _recorded(graph, weakref.ref(model))
 
     def uses(self, path: str) -> Iterator[Use]:
         """Every call of a module, as it is in the takes in which it calls the same operators in the same way.
@@ -172,9 +176,26 @@ class Tape:
         return set(self.forwards[path].defaults) - given - _REPORTS
 
 
+@per_graph
+def _recorded(graph: Graph, model: weakref.ref[nn.Module]) -> Tape:
+    """The tape of a graph and of the model that it was traced from."""
+    alive = model()
+    assert alive is not None
+    kinds: dict[str, Any] = {path: type(module) for path, module in modules_by_path(alive).items()}
+    forwards = {path: Forward.of(kind) for path, kind in kinds.items()}
+    recorder = _Recorder(alive, forwards)
+    with uncollected():  # garbage collection would walk the recordings again and again
+        return Tape(graph.tensors, [recorder.family(g) for g in (graph, *graph.variants)], forwards)
+
+
+def keep_tape(graph: Graph, same: Graph) -> None:
+    """Another graph with the same operators has the same tape."""
+    pass_on(_recorded, graph, same)
+
+
 class _Recorder:
     def __init__(self, model: nn.Module, forwards: Mapping[str, Forward]):
-        self.model, self.forwards = model, forwards
+        self.shadow, self.forwards = Shadow(model), forwards
 
     def family(self, graph: Graph) -> Family:
         """The example of a graph at several sizes."""
@@ -187,16 +208,20 @@ class _Recorder:
         half = Masks({find(a): torch.arange(find(a).size) % 2 == 0 for a in graph.leaves.values()})
         other_paths: list[tuple[Sequence[Op], Calls]] = []
 
+        def makes_samples(other: Example, shapes: Sequence[tuple[int, ...]]) -> bool:
+            """Whether outputs have the batch size still: a `view(-1, 400)` makes samples of what is none."""
+            return not samples or all(shape[:1] == (batch_of(other),) for shape in shapes)
+
         def accepts(other: Example) -> int:
             try:
                 rec, calls = self.recorded(graph, other)
             except Exception:  # the model does not take these sizes
                 return 0
-            if samples and any(v.shape[:1] != (batch_of(other),) for v in rec.outputs):
-                return 0  # a `view(-1, 400)` makes samples of what is none
+            if not makes_samples(other, [v.shape for v in rec.outputs]):
+                return 0
             take = Take(solve(rec), calls)
             try:
-                take.masks(graph, half)
+                take.masks(graph.tensors, half)
             except CannotRewrite:
                 other_paths.append((rec.ops, calls))
                 return 0
@@ -206,18 +231,43 @@ class _Recorder:
             other_paths.append((rec.ops, calls))
             return 1
 
+        def runs(other: Example) -> int:
+            """As `accepts`, without a look at the axes where the same operators are called."""
+            try:
+                funcs, shapes = self.called(graph, other)
+            except Exception:  # the model does not take these sizes
+                return 0
+            if funcs != path:
+                return accepts(other)
+            return 2 if makes_samples(other, shapes) else 0
+
         try:
             first = self.recorded(graph, example)
         except Exception as e:
             raise CannotRewrite(f"its forward cannot be recorded again: {e}") from e
         if [op.func for op in first[0].ops] != path:
             raise CannotRewrite("its forward calls other operators each time")
-        others = [accepted[id(e)][1] for e in settings(example, accepts)]
-        return Family([Take(solve(first[0]), first[1]), *others], other_paths)
+        others = settings(example, runs)
+        if not all(id(e) in accepted or accepts(e) for e in others):
+            other_paths.clear()
+            others = settings(example, accepts)
+        return Family([Take(solve(first[0]), first[1]), *(accepted[id(e)][1] for e in others)], other_paths)
+
+    def called(self, graph: Graph, example: Example) -> tuple[list[OpOverload], list[tuple[int, ...]]]:
+        """The operators that the forward calls, and the shapes of its outputs."""
+        funcs: list[OpOverload] = []
+        with self.shadow.lent() as meta_model, watching(
+            None, lambda func, *_: funcs.append(func), meta=True, instead=_answers(graph)
+        ):  # fmt: skip
+            out = call(meta_model, example)
+        return funcs, [tuple(t.shape) for t in tensors(out)]
 
     def recorded(self, graph: Graph, example: Example) -> tuple[Recording, Calls]:
         """The operators of the forward, and the calls of its modules."""
-        meta_model = clone(self.model, empty_like_on_meta).eval()
+        with self.shadow.lent() as meta_model:
+            return self._recorded(graph, example, meta_model)
+
+    def _recorded(self, graph: Graph, example: Example, meta_model: nn.Module) -> tuple[Recording, Calls]:
         rec = Recording.opened(meta_model, example)
         found: dict[str, list[Call]] = {}
         handles = []
@@ -242,26 +292,30 @@ class _Recorder:
 
             return hook
 
-        for name, module in meta_model.named_modules():
+        for name, module in modules_by_path(meta_model).items():
             handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
             handles.append(module.register_forward_hook(leave(name), with_kwargs=True))
-        questions = iter([op for op in graph.ops if op.name in QUESTIONS])
-
-        def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
-            if short_name(func) not in QUESTIONS:
-                return NotImplemented
-            return repeated(next(questions, graph.ops[0]), func)  # its index may be another one at other sizes
-
-        args, kwargs = as_args(example)
         try:
-            with watching(meta_model, rec.see, meta=True, instead=instead, same=rec.same):
-                out = meta_model(*args, **kwargs)
+            with watching(meta_model, rec.see, meta=True, instead=_answers(graph), same=rec.same):
+                out = call(meta_model, example)
         finally:
             for h in handles:
                 h.remove()
         rec.outputs = [rec.value(t, "op") for t in tensors(out)]
         rec._seen.clear()
         return rec, found
+
+
+def _answers(graph: Graph) -> Callable[..., Any]:
+    """The values that the forward read when it was traced, for another forward in their order."""
+    questions = iter([op for op in graph.ops if op.name in QUESTIONS])
+
+    def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
+        if short_name(func) not in QUESTIONS:
+            return NotImplemented
+        return repeated(next(questions, graph.ops[0]), func)  # its index may be another one at other sizes
+
+    return instead
 
 
 def _differ_in_numbers(one: Signature | None, other: Signature | None) -> bool:
@@ -283,4 +337,4 @@ def _unsupported(x: Any) -> str:
     return "" if x is None or isinstance(x, Tensor | bool | int | float | str) else type(x).__name__
 
 
-__all__ = ["Call", "Calls", "CannotRewrite", "Family", "Take", "Tape"]
+__all__ = ["Call", "Calls", "CannotRewrite", "Family", "Take", "Tape", "keep_tape"]

@@ -13,7 +13,17 @@ from torch import nn
 from sartor.errors import BadInput
 from sartor.structure.example import Example, first_tensor, tensors, with_batch
 from sartor.train.batch import first_samples
-from sartor.train.batch_layout import Layout, as_pairs, layout_of, output_of, runs, unlabelled, with_targets
+from sartor.train.batch_layout import (
+    Layout,
+    Pairs,
+    as_one_argument,
+    as_pairs,
+    layout_of,
+    output_of,
+    runs,
+    unlabelled,
+    with_targets,
+)
 from sartor.train.judging import Task, judge_for, networks_own_loss, own_loss, task_of
 from sartor.train.metrics import Metric, mean_loss
 from sartor.train.targets import check_classes
@@ -57,9 +67,16 @@ def arranged(
     notes: list[str] = []
     note = lambda sentence: notes.append(sentence) if sentence not in notes else None
     with torch.random.fork_rng(devices=[]):  # a loader draws a seed whenever it is iterated
+        for name in _PARTS:
+            _check_batches(name, getattr(data, name))
         heads: dict[str, list[Any]] = {}
         for name in _PARTS:  # examples are taken from the first part that can be read
             heads[name] = _head(getattr(data, name), 1 if any(heads.values()) else _EXAMPLES)
+        taking = [name for name, head in heads.items() if head and _takes_the_list(model, head[0])]
+        if taking:
+            note("the inputs of a batch are one list, passed to the forward as one argument")
+            heads |= {name: [as_one_argument(b) for b in heads[name]] for name in taking}
+            data = replace(data, **{name: Pairs(getattr(data, name), as_one_argument) for name in taking})
         firsts = {name: head[0] if head else None for name, head in heads.items()}
         needed = {"train", "val", "test"} - ({"val"} if judge.evaluate is not None else set())
         layouts = {
@@ -85,6 +102,11 @@ def arranged(
     return Arrangement(data, judge, task or "unknown", trainable, example, tuple(notes))
 
 
+def _check_batches(name: str, batches: Any) -> None:
+    if batches is not None and not hasattr(batches, "__iter__") and not hasattr(batches, "__getitem__"):
+        raise BadInput(f"{name}: expected batches, such as a DataLoader or a list; got {type(batches).__name__}")
+
+
 def _head(batches: Iterable[Any] | None, count: int) -> list[Any]:
     """The first batches of the same kind as the first; none where they cannot be read, or only once."""
     if batches is None or hasattr(batches, "__next__") or not hasattr(batches, "__iter__"):
@@ -102,6 +124,13 @@ def _head(batches: Iterable[Any] | None, count: int) -> list[Any]:
 
 def _readable(batch: Any) -> bool:
     return isinstance(batch, Mapping) or unlabelled(batch) or (isinstance(batch, list | tuple) and len(batch) == 2)
+
+
+def _takes_the_list(model: nn.Module, batch: Any) -> bool:
+    """Whether the inputs of a batch are a list that the forward takes as one argument, and not element by element."""
+    if isinstance(batch, Mapping) or unlabelled(batch) or type(batch[0]) is not list:
+        return False
+    return not runs(model, batch[0]) and runs(model, (batch[0],))
 
 
 def _example(model: nn.Module, inputs: Sequence[Example]) -> Example:

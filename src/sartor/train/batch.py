@@ -83,6 +83,8 @@ def move(value: Any, device: torch.device, *, channels_last: bool = False) -> An
 
     def one(t: Tensor) -> Tensor:
         t = t.to(device, non_blocking=True)
+        if t.is_inference() and torch.is_grad_enabled():
+            t = t.clone()  # made in inference mode, it could not be trained on
         return t.contiguous(memory_format=torch.channels_last) if channels_last and t.dim() == 4 else t
 
     return map_tensors(one, value)

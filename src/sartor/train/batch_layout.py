@@ -142,6 +142,12 @@ def _parameters(model: nn.Module) -> tuple[list[str], bool]:
     return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
+def as_one_argument(batch: Any) -> tuple[Example, Any]:
+    """(inputs, targets) of a pair whose inputs are one argument of the forward, such as a list of views."""
+    inputs, targets = batch
+    return (inputs,), targets
+
+
 def _with_targets_if_needed(
     layout: Layout, batch: Mapping[str, Any], model: nn.Module, note: Callable[[str], None]
 ) -> Layout:

@@ -70,10 +70,37 @@ def _in_parts(inputs: Example, targets: Tensor, device: torch.device) -> Iterato
 
 def evaluator(data: Data, judge: Judge, device: torch.device) -> Callable[[nn.Module], float] | None:
     """The user's own evaluation, else the judge's measure on the validation part; None: there is neither."""
-    if judge.evaluate is not None or data.val is None:
-        return judge.evaluate
-    val, measure = data.val, judge.measure
-    return lambda model: accuracy(model, val, device) if measure is None else measure(model, val)
+    evaluate, val, measure = judge.evaluate, data.val, judge.measure
+    if evaluate is not None:
+        return lambda model: quality_number(evaluate(model), "evaluate")
+    if val is None:
+        return None
+    return lambda model: (
+        accuracy(model, val, device) if measure is None else quality_number(measure(model, val), "metric")
+    )
+
+
+def quality_number(value: Any, what: str) -> float:
+    """What a user's function says about a network.
+
+    Raises:
+        BadInput: it is not one number.
+
+    >>> quality_number(torch.tensor(0.5), "metric")
+    0.5
+    """
+    try:
+        if value is None or isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as e:
+        raise BadInput(
+            f"{what}: expected a function that returns one number, larger is better; it returned {_short(value)}"
+        ) from e
+
+
+def _short(value: Any) -> str:
+    return f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"{repr(value)[:80]}"
 
 
 def _hits(logits: Tensor, targets: Tensor) -> Tensor:

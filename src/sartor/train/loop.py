@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sartor.borrow import borrowed, device_of
+from sartor.borrow import borrowed, device_of, in_channels_last
 from sartor.errors import BadInput, NothingToDo, TrainingDiverged
 from sartor.schedule.cosine import cosine_with_warmup
 from sartor.seed import seed_everything, seeded
-from sartor.structure.example import batch_of, call, first_tensor
+from sartor.structure.example import batch_of, call, call_in_training, first_tensor
 from sartor.train.average import Average
 from sartor.train.batch import move, split
 from sartor.train.distill import distillation
@@ -130,7 +130,7 @@ def fine_tune(
         stack.enter_context(_deterministic(device))
         stack.enter_context(borrowed(model, training=True))
         if options.channels_last:
-            stack.enter_context(_channels_last(model))
+            stack.enter_context(in_channels_last(model))
         if teacher is not None and options.distill > 0:
             teacher = _teacher_on(teacher, device, options)
             stack.enter_context(borrowed(teacher))
@@ -192,8 +192,11 @@ class _Step:
         inputs = move(inputs, self.device, channels_last=options.channels_last)
         targets = move(targets, self.device)
         with torch.autocast(self.device.type, _DTYPE[options.precision], enabled=options.precision != "float32"):
-            output = call(self.model, inputs)
+            output = call_in_training(self.model, inputs)
             value = self.loss(output, targets)
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                got = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise BadInput(f"loss: expected a function that returns one number as a tensor; it returned {got}")
             if self.teacher is not None:
                 with torch.no_grad():
                     soft = first_tensor(call(self.teacher, inputs))
@@ -299,7 +302,15 @@ def _cross_entropy(options: FineTune) -> Loss:
         logits = first_tensor(output).float()
         if isinstance(targets, Tensor) and targets.device.type == "cpu" and targets.shape != logits.shape:
             check_classes(logits, targets, "fine-tuning")  # other devices would have to be waited for
-        return F.cross_entropy(logits, targets, label_smoothing=options.label_smoothing)
+        try:
+            return F.cross_entropy(logits, targets, label_smoothing=options.label_smoothing)
+        except (IndexError, RuntimeError) as e:  # a negative number other than -100, or no class numbers
+            whole = isinstance(targets, Tensor) and not targets.is_floating_point()
+            if isinstance(e, RuntimeError) and (whole or targets.shape == logits.shape):
+                raise
+            raise BadInput(
+                f"fine-tuning: expected class numbers from 0, or -100 for none; {e}. Pass loss= for other targets"
+            ) from e
 
     return loss
 
@@ -352,19 +363,6 @@ def _length(loader: Iterable[Any]) -> int | None:
         return len(loader)  # type: ignore[arg-type]
     except TypeError:
         return None
-
-
-@contextmanager
-def _channels_last(model: nn.Module) -> Iterator[None]:
-    """Inside the block, weights are in channels-last memory format; afterwards as before."""
-    contiguous = [p for p in model.parameters() if p.dim() == 4 and p.is_contiguous()]
-    model.to(memory_format=torch.channels_last)
-    try:
-        yield
-    finally:
-        for p in contiguous:
-            p.data = p.data.contiguous()
-            p.grad = None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from sartor.lazy_names import lazy_names
 if TYPE_CHECKING:
     from sartor.types.calibration import Calibration, Loss, Precision, check_precision
     from sartor.types.data import Batches, Data, Judge
-    from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms, Ridge
+    from sartor.types.heal import Distil, FineTune, FoldMeans, HealStep, RefreshNorms, Ridge
     from sartor.types.limits import METRICS, Bounds, Budget, Counted, Limit
     from sartor.types.listener import SILENT, WARNINGS, Listener, Progress
     from sartor.types.network import Counts, Frozen, Group, Member, Reason, Role, Scores
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         Sensitivity,
         Uniform,
     )
-    from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Normalise, Reduce, Scaling
+    from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Among, Normalise, Reduce, Scaling
     from sartor.types.timing import (
         SECTIONS,
         Comparison,
@@ -57,6 +57,7 @@ _HOMES = {
         "Judge",
     ),
     "heal": (
+        "Distil",
         "FineTune",
         "FoldMeans",
         "HealStep",
@@ -104,6 +105,7 @@ _HOMES = {
     "scaling": (
         "NORMALISATIONS",
         "REDUCTIONS",
+        "Among",
         "Normalise",
         "Reduce",
         "Scaling",
@@ -121,8 +123,9 @@ _HOMES = {
     "verdict": ("Verdict",),
 }
 __all__ = [
-    "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion", "Custom",
-    "Data", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep", "Judge",
+    "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion",
+    "Custom", "Data", "Distil", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep",
+    "Judge",
     "Knapsack", "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS",
     "Normalise", "OneShot", "Plan", "Precision", "Progress", "Reason", "REDUCTIONS", "Recipe", "Reduce", "Rewrite",
     "RefreshNorms", "Ridge", "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Target",

@@ -6,13 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sartor.types.checked import Count, Flag, Share, checked
+from sartor.types.checked import Count, Flag, Positive, Share, Weight, checked
 
 
 @checked
 class Ridge:
-    """Every layer that reads other inputs than before is refitted to the original's outputs by ridge regression."""
+    """Every layer that reads other inputs than before is refitted to the original's outputs by ridge regression.
 
+    Other variants are repairs of others on the same cut: "grail" (arXiv:2602.23795) puts the regression from kept
+    inputs to all into the layers, "folding" (arXiv:2502.10216) merges units by their weights. Each is kept only if
+    outputs on calibration inputs held out come closer to the original's.
+    """
+
+    variant: Literal["refit", "grail", "folding"] = "refit"
+    logits: Flag = True  # of a refit: products of queries and keys are matched where the width of heads is cut
     kind: Literal["ridge"] = "ridge"
 
 
@@ -31,6 +38,24 @@ class RefreshNorms:
     """Batch-norm statistics are estimated anew; kept only if that brings held-out outputs closer to the original's."""
 
     kind: Literal["refresh-norms"] = "refresh-norms"
+
+
+@checked
+class Distil:
+    """The cut network is trained towards the original's results on calibration inputs; no labels.
+
+    Kept only if the outputs on calibration inputs held out come closer to the original's.
+    """
+
+    minutes: Annotated[float, Field(strict=True, gt=0)] = 5.0  # at most; the number of steps adapts to it
+    passes: Positive = 40  # over the calibration inputs, at most
+    steps: Count = 0  # exactly so many, whatever time they take; 0: as `passes` and `minutes` say
+    batch: Positive = 100  # samples a step
+    lr: Annotated[float, Field(strict=True, gt=0)] | None = None
+    # of Adam; None: 0.003 in networks with batch norms, 0.0003 in others
+    features: Weight = 1.0  # weight of the outputs of blocks beside those of the network; 0: these alone
+    augment: Literal["pictures", "none"] = "pictures"  # whether inputs that are pictures are shifted and mirrored
+    kind: Literal["distil"] = "distil"
 
 
 @checked
@@ -53,4 +78,4 @@ class FineTune:
     kind: Literal["fine-tune"] = "fine-tune"
 
 
-HealStep = Annotated[Ridge | FoldMeans | RefreshNorms | FineTune, Field(discriminator="kind")]
+HealStep = Annotated[Ridge | FoldMeans | RefreshNorms | Distil | FineTune, Field(discriminator="kind")]

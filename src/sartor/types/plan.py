@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sartor.errors import BadInput, CorruptFile
+from sartor.json_file import parse_json
 from sartor.types.checked import checked, refusal
 from sartor.types.rows import unstamped
 from sartor.version import version
@@ -94,10 +95,7 @@ class Plan:
             CorruptFile: not the JSON of a plan.
             BadInput: the JSON of a plan that contradicts itself, or of a later format.
         """
-        try:
-            raw = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as e:
-            raise CorruptFile(f"plan: expected JSON with keep, made_by and fingerprint; {e}") from e
+        raw = parse_json(text, "plan")
         if not isinstance(raw, dict):
             raise CorruptFile(f"plan: expected a JSON object; got {type(raw).__name__}")
         try:

@@ -6,7 +6,7 @@
 | `cut`: what may go | `Axes` |
 | `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, or a `Search` around one of them |
 | `when`: on what schedule | `OneShot` |
-| `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `FineTune` |
+| `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `Distil`, `FineTune` |
 
 Every choice is a frozen value with a `kind`, so a recipe survives TOML and JSON.
 """
@@ -22,7 +22,7 @@ from pydantic import Field
 from sartor.errors import BadInput
 from sartor.types.checked import Flag, Positive, Share, Weight, checked
 from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms
-from sartor.types.scaling import Normalise, Reduce, Scaling
+from sartor.types.scaling import Among, Normalise, Reduce, Scaling
 
 Function: TypeAlias = Callable[..., Any]
 Rewrite: TypeAlias = Literal["free", "allow", "never"]
@@ -32,19 +32,21 @@ Rewrite: TypeAlias = Literal["free", "allow", "never"]
 class Criterion:
     """Units are scored by a criterion: a registered name, names with "*" between them, or a function.
 
-    `per_cost` is an exponent: scores are divided by (MACs that a unit frees) ** per_cost.
+    `per_cost` is an exponent: scores are divided by (MACs that a unit frees) ** per_cost. `among`: criteria that
+    compare units with each other compare those of a layer, or only those of a group; see `Scaling`.
     """
 
     criterion: str | Function = "l2"  # a function maps [units, rest] -> [units], larger = keep
     reduce: Reduce = "sum"
     normalise: Normalise = "max"
     per_cost: Annotated[float, Field(strict=True)] = 0.0
+    among: Among = "layer"
     kind: Literal["criterion"] = "criterion"
 
     @property
     def scaling(self) -> Scaling:
         """How the scores of the criterion become comparable."""
-        return Scaling(reduce=self.reduce, normalise=self.normalise, per_cost=self.per_cost)
+        return Scaling(reduce=self.reduce, normalise=self.normalise, per_cost=self.per_cost, among=self.among)
 
 
 @checked
@@ -58,12 +60,13 @@ class Sensitivity:
     reduce: Reduce = "sum"
     normalise: Normalise = "max"
     per_cost: Annotated[float, Field(strict=True)] = 0.0
+    among: Among = "layer"
     kind: Literal["sensitivity"] = "sensitivity"
 
     @property
     def scaling(self) -> Scaling:
         """How the scores within a group are made; `per_cost` divides the measured losses, not these."""
-        return Scaling(reduce=self.reduce, normalise=self.normalise)
+        return Scaling(reduce=self.reduce, normalise=self.normalise, among=self.among)
 
 
 @checked

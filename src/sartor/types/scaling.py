@@ -10,6 +10,7 @@ from sartor.errors import BadInput
 
 Reduce = Literal["sum", "mean", "max", "producer"]
 Normalise = Literal["none", "mean", "max", "rank", "macs"]
+Among = Literal["layer", "group"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduce)
 NORMALISATIONS: tuple[str, ...] = get_args(Normalise)
 
@@ -29,15 +30,20 @@ class Scaling:
         divides what comes out by the MACs that one unit of the group frees, relative to the mean group.
     per_cost: exponent e >= 0: scores are divided by (MACs one unit frees, relative to the mean group) ** e, so that of
         two equally important units the costly one goes first. "macs" is "none" with e = 1.
+    among: with which units those criteria compare a unit that compare units at all (fpgm, chip, hrel, lamp, ...): with
+        all units of its layer ("layer", as their papers say), or only with those of its group ("group"). The two differ
+        where the units of one layer belong to several groups, as where a shortcut is padded with zero channels.
     """
 
     reduce: Reduce = "sum"
     normalise: Normalise = "mean"
     per_cost: float = 0.0
+    among: Among = "layer"
 
     def __post_init__(self) -> None:
         _one_of("reduce", self.reduce, REDUCTIONS)
         _one_of("normalise", self.normalise, NORMALISATIONS)
+        _one_of("among", self.among, get_args(Among))
         if not (math.isfinite(self.per_cost) and self.per_cost >= 0):
             raise BadInput(f"per_cost: expected a number >= 0; got {self.per_cost}")
 

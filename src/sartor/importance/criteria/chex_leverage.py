@@ -43,16 +43,16 @@ def leverage_for(keep: int | float) -> Callable[[Tensor], Tensor]:
     return chex_leverage
 
 
-@criterion("chex-leverage", source="Hou et al. 2022 (CHEX), arXiv:2203.15794", reads=("out",))
+@criterion("chex-leverage", source="Hou et al. 2022 (CHEX), arXiv:2203.15794", reads=("out",), compares=True)
 def chex_leverage(weight: Tensor) -> Tensor:
     """Leverage of each filter in the best subspace of half as many dimensions as units.
 
     Args:
-        weight: [units, rest], the filters that write the units.
+        weight: [filters, rest], the filters of one layer.
 
     Returns:
-        [units], float64, in [0, 1], sum = k = half of the units, rounded up (or the rank, if smaller): ||V_{j,1:k}||^2
-        with V the right singular vectors of the [rest, units] matrix. Two identical filters share. Where rest < units
+        [filters], float64, in [0, 1], sum = k = half of them, rounded up (or the rank, if smaller): ||V_{j,1:k}||^2
+        with V the right singular vectors of the [rest, units] matrix. Two identical filters share. Where rest < filters
         (few inputs, a depthwise kernel), the L1 norm instead, as CHEX does: k directions are then too many to rank by.
 
     Source: Hou et al. 2022, arXiv:2203.15794. There k is the count that stays; see

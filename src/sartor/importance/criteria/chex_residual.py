@@ -6,12 +6,12 @@ from sartor.importance.columns import distances_to_others
 from sartor.importance.registry import criterion
 
 
-@criterion("chex-residual", source="Hou et al. 2022 (CHEX), arXiv:2203.15794", reads=("out",))
+@criterion("chex-residual", source="Hou et al. 2022 (CHEX), arXiv:2203.15794", reads=("out",), compares=True)
 def chex_residual(weight: Tensor, *, ridge: float = 0.01) -> Tensor:
     """Distance of each filter to the span of the others: small where they can replace it.
 
     Args:
-        weight: [units, rest], the filters that write the units.
+        weight: [filters, rest], the filters of one layer.
         ridge: price of large coefficients, relative to the mean squared norm. It keeps the score graded where filters
             depend on each other (always so with rest < units), and counts a stand-in less that needs huge coefficients.
 

@@ -18,24 +18,25 @@ CHUNK = 2**22  # numbers of float64 held at once for one group of units
 @criterion(
     "hrel",
     source="Sarvani et al. 2022 (HRel), arXiv:2202.10716",
-    sampling=Sampling(at="written", samples=1000, per_batch=True),
+    sampling=Sampling(at="written", samples=1000, per_batch=True, batch=BATCH),
+    compares=True,
 )
 def hrel(activation: Tensor, labels: Tensor) -> Tensor:
     """Mutual information in bits of a unit's map and the label, by matrix-based Renyi entropy.
 
     Args:
-        activation: [units, samples, rest], what writers give, thus before a norm and a nonlinearity.
+        activation: [filters, samples, rest], what the filters of one layer give, thus before a norm and a nonlinearity.
         labels: [samples], whole numbers.
 
     Returns:
         [units], float64, >= 0 and at most the entropy of the labels in the batch. A constant unit scores 0. Random
         labels score above 0 too: the finite batch biases all scores upwards, by about the same.
 
-    Source: Sarvani et al. 2022, arXiv:2202.10716. Kernels exp(-d^2 / sigma^2) of mini-batches of 100 samples (larger
-    batches are taken apart, smaller ones bias more); one sigma a layer, the one of 100 between 0.3 and 10 mean
-    distances of the layer's maps whose kernel aligns best with the labels'. There sigma is smoothed over the iterations
-    of the training; here each batch takes its own. Scores are averaged over batches. The joint entropy is
-    computed class by class (see `mutual_information`).
+    Source: Sarvani et al. 2022, arXiv:2202.10716. Kernels exp(-d^2 / sigma^2) of mini-batches of 100 samples (smaller
+    batches are joined, larger ones taken apart; fewer samples than that bias more); one sigma a layer, the one of 100
+    between 0.3 and 10 mean distances of the layer's maps whose kernel aligns best with the labels'. There sigma is
+    smoothed over the iterations of the training; here each mini-batch takes its own. Scores are averaged over
+    mini-batches. The joint entropy is computed class by class (see `mutual_information`).
 
     >>> informative = torch.tensor([[0.0], [0.0], [9.0], [9.0]])
     >>> hrel(torch.stack([informative, torch.ones(4, 1)]), torch.tensor([0, 0, 1, 1])).round(decimals=3)

@@ -6,12 +6,12 @@ from torch import Tensor
 from sartor.importance.registry import criterion
 
 
-@criterion("lamp", source="Lee et al. 2021, arXiv:2010.07611")
+@criterion("lamp", source="Lee et al. 2021, arXiv:2010.07611", compares=True)
 def lamp(weight: Tensor) -> Tensor:
     """Squared norm divided by the sum of all squared norms that are not smaller.
 
     Args:
-        weight: [units, rest].
+        weight: [units, rest], all units of one layer.
 
     Returns:
         [units], float64, in [0, 1]: 1 for a largest unit without an equal; units of equal norm share one score; a

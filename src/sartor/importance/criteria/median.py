@@ -10,15 +10,16 @@ from sartor.importance.registry import criterion
     "median",
     source="He et al. 2019, arXiv:1811.00250; Vardi and Zhang 2000, doi:10.1073/pnas.97.4.1423",
     reads=("out",),
+    compares=True,
 )
 def median(weight: Tensor) -> Tensor:
     """Distance of each filter to the geometric median of all: a filter near it is redundant.
 
     Args:
-        weight: [units, rest], the filters that write the units.
+        weight: [filters, rest], the filters of one layer.
 
     Returns:
-        [units], float64, >= 0: ||w_j - m||, m the point whose distances to all filters have the least sum. Adding one
+        [filters], float64, >= 0: ||w_j - m||, m the point whose distances to all filters have the least sum. Adding one
         vector to all filters changes nothing.
 
     Source: He et al. 2019, arXiv:1811.00250; they continue with the sum of distances to all filters, which

@@ -4,16 +4,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sartor.importance.registry import criterion
+from sartor.importance.registry import Sampling, criterion
 
 
-@criterion("oto", source="Chen et al. 2023 (OTOv2), arXiv:2303.06862", reads=("out",))
+@criterion(
+    "oto",
+    source="Chen et al. 2023 (OTOv2), arXiv:2303.06862",
+    reads=("out",),
+    sampling=Sampling(batch=100),
+    compares=True,
+)
 def oto(weight: Tensor, grad: Tensor) -> Tensor:
     """One minus redundancy: a unit is redundant if it is small on average and a gradient step pulls it to zero.
 
     Args:
-        weight: [units, rest], the tensor x that writes the units.
-        grad: [units, rest], the gradient of one batch's mean loss; scores are averaged over batches.
+        weight: [filters, rest], the tensor x of one layer.
+        grad: [filters, rest], the gradient of one mini-batch's mean loss; scores are averaged over mini-batches.
+            Batches of fewer than 100 samples are joined, larger ones are taken as they come.
 
     Returns:
         [units], float64, in [0, 1.5]: 1 - 0.5 * N(cos(x_g, grad_g)) - 0.5 * N(1 / mean |x_g|), N = divided by the L2
@@ -22,8 +29,8 @@ def oto(weight: Tensor, grad: Tensor) -> Tensor:
 
     Source: Chen et al. 2023, arXiv:2303.06862 (dual half-space projected gradient). There a unit is the
     vector of all its writers, norms included, N runs over the whole network, and training at growing regularisation
-    follows; here each tensor that writes a unit is scored by itself, once. At the end of ordinary training gradients
-    are mostly noise, and then so is the cosine: no better than chance there.
+    follows; here each tensor that writes a unit is scored by itself, once, and N runs over its layer. At the end of
+    ordinary training gradients are mostly noise, and then so is the cosine: no better than chance there.
 
     >>> import torch
     >>> oto(torch.tensor([[1.0, 1.0], [1.0, 1.0]]), torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))

@@ -22,7 +22,9 @@ from sartor.measure.tables.timing import Timing
 from sartor.measure.targets import find_target, show_target
 from sartor.types import Target
 
+_TABLES = ("about", "machines", "kinds", "times", "notes")
 FORMAT = 2  # timings of format 1 included the overhead of the profiler
+_HEADER = b"SQLite format 3\x00"
 _SCHEMA = """
 create table if not exists about (name text primary key, value text not null);
 create table if not exists machines (machine text primary key, facts text not null);
@@ -96,9 +98,13 @@ class Store:
 
     def __init__(self, path: str | Path | None = None):
         self.path = Path(path) if path is not None else default_path()
+        self._known = False  # whether the file was seen to be one of tables
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
+        if not self._known:
+            check_tables(self.path)
+            self._known = True
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             link = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
@@ -212,8 +218,7 @@ class Store:
         """
         if not Path(other).is_file():
             raise BadInput(f"tables: expected a file of tables; {str(other)!r} does not exist")
-        with Store(other)._open():
-            pass  # raises if the other file is wrong
+        check_tables(Path(other), values=True)
         with self._open() as link:
             link.execute("commit")
             link.execute("attach ? as other", (str(other),))
@@ -243,6 +248,67 @@ class Store:
                 "machine": machine, "runtime": runtime, "target": target, "kind": kind, "label": label,
                 "point": json.loads(point), "seconds": seconds, "layout": json.loads(layout), "date": date,
             }  # fmt: skip
+
+
+def check_tables(path: Path, *, values: bool = False) -> None:
+    """Refuse a file that holds anything else than tables of latency, without writing to it.
+
+    Args:
+        path: may be missing or empty.
+        values: whether the file has to hold tables, and every row is checked: the file is someone else's.
+
+    Raises:
+        CorruptFile: no SQLite file, another table, view or trigger, another format, or a row that is no timing.
+    """
+    if not values and (not path.is_file() or not path.stat().st_size):
+        return
+    try:
+        with path.open("rb") as f:
+            header = f.read(len(_HEADER))
+        if header != _HEADER:
+            raise CorruptFile(f"{path}: expected tables of latency (SQLite); it is another file")
+        link = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=60.0)
+        try:
+            _check_schema(path, link)
+            if values:
+                _check_rows(path, link)
+        finally:
+            link.close()
+    except (sqlite3.Error, OSError) as e:
+        raise CorruptFile(f"{path}: expected tables of latency (SQLite); {e}") from e
+
+
+def _check_schema(path: Path, link: sqlite3.Connection) -> None:
+    """Another process may be making the tables, so some may be missing; nothing else may be there."""
+    with sqlite3.connect(":memory:") as own:
+        own.executescript(_SCHEMA)
+        expected = {name: _columns(own, name) for name in _TABLES}
+    for kind, name in link.execute("select type, name from sqlite_master where name not like 'sqlite\\_%' escape '\\'"):
+        if kind != "table" or name not in expected or _columns(link, name) != expected[name]:
+            raise CorruptFile(f"{path}: expected tables of latency and nothing else; it has the {kind} {name!r}")
+
+
+def _check_rows(path: Path, link: sqlite3.Connection) -> None:
+    stored = link.execute("select value from about where name = 'format'").fetchone()
+    if stored is None or stored[0] != str(FORMAT):
+        raise CorruptFile(f"{path}: expected tables of format {FORMAT}; got format {stored and stored[0]}")
+    wrong = link.execute(
+        "select count(*) from times where not (typeof(seconds) in ('real', 'null') and coalesce(seconds, 1) > 0 and "
+        "coalesce(seconds, 1) < 1e6 and json_valid(point) and json_type(point) = 'array' and json_valid(layout) and "
+        "json_type(layout) = 'object' and typeof(date) = 'text' and kind in (select kind from kinds))"
+    ).fetchone()[0]
+    wrong += link.execute("select count(*) from machines where not json_valid(facts)").fetchone()[0]
+    wrong += link.execute("select count(*) from notes where not json_valid(value)").fetchone()[0]
+    wrong += link.execute(
+        "select count(*) from kinds where typeof(letters) <> 'integer' or letters not between 0 and 26"
+    ).fetchone()[0]
+    if wrong:
+        raise CorruptFile(f"{path}: expected timings in seconds; {wrong} rows are something else")
+
+
+def _columns(link: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
+    """Name, type and kind of every column, generated ones too."""
+    return [(c[1], c[2].lower(), c[6]) for c in link.execute(f"pragma table_xinfo({table})")]
 
 
 def _machine(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,51 @@ class GroupedQuery(nn.Module):
         return self.out((x + self.down(y * self.up(self.norm2(x)))).mean(1))
 
 
+@case("partial-rotary", rows(5, 16), exact=False, source="Su et al. 2021, arXiv:2104.09864; GPT-NeoX")
+class PartialRotary(nn.Module):
+    """One layer for queries, keys and values of a head; a part of each query and key is rotated, and no value is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head_size, self.rotated = 8, 4
+        self.qkv, self.out = nn.Linear(16, 3 * 24), nn.Linear(24, 5)
+
+    def rotate(self, x: Tensor) -> Tensor:
+        turned, rest = x[..., : self.rotated], x[..., self.rotated :]
+        half = turned.shape[-1] // 2
+        angles = torch.arange(x.shape[-2], dtype=x.dtype)[:, None]
+        other = torch.cat([-turned[..., half:], turned[..., :half]], -1)
+        return torch.cat([turned * angles.cos() + other * angles.sin(), rest], -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        q, k, v = self.qkv(x).view(n, t, -1, 3 * self.head_size).transpose(1, 2).chunk(3, -1)
+        scores = self.rotate(q) @ self.rotate(k).transpose(-1, -2) * 0.4
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, -1))
+
+
+@case("scaled-by-width", rows(6, 12), source="torchvision RAFT; transformers DeBERTa-v2; common idiom")
+class ScaledByWidth(nn.Module):
+    """Scores are divided by numbers that the forward computes from a width: a number, a power, a tensor, its root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dim = 8
+        self.embed = nn.Linear(12, 10)
+        self.q, self.k, self.v, self.w = (nn.Linear(10, 8) for _ in range(4))
+        self.more, self.out = nn.Linear(10, 9), nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        q, k, v, w = self.q(x), self.k(x), self.v(x), self.w(x)
+        scores = q @ k.transpose(-1, -2) / q.size(-1) ** 0.5
+        scores = scores + v @ w.transpose(-1, -2) / torch.sqrt(torch.tensor(v.size(-1)))
+        scores = scores + q @ v.view(*v.shape[:-1], self.dim).transpose(-1, -2) * self.dim**-0.5
+        more = self.more(x)
+        scores = scores + more @ more.transpose(-1, -2) / more.size(-1)
+        return self.out((scores.sigmoid() @ more).mean(1))
+
+
 @case("linear-attention", rows(6, 12), source="Katharopoulos et al. 2020, arXiv:2006.16236")
 class LinearAttention(nn.Module):
     """Keys and values are multiplied first; there is no softmax and no normaliser."""

@@ -245,7 +245,7 @@ class Canvas(nn.Module):
 
 @case("shape-as-value", images(), exact=False, marks=("hard",), source="Teed and Deng 2020, arXiv:2003.12039")
 class ShapeAsValue(nn.Module):
-    """The number of channels is used as a value: after a cut all shapes fit, but the values are wrong."""
+    """The number of channels is used as a value: after a cut all shapes fit, whatever the value is."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sartor.activations.augment import crop_flip
 from sartor.errors import BadInput
-from sartor.sources.augment import crop_flip
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
