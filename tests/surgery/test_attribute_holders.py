@@ -39,16 +39,16 @@ class Bias(nn.Module):
 
 
 class Heads(nn.Module):
-    """Attention over five positions; its own number of heads has another name than the table's."""
+    """Attention over five positions with a table that states the number of heads as well."""
 
     def __init__(self, heads: int = 6, dim: int = 4) -> None:
         super().__init__()
-        self.count, self.dim = heads, dim
+        self.heads, self.dim = heads, dim
         self.qkv, self.out = nn.Linear(8, 3 * heads * dim), nn.Linear(heads * dim, 8)
         self.relative = Bias(heads, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).view(len(x), -1, 3, self.count, self.dim).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).view(len(x), -1, 3, self.heads, self.dim).permute(2, 0, 3, 1, 4)
         scores = q @ k.transpose(-1, -2) + self.relative.bias()
         return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 

@@ -131,6 +131,29 @@ def test_heads_that_are_rotated_in_part_are_cut_and_nothing_is_rewritten(seed):
     assert cut(model, graph, plan)(torch.randn(3, 9, 16)).shape == (3, 9, 5)
 
 
+class SizeOfAnother(nn.Module):
+    """The width of one layer is read off the result of another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 12), nn.Linear(12, 12)
+        self.left, self.right = nn.Linear(12, 5), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        n, _, width = x.shape
+        y = self.b(x).transpose(1, 2).reshape(n, width, -1).transpose(1, 2)
+        return self.left(x) + self.right(y)
+
+
+def test_a_size_that_is_read_off_another_tensor_ties_the_two_and_nothing_is_rewritten():
+    model = made(SizeOfAnother())
+    graph = probe(model, trace(model, SEQUENCES))
+    assert ("a", "b") in graph.ties and not graph.rewritten
+    assert prove(model, graph, unequal(graph), SEQUENCES).passed
+    assert cut(model, graph, unequal(graph))(torch.randn(3, 11, 16)).shape == (3, 11, 5)
+
+
 class Repeats(nn.Module):
     """Queries in groups: how often a key is repeated is read only where there is a mask."""
 

@@ -70,10 +70,10 @@ def text() -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("build", "given", "shapes"),
     [
-        (Convolutions, image, [(2, 3, 64, 64)]),
+        (Convolutions, image, [(2, 3, 32, 32)]),
         (OneSize, image, [(2, 3, 128, 128)]),
         (Branches, image, [(2, 3, 128, 128)]),
-        (Tokens, text, [(2, 64), (2, 64, 64)]),
+        (Tokens, text, [(2, 32), (2, 32, 32)]),
     ],
 )
 def test_long_dimensions_are_shortened_where_the_operators_stay(

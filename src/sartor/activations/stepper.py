@@ -153,8 +153,11 @@ class Stepper:
 
     def _constants(self, model: nn.Module, example: Example) -> dict[int, Tensor]:
         """Tensors the model holds outside its parameters and buffers, taken from a real forward."""
-        made = {id(v) for op in self.ops for v in op.outputs} | {id(v) for v in self.recording.inputs}
-        missing = {id(v) for op in self.ops for v in op.inputs if v.name is None} - made
+        made = {id(v) for v in self.recording.inputs}
+        missing: set[int] = set()
+        for op in self.ops:  # one by one: an operator may give the constant that it reads (`torch.tensor(2.0)`)
+            missing |= {id(v) for v in op.inputs if v.name is None} - made
+            made |= {id(v) for v in op.outputs}
         if not missing:
             return {}
         constants: dict[int, Tensor] = {}

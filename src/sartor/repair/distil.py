@@ -41,6 +41,7 @@ from sartor.units import show_seconds
 
 _WARM_UP = 10  # steps in which the learning rate rises; the same for every length, so that the first steps are
 _TIMED = 5  # steps after the first one by which the number of steps is chosen that the time allows
+_SLOWER = 0.85  # of the planned steps: if fewer fit, the training is shortened once more
 _USED = 0.9  # of the time that is left after these; the rest is for measuring the error on held-out inputs
 _CHECKS = 4  # times that the error on held-out inputs is measured
 _SHIFT = 8  # pictures are shifted by up to an eighth of their size
@@ -75,7 +76,7 @@ def distilled(
     The same seed, inputs, machine and number of steps give the same weights, bit for bit. Where `options.minutes` ends
     the training before `options.passes` do, the number of steps depends on the speed of the machine: it is chosen after
     the first steps, so that the learning rate still falls to zero, and is in the report; `options.steps` repeats it.
-    If the machine becomes slower than it was then, training ends at the deadline, which cannot be repeated.
+    If the machine becomes slower than it was then, training is shortened again, which cannot be repeated.
 
     Args:
         smaller: cut from the original; left as it is.
@@ -114,6 +115,7 @@ def distilled(
         stack.enter_context(borrowed(candidate))
         taps = block_ends(original, batches[0]) if options.features > 0 else []
         step = _Step(candidate, teacher, taps, options, original.graph)
+        step.measure(batches[0])
         length = _Length(options, SamplePool(batches, options.batch, seed), started)
         lr = options.lr or (_LR_NORMED if any(isinstance(m, BatchNorm) for m in candidate.modules()) else _LR)
         best, best_state = before, None
@@ -168,17 +170,18 @@ class _Length:
     def timed(self, index: int) -> None:
         """Called after each step: shortens the training to what the time allows."""
         now = time.monotonic()
-        if now > self.deadline:
-            if index + 1 < self.steps:
-                self.bounded_by = "deadline"
-            self.steps = index + 1
-        elif index == 0:
+        if index == 0:
             self._first = now
-        elif index == _TIMED and self.deadline < math.inf:
-            each = (now - self._first) / _TIMED
-            fitting = index + 1 + int(_USED * (self.deadline - now) / each)
-            if fitting < self.steps:
-                self.steps, self.bounded_by = max(index + 2, fitting), "time"
+        if self.deadline == math.inf or index + 1 >= self.steps:
+            return
+        if now > self.deadline:
+            self.steps, self.bounded_by = index + 1, "deadline"
+        elif index >= _TIMED and index % _TIMED == 0:
+            left = int(_USED * (self.deadline - now) * index / (now - self._first))
+            if index == _TIMED and index + 1 + left < self.steps:
+                self.steps, self.bounded_by = max(index + 2, index + 1 + left), "time"
+            elif index > _TIMED and index + 1 + left < _SLOWER * (self.steps - index - 1) + index + 1:
+                self.steps, self.bounded_by = max(index + 2, index + 1 + left), "deadline"
 
     def is_check(self, index: int) -> bool:
         """Whether the error on held-out inputs is measured behind a step."""
@@ -193,6 +196,7 @@ class _Step:
         self.trained = [p for p in student.parameters() if p.requires_grad and p.is_floating_point()]
         self.optimizer = torch.optim.Adam(self.trained)
         self.most = samples_within(graph, device_of(student), working_memory(), gradients=True)
+        self.sizes: dict[str, float] = {}  # mean squares of the original's results, by module; "": of its outputs
         self.picture = any(isinstance(m, nn.Conv2d) for m in student.modules())
 
     def __call__(self, inputs: Example, rate: float) -> float:
@@ -210,6 +214,17 @@ class _Step:
         self.optimizer.step()
         return total
 
+    def measure(self, inputs: Example) -> None:
+        """Take from one batch the sizes that errors are relative to, so that they do not depend on parts of batches."""
+        sums: dict[str, tuple[float, int]] = {}
+        for piece in parts(inputs, self.most):
+            with tapped(self.teacher, self.taps) as wanted, torch.no_grad():
+                results = {"": first_tensor(call(self.teacher, self._formatted(piece))), **wanted}
+            for name, t in results.items():
+                square, count = sums.get(name, (0.0, 0))
+                sums[name] = (square + float(t.double().square().sum()), count + t.numel())
+        self.sizes = {name: square / max(1, count) for name, (square, count) in sums.items()}
+
     def _formatted(self, inputs: Example) -> Example:
         last = torch.channels_last
         one = lambda t: t.contiguous(memory_format=last) if t.dim() == 4 and self.picture else t
@@ -219,18 +234,19 @@ class _Step:
         with tapped(self.teacher, self.taps) as wanted, torch.no_grad():
             target = first_tensor(call(self.teacher, inputs))
         with tapped(self.student, self.taps) as given:
-            loss = _relative_error(first_tensor(call(self.student, inputs)), target)
+            loss = self._error("", first_tensor(call(self.student, inputs)), target)
         reached = [t for t in self.taps if t.module in wanted and t.module in given]
         for tap in reached:
-            error = _relative_error(given[tap.module], tap.of_original(wanted[tap.module]))
+            error = self._error(tap.module, given[tap.module], tap.of_original(wanted[tap.module]))
             loss = loss + self.options.features / len(reached) * error
         return loss
 
-
-def _relative_error(given: Tensor, target: Tensor) -> Tensor:
-    """Squared distance from the target, relative to its squared size."""
-    target = target.float()
-    return (given.float() - target).square().mean() / target.square().mean().clamp(min=_SMALLEST)
+    def _error(self, name: str, given: Tensor, target: Tensor) -> Tensor:
+        """Squared distance from the target, relative to the size of the original's results there."""
+        target = target.float()
+        size = self.sizes.get(name)  # None: the batch that was measured does not reach the module
+        of = target.square().mean().clamp(min=_SMALLEST) if size is None else max(size, _SMALLEST)
+        return (given.float() - target).square().mean() / of
 
 
 def _augmentation(options: Distil, example: Example, seed: int) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sartor.repair.original import Original
 from sartor.structure import Graph
-from sartor.structure.axes import Axis, find, keep_mask, positions
+from sartor.structure.axes import Axis, find, keep_mask
 from sartor.structure.calls import Value
 from sartor.structure.model_copy import named_tensors
 
@@ -79,14 +79,7 @@ def _merged(value: Value, tensor: Tensor, slots: dict[Axis, Tensor], masks: Mapp
         stays = keep_mask(axis, masks)
         if bool(stays.all()):
             continue
-        place = torch.arange(len(stays))
-        for leaf, slot in slots.items():
-            where = positions(axis, leaf)
-            if where.shape[1]:
-                moved = torch.arange(len(stays))
-                moved[where] = where[slot]
-                place = moved[place]
-        row = (stays.cumsum(0) - 1)[place].to(tensor.device)
+        row = (stays.cumsum(0) - 1)[_places(axis, slots)].to(tensor.device)
         shape = list(tensor.shape)
         shape[dim] = int(stays.sum())
         total = torch.zeros(shape, dtype=torch.float64, device=tensor.device).index_add_(dim, row, tensor.double())
@@ -95,6 +88,21 @@ def _merged(value: Value, tensor: Tensor, slots: dict[Axis, Tensor], masks: Mapp
             total = total / sizes.reshape([-1 if d == dim else 1 for d in range(tensor.dim())])
         tensor = total
     return tensor
+
+
+def _places(axis: Axis, slots: Mapping[Axis, Tensor]) -> Tensor:
+    """For each position along an axis the position that stays into which it is merged, int64 [size]."""
+    axis = find(axis)
+    if axis.frozen or axis.kind is None:
+        return torch.arange(axis.size) if axis.frozen or axis not in slots else slots[axis]
+    place = torch.zeros(1, dtype=torch.int64) if axis.kind == "p" else torch.empty(0, dtype=torch.int64)
+    for kid in map(find, axis.kids):
+        inside = _places(kid, slots)
+        if axis.kind == "p":
+            place = (place[:, None] * kid.size + inside).flatten()
+        else:
+            place = torch.cat([place, inside + len(place)])
+    return place
 
 
 __all__ = ["fold_units_"]

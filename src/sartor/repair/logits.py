@@ -21,7 +21,7 @@ from torch import Tensor
 from sartor.activations.attention_logits import Logits, Projection
 from sartor.activations.patches import Reading
 from sartor.repair.least_squares import LeastSquares, column_means
-from sartor.repair.networks import Networks
+from sartor.repair.networks import Networks, shrunk
 from sartor.structure.axes import keep_mask
 from sartor.structure.calls import Value
 from sartor.structure.graph import Graph
@@ -99,11 +99,19 @@ class LogitRefit:
         batch = self.after.batches - 1
         (q, k), (p, j) = (self.site.values(s, batch) for s in (self.before, self.after))
         few = max(1, _JUDGED * len(q) // self.before.get(self.before.ops[self.site.query.op].out, batch).shape[0])
-        wanted = self._products(q[:few], k[:few], self.site.scale(self.before.ops))
+        q, k = self._at_kept_positions(q[:few], k[:few])
+        wanted = self._products(q, k, self.site.scale(self.before.ops))
         given = self._products(p[:few], j[:few], self.site.scale(self.after.ops))
         stays = self._heads(self.site.query).to(wanted.device)
         whole = wanted.reshape(-1, len(self.site.query.features), *wanted.shape[-2:])[:, stays]
         return float((given.reshape(whole.shape) - whole).square().sum() / whole.square().sum())
+
+    def _at_kept_positions(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys of the original without positions that were cut."""
+        values = self.graph.ops[self.site.op].args[:2]
+        axes = values[0].axes[-2], values[1].axes[-1 if self.site.transposed else -2]
+        kept = (keep_mask(a, self.masks).nonzero()[:, 0].to(query.device) for a in axes)
+        return query.index_select(-2, next(kept)), key.index_select(-2, next(kept))
 
     @staticmethod
     def _products(query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -152,7 +160,8 @@ class LogitRefit:
         for i in used:
             picked = reading.pick(self.after.get(now.out, i), each, self.generator)
             xs.append(reading.rows(self.after.get(now.args[0], i), picked).clone())
-            ts.append(reading.targets(self.before.get(self.before.ops[index].out, i), picked).clone())
+            given = shrunk(op.out, self.before.get(self.before.ops[index].out, i), self.masks, -1)  # positions too
+            ts.append(reading.targets(given, picked).clone())
         x, t = torch.cat(xs, 1).float(), torch.cat(ts).float()
         weight, bias = (self.before.get(v, 0) if isinstance(v, Value) else None for v in (op.args[1], op.arg("bias")))
         assert weight is not None

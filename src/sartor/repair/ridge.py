@@ -29,10 +29,9 @@ from sartor.borrow import borrowed, device_of
 from sartor.errors import BadInput, CannotTrace
 from sartor.repair.least_squares import LeastSquares
 from sartor.repair.logits import LogitRefit
-from sartor.repair.networks import Networks
+from sartor.repair.networks import Networks, shrunk
 from sartor.repair.original import Original
 from sartor.structure import Graph
-from sartor.structure.axes import Axis, keep_mask
 from sartor.structure.calls import Op, Value
 from sartor.structure.example import Example, batch_of
 from sartor.structure.example import tensors as example_tensors
@@ -295,15 +294,6 @@ class _Affine:
                 self.mean.copy_(bias - shift / self.gain)
         elif self.bias is not None:
             self.bias.copy_(shift)
-
-
-def shrunk(value: Value, tensor: Tensor, masks: dict[Axis, Tensor]) -> Tensor:
-    """A tensor of the original as it is in the cut network."""
-    for d, axis in enumerate(value.axes):
-        keep = keep_mask(axis, masks)
-        if not bool(keep.all()):
-            tensor = tensor.index_select(d, keep.nonzero()[:, 0].to(tensor.device))
-    return tensor
 
 
 def _named(value: object, tensors: dict[str, Tensor]) -> Tensor | None:

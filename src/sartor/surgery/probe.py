@@ -215,14 +215,12 @@ class _Search:
                 yield from self.refinements(state, [c for p in self.places_alike(place) for c in self.pairs(p, state)])
         suspects = self.suspects(state, failing)
         equal = [n for n in suspects if self.graph.groups[n].units == self.graph.groups[suspects[0]].units]
-        if len(equal) > 1 and not state.is_tied(equal):
-            yield state.tied([frozenset(equal)])
         module = self.ops[min(failing, len(self.ops) - 1)].path
-        near = (n for op in self.ops[:failing] if op.path == module for n in _groups_at(op, self.names))
-        for name in dict.fromkeys(near):  # the forward may take the size from another tensor: `reshape(x.shape[1], -1)`
-            pair = frozenset((*equal[:1], name))
-            if equal and name not in state.gone and self.graph.groups[name].units == self.graph.groups[equal[0]].units:
-                yield from () if len(pair) == 1 or state.is_tied(pair) else (state.tied([pair]),)
+        near = [n for op in self.ops[:failing] if op.path == module for n in _groups_at(op, self.names)]
+        sized = [n for n in near if equal and self.graph.groups[n].units == self.graph.groups[equal[0]].units]
+        for tie in (equal, *([equal[0], n] for n in dict.fromkeys(sized))):  # as in `reshape(x.shape[1], -1)`
+            if len(set(tie)) > 1 and not state.is_tied(tie) and not state.gone.keys() & set(tie):
+                yield state.tied([frozenset(tie)])
 
     def decisions(self, state: _State, failing: int, which: int, place: Place, claim: Claim) -> Iterator[_State]:
         """An operator and the present holder claim one attribute with different sizes."""

@@ -191,6 +191,8 @@ class _Uses:
         operands = [x for x in op.args if isinstance(x, Value)] + [x for x in op.args if isinstance(x, list)]
         for v in values(operands):
             while v.name is None and (maker := self.makers.get(id(v))) is not None and maker.kind in _THROUGH:
+                if maker.inputs[0] is v:  # flattening what is flat gives the same tensor
+                    break
                 v = maker.inputs[0]
             if v.origin == "parameter" and self._role_in_chain(v) == "weight":
                 return v.name

@@ -304,8 +304,13 @@ def _cross_entropy(options: FineTune) -> Loss:
             check_classes(logits, targets, "fine-tuning")  # other devices would have to be waited for
         try:
             return F.cross_entropy(logits, targets, label_smoothing=options.label_smoothing)
-        except IndexError as e:  # a negative number other than -100, which is ignored
-            raise BadInput(f"fine-tuning: expected class numbers from 0, or -100 for none; {e}") from e
+        except (IndexError, RuntimeError) as e:  # a negative number other than -100, or no class numbers
+            whole = isinstance(targets, Tensor) and not targets.is_floating_point()
+            if isinstance(e, RuntimeError) and (whole or targets.shape == logits.shape):
+                raise
+            raise BadInput(
+                f"fine-tuning: expected class numbers from 0, or -100 for none; {e}. Pass loss= for other targets"
+            ) from e
 
     return loss
 
