@@ -13,15 +13,16 @@ from sartor.run.chance import BesideChance, beside_chance
 from sartor.run.context import Context
 from sartor.run.doubts import worse_than_chance
 from sartor.seed import seeded
-from sartor.types import Comparison, Judge, Latency, Plan, Ridge, Target
+from sartor.types import Axes, Comparison, Judge, Latency, Plan, Ridge, Target
 
 RECIPES = ("l1", "fpgm")
+HIDDEN = {"cut": Axes(only=("*.expand",))}  # the channels between expansion and projection
 
 
 class Inverted(nn.Module):
     """Expand, depthwise, project, as in MobileNetV2. Batch norm takes the scale of a filter out again."""
 
-    def __init__(self, cin: int, cout: int, factor: int = 4) -> None:
+    def __init__(self, cin: int, cout: int, factor: int = 8) -> None:
         super().__init__()
         mid = factor * cin
         self.expand, self.norm1 = nn.Conv2d(cin, mid, 1, bias=False), nn.BatchNorm2d(mid)
@@ -41,12 +42,16 @@ def misleading() -> nn.Module:
         net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *blocks, *head)
         with torch.no_grad():
             for block in blocks:
-                loud = torch.arange(block.expand.out_channels) % 2 == 0
+                loud = torch.arange(block.expand.out_channels) % 4 > 0
                 scale = torch.where(loud, 20.0, 1.0)
-                for conv, norm in ((block.expand, block.norm1), (block.depthwise, block.norm2)):
-                    conv.weight.mul_(scale.reshape(-1, 1, 1, 1))
-                    norm.running_var.copy_(scale.square() * 0.1)
+                block.expand.weight.mul_(scale.reshape(-1, 1, 1, 1))
+                block.depthwise.weight.mul_(scale.reshape(-1, 1, 1, 1))
                 block.project.weight[:, loud] *= 0.02
+            for module in net.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = None  # statistics of all batches, as training leaves them
+            for x, _ in data() * 8:  # those of a norm settle once the norms in front have
+                net(x)
     return net.eval()
 
 
@@ -58,7 +63,7 @@ def data(n: int = 160) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def compared(name: str, share: str = "macs<=70%", **changes: object) -> BesideChance | None:
     """The plan of a recipe beside random plans."""
-    recipe, context = find_recipe(name, **changes), Context()
+    recipe, context = find_recipe(name, **HIDDEN, **changes), Context()
     subject = stages.understand(misleading(), data()[0][0]).allowed(recipe)
     subject = stages.with_samples(subject, data(), 160)
     bounds = sartor.parse_budget(share).against(subject.original)
@@ -76,7 +81,7 @@ def test_magnitudes_that_mislead_are_found_out(name: str, heal: str) -> None:
     assert sentence.startswith("THE SCORES ARE WORSE THAN CHANCE") and repr(name) in sentence
 
 
-@pytest.mark.parametrize("share", ["macs<=80%", "macs<=60%", "macs<=40%"])
+@pytest.mark.parametrize("share", ["macs<=80%", "macs<=70%", "macs<=50%"])
 def test_the_default_recipe_is_better_than_chance(share: str) -> None:
     beside = compared("reconstruction", share)
     assert beside is not None and beside.chosen < min(beside.random)
@@ -88,7 +93,7 @@ def test_a_run_notes_it_and_the_default_stays_silent(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(stages, "deliver", lambda *a: Comparison(fixed, fixed))
     monkeypatch.setattr("sartor.export.delivery.Delivery.file_for", lambda *a: None)
     for name, says in (("l1", True), ("reconstruction", False)):
-        fitted = sartor.fit(misleading(), data(), budget="macs<=70%", recipe=name)
+        fitted = sartor.fit(misleading(), data(), budget="macs<=70%", recipe=find_recipe(name, **HIDDEN))
         notes = " ".join(fitted.result["notes"])
         assert ("WORSE THAN CHANCE" in notes) is says, (name, notes)
 

@@ -57,11 +57,11 @@ def worse_than_chance(beside: BesideChance | None, scores: str) -> str:
     """
     if beside is None or not beside.worse or scores == "random":
         return ""
-    what = "error at the refitted layers" if beside.refitted else "distance of the outputs from the original's"
+    what = "squared error at the layers that read the cut units" + (", refitted," if beside.refitted else "")
     low, high = min(beside.random), max(beside.random)
     return (
-        f"THE SCORES ARE WORSE THAN CHANCE: on calibration data the units that {scores!r} keeps leave a {what} of "
-        f"{beside.chosen:.3g}, random ones of the same number {low:.3g} to {high:.3g}. Magnitudes of weights in front "
+        f"THE SCORES ARE WORSE THAN CHANCE: on calibration data the choice of {scores!r} leaves a {what} of "
+        f"{beside.chosen:.3g}, random choices of as many units {low:.3g} to {high:.3g}. Magnitudes of weights in front "
         "of a batch norm say little, least in depthwise convolutions: use recipe='reconstruction', or another "
         "criterion that reads data"
     )
