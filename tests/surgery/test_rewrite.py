@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.surgery.halved import made
 from torch import Tensor, nn
 
 from sartor.errors import BadInput, CorruptFile
@@ -18,7 +19,7 @@ from sartor.structure import record_variant, trace
 from sartor.surgery import Edits, apply_edits, cut, edits_for, probe, prove
 from sartor.surgery.program import Program, Rewritten, rewrite_
 from sartor.surgery.silence import silence
-from sartor.testing.plans import halves
+from sartor.testing.plans import halves, unequal
 
 
 class Attention(nn.Module):
@@ -390,3 +391,40 @@ def test_a_program_is_what_its_json_says(edits: Edits) -> None:
     program = next(iter(edits.programs.values()))
     assert Program(program.raw) == program and hash(Program(program.raw)) == hash(program)
     assert {"qkv.weight", "proj.bias"} <= program.names()
+
+
+class TokenAttention(nn.Module):
+    """Two heads of four, as literals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.o = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, t, c = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        y = (q @ k.transpose(-1, -2) * 0.4).softmax(-1) @ v
+        return self.o(y.transpose(1, 2).reshape(n, t, c))
+
+
+class LargePatches(nn.Module):
+    """Tokens of 16 x 16 pixels: a few pixels more make no further token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.attention, self.head = nn.Conv2d(3, 8, 16, 16), TokenAttention(), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        return self.head((x + self.attention(x)).mean(1))
+
+
+def test_a_rewritten_forward_behind_large_strides_takes_pictures_of_every_size():
+    model, picture = made(LargePatches()), torch.randn(2, 3, 64, 64)
+    graph = probe(model, trace(model, picture))
+    plan = unequal(graph)
+    assert "attention" in graph.rewritten and not graph.rewritten["attention"]
+    smaller, silenced = cut(model, graph, plan), silence(model, graph, plan)
+    for size in (32, 64, 96, 144):
+        x = torch.randn(3, 3, size, size)
+        assert torch.allclose(smaller(x), silenced(x), atol=1e-5)

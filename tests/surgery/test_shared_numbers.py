@@ -131,6 +131,31 @@ def test_heads_that_are_rotated_in_part_are_cut_and_nothing_is_rewritten(seed):
     assert cut(model, graph, plan)(torch.randn(3, 9, 16)).shape == (3, 9, 5)
 
 
+class Muted(nn.Module):
+    """Padded steps are set to zero through a mask that is repeated to the width, as in wav2vec2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x = self.a(x)
+        if attention_mask is not None:
+            x[~attention_mask[:, :, None].repeat(1, 1, x.shape[2]).bool()] = 0
+        return self.b(x)
+
+
+def test_a_number_written_through_a_mask_of_the_whole_width_does_not_freeze_the_width():
+    model = made(Muted())
+    graph = probe(model, trace(model, SEQUENCES))
+    plan, mask = unequal(graph), torch.ones(2, 7, dtype=torch.int64)
+    mask[1, 4:] = 0
+    assert len(graph.variants) == 1 and graph.groups["a"].units == 12
+    smaller, silenced = cut(model, graph, plan), silence(model, graph, plan)
+    for given in ((SEQUENCES,), (SEQUENCES, mask)):
+        assert torch.allclose(smaller(*given), silenced(*given), atol=1e-5)
+
+
 class SizeOfAnother(nn.Module):
     """The width of one layer is read off the result of another one."""
 

@@ -17,6 +17,7 @@ Extent = tuple[tuple[int, int], ...]  # (number of the tensor, dimension) of the
 Accepts = Callable[[Example], int]  # 0: not taken; 1: taken, other operators are called; 2: taken
 _STEPS = (1, 2, 4, 8, 16, 32, 64)
 _PACES = ((3, 7, 12), (5, 2, 11), (7, 13, 4), (2, 9, 5))  # steps by which each extent grows in each example
+_LONG = 16  # sizes beyond it grow by about a quarter, a half and three quarters
 _SHORT = ((1, 2, 3), (2, 3, 1), (3, 1, 2), (1, 3, 2))
 
 
@@ -99,26 +100,28 @@ def settings(example: Example, accepts: Accepts) -> list[Example]:
     """Examples of other sizes, three of them if the extents are independent; none if nothing may vary.
 
     All extents change at once, by different amounts in each example, so that no two sizes are equal by chance in all
-    of them. If the model does not take such combinations, each extent is changed alone.
+    of them. Long extents grow by large amounts, so that what strides leave of them changes too; by small ones if the
+    model does not take those. If it does not take such combinations, each extent is changed alone.
     """
     steps = extents(example, accepts)
     if not steps:
         return []
     size = _sizes(example)
 
-    def changed(paces: Sequence[Sequence[int]], i: int, only: Extent | None = None) -> Example:
+    def changed(paces: Sequence[Sequence[int]], i: int, only: Extent | None = None, far: bool = False) -> Example:
         sizes: dict[tuple[int, int], int] = {}
         for k, (extent, step) in enumerate(steps.items()):
             if only is None or extent == only:
-                pace = paces[k % len(paces)][i]
-                sizes |= dict.fromkeys(extent, size[extent[0]] + step * (pace + k // len(paces)))
+                pace, n = paces[k % len(paces)][i] + k // len(paces), size[extent[0]]
+                times = n // (_LONG * abs(step)) + 1 if far and n > _LONG and step > 0 else 1
+                sizes |= dict.fromkeys(extent, n + step * pace * times)
         if any(n < 1 for n in sizes.values()):
             return None
         return resized(example, sizes)
 
-    for paces in (_PACES, _SHORT):
-        together = [changed(paces, i) for i in range(3)]
-        if all(e is not None and accepts(e) for e in together):
+    for paces, far in ((_PACES, True), (_PACES, False), (_SHORT, False)):
+        together = [changed(paces, i, far=far) for i in range(3)]
+        if all(e is not None and accepts(e) > far for e in together):
             return together
     alone = [changed(_SHORT, i, extent) for extent in steps for i in (0, 1)]
     return [e for e in alone if e is not None and accepts(e)]

@@ -90,8 +90,13 @@ def index(op: Op) -> Any:
 
 @rule("index", "index_put _index_put_impl _unsafe_index_put")
 def index_put(op: Op) -> Any:
-    """x[i] = v: indexed dimensions are frozen, trailing dimensions unify with those of v."""
+    """x[i] = v: indexed dimensions are frozen, trailing ones unify with those of v; x[mask] = number moves no axis."""
     x, given, v = op.args[0], list(op.args[1]), op.args[2]
+    mask = given[0]
+    if len(given) == 1 and mask.dtype in _MASK and all(a.size == 1 for a in v.axes):  # one number, as `masked_fill`
+        for a, b in zip(x.axes, mask.axes):
+            unify(a, b, op.where)
+        return [find(a) for a in x.axes]
     d = 0
     for i in given:
         width = i.ndim if i is not None and i.dtype in _MASK else 1
