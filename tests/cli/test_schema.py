@@ -14,6 +14,7 @@ import pytest
 import sartor
 from sartor.cli import run
 from sartor.cli.schema import SCHEMAS
+from sartor.errors import BadInput
 from sartor.types import Plan, Recipe, to_plain
 
 SHAPE = ("--input", "1x1x6x6")
@@ -77,7 +78,7 @@ def test_inspect_prints_an_inspection(check: Check, say, net: str) -> None:
 def test_measure_prints_a_measurement(check: Check, say, net: str, folder: Path) -> None:
     check("measurement", say("measure", net, *QUICK, "--json").json)
     check("measurement", say("measure", net, "--against", net, *QUICK, "--json").json)
-    check("measurement", say("measure", folder, "--against", net, *QUICK, "--json").json)
+    check("measurement", say("measure", folder, "--against", net, "--trust", *QUICK, "--json").json)
 
 
 def test_energy_is_part_of_the_measurement(check: Check, say, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +116,7 @@ def test_recipes_follow_their_schema(say) -> None:
         jsonschema.validate(to_plain(recipe), schema)
 
 
-def test_files_of_format_1_did_not_say_it_and_still_load(say, folder: Path, net: str, tmp_path: Path) -> None:
+def test_files_of_format_1_did_not_say_it_and_load_once_they_are_adopted(say, folder: Path, net: str, tmp_path: Path) -> None:
     from sartor.sources import load_model
 
     old = tmp_path / "old"
@@ -127,5 +128,8 @@ def test_files_of_format_1_did_not_say_it_and_still_load(say, folder: Path, net:
     (old / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     assert Plan.from_json((old / "plan.json").read_text()) == Plan.from_json((folder / "plan.json").read_text())
     assert say("report", old, "--json").json["status"] == "met" and (old / "report.html").stat().st_size
+    with pytest.raises(BadInput, match="verify --adopt"):
+        sartor.load(old, lambda: load_model(net))
+    assert say("runs", "verify", "--adopt", old).code == 0
     sizes = [t.shape for t in sartor.load(old, lambda: load_model(net)).parameters()]
     assert sizes == [t.shape for t in sartor.load(folder, lambda: load_model(net)).parameters()]

@@ -177,7 +177,7 @@ def test_force_removes_earlier_runs_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--force"):
         make_room(folder, force=False)
     make_room(folder, force=True)
-    assert not folder.exists()
+    assert not list(folder.iterdir())
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="a file"):
         make_room(tmp_path / "file", force=True)

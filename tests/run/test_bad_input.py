@@ -113,9 +113,10 @@ def test_fit_trains_whatever_surrounds_the_call(mode: Any) -> None:
 def test_threads_take_turns_and_get_what_one_alone_gets() -> None:
     expected = [[p.clone() for p in fit(**TRAINED, seed=seed).model.parameters()] for seed in range(3)]
     got: dict[int, list[Tensor]] = {}
+    networks = [net() for _ in range(3)]  # building them draws from the generator that all threads share
 
     def run(seed: int) -> None:
-        got[seed] = list(fit(**TRAINED, seed=seed).model.parameters())
+        got[seed] = list(fit(networks[seed], **TRAINED, seed=seed).model.parameters())
 
     threads = [threading.Thread(target=run, args=(seed,)) for seed in range(3)]
     for thread in threads:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sartor.allocate import select
 from sartor.errors import BadInput
 from sartor.structure import Graph
-from sartor.surgery.probe import without_groups
+from sartor.structure.subgraph import without_groups
 from sartor.types import Recipe
 
 CUT_IF_NAMED = "tokens"  # the kind of group that is left whole unless a pattern names it

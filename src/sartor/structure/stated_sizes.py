@@ -5,8 +5,9 @@ In `x.view(n, self.heads, self.dim)` such numbers come from attributes; surgery 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sartor.structure.axes import Axis, find, leaves, total
 from sartor.structure.calls import Op, Value, dim
@@ -149,4 +150,32 @@ def _stretch(axis: Axis, start: int, stop: int, sign: int = 1) -> Part:
     return Part(axis, start, stop, sign)
 
 
-__all__ = ["Part", "Stated", "padded_parts", "stated_sizes"]
+def misplaced(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any], cut: Masks) -> str | None:
+    """How a call pads or slices elsewhere than the cut original does; None: at the same place.
+
+    The shape of the result does not show it: amounts in front and behind may be exchanged. Amounts that no cut changes
+    are not compared, as they may follow from values.
+
+    Args:
+        op: of the original.
+        args, kwargs: what the cut network calls it with.
+    """
+    if op.kind == "pad":
+        want = [n if p.fixed else p.new(cut) for n, p in zip(args[1], padded_parts(op))]
+        return None if list(args[1]) == want else f"pads by {list(args[1])}, expected {want}"
+    old, new = op.arg("start"), args[2] if len(args) > 2 else kwargs.get("start")
+    if op.kind != "slice" or op.arg("step", 1) != 1 or type(old) is not int or type(new) is not int:
+        return None
+    axis = op.args[0].axes[dim(op.arg("dim", 0), op.args[0].ndim)]
+    before, got = Part(axis, 0, _position(old, find(axis).size)), _position(new, cut.size(axis))
+    if before.fixed or got == before.new(cut):
+        return None
+    return f"takes what begins at {got}, expected {before.new(cut)}"
+
+
+def _position(start: int, size: int) -> int:
+    """A start of a slice, which may be negative or past the end, as a place from 0 to size."""
+    return min(max(start + size if start < 0 else start, 0), size)
+
+
+__all__ = ["Part", "Stated", "misplaced", "padded_parts", "stated_sizes"]

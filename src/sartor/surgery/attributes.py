@@ -214,17 +214,25 @@ def _same_axis(a: Axis, b: Axis) -> bool:
     return all(map(_same_axis, a.kids, b.kids))
 
 
-def leaves_to_refine(a: Stated, b: Stated) -> list[tuple[Axis, Axis]]:
+def leaves_to_refine(a: Stated, b: Stated, *, grids: bool = False) -> list[tuple[Axis, Axis]]:
     """(leaf, structure) where the other size is made of several leaves, or of one several times, at the same place.
 
     Once the leaf has that structure, ties can make the two sizes equal. Rotary position embedding makes such sizes: it
     swaps the two halves of every query and key, or of a part of them, but not of the values.
+
+    Args:
+        grids: only structures whose units are cut by rows and columns, as an embedding width that must equal
+            heads * head dimension. They take much freedom from the leaf.
     """
     found: list[tuple[Axis, Axis]] = []
     for x, y in zip(a.parts, b.parts):
         if x.whole and y.whole and x.sign == y.sign:
             found += _refinable(_factors(x.axis), _factors(y.axis))
-    return list(dict.fromkeys(found))
+    return [(leaf, to) for leaf, to in dict.fromkeys(found) if grids == (_cuttable_factors(to) > 1)]
+
+
+def _cuttable_factors(a: Axis) -> int:
+    return sum(not f.frozen for f in _factors(a))
 
 
 def _factors(a: Axis) -> list[Axis]:

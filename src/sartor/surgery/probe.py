@@ -7,7 +7,8 @@ that fails at an operator is answered by the first of these that lets it run fur
 2. The two sizes are stated by one number: the groups are tied, they keep equal counts.
 3. An attribute that equals a width by chance is left alone.
 4. The forward of the module is rewritten.
-5. The groups at the operator are frozen, with the operator as the reason.
+5. An attribute that must equal a product of several groups: its group becomes a grid of theirs.
+6. The groups at the operator are frozen, with the operator as the reason.
 
 What was found for one block holds for every block that is built alike.
 """
@@ -18,8 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sartor.borrow import uncollected
 from sartor.structure.axes import Axis, find, leaves, refined, unrefined
@@ -28,18 +28,18 @@ from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
 from sartor.structure.solver import read_again
 from sartor.structure.stated_sizes import Stated
+from sartor.structure.subgraph import joined, without_groups
 from sartor.surgery.attributes import Claim, Claims, Place, alike_sizes, leaves_to_refine, pairs_to_tie
 from sartor.surgery.blocks import Blocks, lineage
 from sartor.surgery.program import Program
 from sartor.surgery.rewrite import Rewriting
 from sartor.surgery.shape_check import Mismatch, ShapeCheck
 from sartor.surgery.tape import CannotRewrite, Tape, keep_tape
-from sartor.types import Frozen, Reason, Rewrite
+from sartor.surgery.trials import TRIALS, Trials
+from sartor.types import Reason, Rewrite
 from sartor.wrappers import unwrapped
 
-_TRIALS = (0.618034, 0.414214)  # two trial cuts: sizes that are equal by chance in one differ in the other
-_LOW, _HIGH = 0.4, 0.9  # shares of the units that a trial cut keeps
-_END = (len(_TRIALS), 0)
+_END = (TRIALS, 0)
 _MOST = 8  # suspects that are frozen on trial
 
 
@@ -101,8 +101,8 @@ class _Search:
     def __init__(self, model: nn.Module, graph: Graph, rewrite: Rewrite):
         self.model, self.graph = model, graph
         self.ops = graph.every_op
-        self.names = {find(leaf): name for name, leaf in graph.leaves.items()}
         self.claims = Claims.of(model, graph)
+        self.trials = Trials(graph, self.claims)
         self.writer = _Rewriter(model, graph, rewrite)
         self.shapes = ShapeCheck(model)
 
@@ -140,6 +140,10 @@ class _Search:
             if problem.solved_by(after):
                 return changed, after
             self.writer.refused[path] = "the rewritten forward does not run either"
+        for change in self.grids(state, problem):
+            after = self.attempt(change)
+            if problem.solved_by(after):
+                return change, after
         return self.frozen(state, problem)
 
     def attempt(self, state: _State) -> _Problem | None:
@@ -147,53 +151,14 @@ class _Search:
 
         Where no operator states a size that a cut changes, no two of them can be equal by chance: one trial is enough.
         """
-        for i in range(len(_TRIALS) if self.claims.stated or state.rewritten else 1):
-            masks = self.masks(state, i)
+        for i in range(TRIALS if self.claims.stated or state.rewritten else 1):
+            masks = self.trials.masks(i, state.ties, state.gone)
             attributes = self.claims.values(self.model, masks, state.holders)
             programs = self.writer.programs(masks, state)
             problem = self.shapes.problem(self.graph, masks, attributes, programs)
             if problem is not None:
                 return _Problem((i, problem.op), problem)
         return None
-
-    def masks(self, state: _State, trial: int) -> Masks:
-        """The masks of a trial cut: another share of every group, equal counts of tied ones.
-
-        Groups that claim one attribute keep different counts; where they have too few units, one of them stays whole,
-        in the other trial the other one.
-        """
-        group_of = {
-            n: t for t in joined([tuple(n for n in self.graph.leaves if n in t) for t in state.ties]) for n in t
-        }
-        counts: dict[str, int] = {}
-        places = list(enumerate(self.graph.leaves.items()))
-        for i, (name, leaf) in reversed(places) if trial else places:
-            tied = group_of.get(name, (name,))
-            if name in state.gone or name in counts:
-                continue
-            size = find(leaf).size
-            share = _LOW + (_HIGH - _LOW) * ((i + 1) * _TRIALS[trial] % 1)
-            wanted = min(size - 1, max(1, round(size * share)))
-            taken = {counts.get(n) for t in tied for n in self.rivals.get(t, ()) if n not in tied}
-            nearest = sorted(range(1, size), key=lambda k: abs(k - wanted)) if wanted in taken else [wanted]
-            count = next((k for k in nearest if k not in taken), size)
-            counts.update((n, count) for n in tied if n not in state.gone)
-        sizes = {n: find(leaf).size for n, leaf in self.graph.leaves.items() if n in counts}
-        return Masks({find(self.graph.leaves[n]): _mask(k, counts[n]) for n, k in sizes.items() if counts[n] < k})
-
-    @cached_property
-    def rivals(self) -> dict[str, set[str]]:
-        """Group -> groups with as many units that claim one of the attributes it claims."""
-        found: dict[str, set[str]] = {}
-        for claims in self.claims.by_value.values():
-            leaves_here = {leaf for c in claims for p in c.size.parts for leaf in map(find, leaves(p.axis))}
-            by_size: dict[int, set[str]] = {}
-            for leaf in leaves_here & self.names.keys():
-                by_size.setdefault(leaf.size, set()).add(self.names[leaf])
-            for same in by_size.values():
-                for name in same if len(same) > 1 else ():
-                    found.setdefault(name, set()).update(same - {name})
-        return found
 
     def changes(self, state: _State, problem: _Problem) -> Iterator[_State]:
         """Changes of attributes and ties that may let the failing operator run, the most likely first."""
@@ -216,7 +181,7 @@ class _Search:
         suspects = self.suspects(state, failing)
         equal = [n for n in suspects if self.graph.groups[n].units == self.graph.groups[suspects[0]].units]
         module = self.ops[min(failing, len(self.ops) - 1)].path
-        near = [n for op in self.ops[:failing] if op.path == module for n in _groups_at(op, self.names)]
+        near = [n for op in self.ops[:failing] if op.path == module for n in _groups_at(op, self.trials.names)]
         sized = [n for n in near if equal and self.graph.groups[n].units == self.graph.groups[equal[0]].units]
         for tie in (equal, *([equal[0], n] for n in dict.fromkeys(sized))):  # as in `reshape(x.shape[1], -1)`
             if len(set(tie)) > 1 and not state.is_tied(tie) and not state.gone.keys() & set(tie):
@@ -256,17 +221,25 @@ class _Search:
                     held[other] = i
             yield state.held(held)
 
-    def refinements(self, state: _State, conflicts: Sequence[tuple[Stated, Stated]]) -> Iterator[_State]:
+    def grids(self, state: _State, problem: _Problem) -> Iterator[_State]:
+        """Leaves become grids of the leaves whose product they must equal: where no rewriting leaves them free."""
+        if problem.what.op < len(self.ops):
+            places = [q for p in self.places_around(self.ops[problem.what.op]) for q in self.places_alike(p)]
+            yield from self.refinements(state, [c for p in places for c in self.pairs(p, state)], grids=True)
+
+    def refinements(
+        self, state: _State, conflicts: Sequence[tuple[Stated, Stated]], *, grids: bool = False
+    ) -> Iterator[_State]:
         """Leaves get the structure of the size that they must equal, and their parts are tied."""
-        to_refine = dict(found for pair in conflicts for found in leaves_to_refine(*pair))
-        names = {leaf: self.names.get(leaf) for leaf in to_refine}
+        to_refine = dict(found for pair in conflicts for found in leaves_to_refine(*pair, grids=grids))
+        names = {leaf: self.trials.names.get(leaf) for leaf in to_refine}
         if not to_refine or any(n is None or n in state.gone or state.is_tied([n]) for n in names.values()):
             return
-        before = dict(self.names)
+        before = dict(self.trials.names)
         for leaf, like in to_refine.items():
             refined(leaf, like, Reason("one number"))
         self.read_again()
-        renamed = {old: self.names[leaf] for leaf, old in before.items() if leaf in self.names}
+        renamed = {old: self.trials.names[leaf] for leaf, old in before.items() if leaf in self.trials.names}
         yield state.renamed(renamed).tied(t for pair in conflicts for t in self.tie(*pair))
         for leaf in to_refine:  # it did not help
             unrefined(leaf)
@@ -275,15 +248,14 @@ class _Search:
     def read_again(self) -> None:
         """The groups anew, after leaves were refined. The one factor of a leaf that can be cut takes its name."""
         self.graph = read_again(self.graph)
-        self.names = {find(leaf): name for name, leaf in self.graph.leaves.items()}
-        self.__dict__.pop("rivals", None)
+        self.trials = Trials(self.graph, self.claims)
 
     def tie(self, a: Stated, b: Stated) -> list[frozenset[str]]:
         """The ties that make two sizes equal; none if no tie does."""
         pairs = pairs_to_tie(a, b)
-        if pairs is None or any(leaf not in self.names for pair in pairs for leaf in pair):
+        if pairs is None or any(leaf not in self.trials.names for pair in pairs for leaf in pair):
             return []
-        return [frozenset(self.names[leaf] for leaf in pair) for pair in pairs]
+        return [frozenset(self.trials.names[leaf] for leaf in pair) for pair in pairs]
 
     def pairs(self, place: Place, state: _State) -> list[tuple[Stated, Stated]]:
         """The size that an attribute holds, with every other one that it is claimed for."""
@@ -308,7 +280,7 @@ class _Search:
 
     def changed(self, state: _State, problem: _Problem) -> list[Place]:
         """Attributes around the failing operator that the trial changed by value; first those whose number it got."""
-        masks = self.masks(state, problem.reach[0])
+        masks = self.trials.masks(problem.reach[0], state.ties, state.gone)
         found: list[tuple[bool, Place]] = []
         for place in self.places_around(self.ops[problem.what.op]):
             claim = None if place in state.holders else self.claims.holding(place, state.holders)
@@ -320,7 +292,7 @@ class _Search:
         """Groups carried by the operator that fails, or by the nearest operator that carries any."""
         ops = self.ops
         for i in [*range(min(failing, len(ops) - 1), -1, -1), *range(failing + 1, len(ops))]:
-            found = [n for n in _groups_at(ops[i], self.names) if n not in state.gone]
+            found = [n for n in _groups_at(ops[i], self.trials.names) if n not in state.gone]
             if found:
                 return found
         return []
@@ -406,39 +378,6 @@ class _Rewriter:
         """The rewritten modules that lie in no other one."""
         paths = dict.fromkeys(state.rewritten)
         return [p for p in paths if not any(q != p and (not q or p.startswith(f"{q}.")) for q in paths)]
-
-
-def without_groups(graph: Graph, reasons: dict[str, str], ties: list[set[str]] | None = None) -> Graph:
-    """The graph with some groups frozen; `reasons` are sentences by group name."""
-    kept = {n: g for n, g in graph.groups.items() if n not in reasons}
-    frozen = list(graph.frozen)
-    for name, reason in reasons.items():
-        frozen += [Frozen(f"{m.tensor}:{m.dim}", graph.groups[name].units, reason) for m in graph.groups[name].members]
-    left = [tuple(n for n in graph.groups if n in t and n in kept) for t in (ties if ties is not None else graph.ties)]
-    return replace(
-        graph,
-        groups=kept,
-        leaves={n: a for n, a in graph.leaves.items() if n in kept},
-        frozen=tuple(frozen),
-        ties=tuple(dict.fromkeys(joined([t for t in left if len(t) > 1]))),
-    )
-
-
-def joined(ties: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Ties that share a group, joined to one tie."""
-    out: list[tuple[str, ...]] = []
-    for t in ties:
-        for other in [o for o in out if set(o) & set(t)]:
-            out.remove(other)
-            t = tuple(dict.fromkeys(other + t))
-        out.append(t)
-    return out
-
-
-def _mask(size: int, count: int) -> Tensor:
-    mask = torch.zeros(size, dtype=torch.bool)
-    mask[torch.randperm(size, generator=torch.Generator().manual_seed(size))[:count]] = True
-    return mask
 
 
 def _groups_at(op: Op, names: dict[Axis, str]) -> list[str]:

@@ -148,6 +148,10 @@ class _Writer:
             if a.name == "as_strided" and a.mutates and tuple(a.args[1]) == a.args[0].shape:
                 self.slots[id(a.out)] = self.slots[id(a.args[0])]  # only changes the memory format
                 continue
+            for each in zip(*(op.inputs for op in ops), strict=True):
+                if self._is_constant(each[0]):
+                    self.slots[id(each[0])], free = free, free + 1
+                    steps.append(self._constant(each))
             name, args, kwargs = self._step(ops)
             outs = []
             for each in zip(*(values(op.out) for op in ops)):
@@ -159,6 +163,18 @@ class _Writer:
         output = self._structure(first.output)
         _drop(steps, output)
         return {"call": first.signature, "inputs": inputs, "same": same, "steps": steps, "output": output}
+
+    def _is_constant(self, v: Value) -> bool:
+        """Whether it is a tensor of one number that the forward makes without an operator, as `torch.tensor(8)`."""
+        return id(v) not in self.slots and v.name is None and v.number is not None and not v.shape
+
+    def _constant(self, each: Sequence[Value]) -> list[Any]:
+        """The step that makes a constant tensor; one that follows from a width keeps the original's value."""
+        number, dtype = each[0].number, each[0].dtype
+        if any(v.number != number for v in each):
+            raise CannotRewrite(f"module {self.path!r}: a constant tensor changes with the input sizes")
+        made = {"dtype": encoded(dtype, value=self._value), "device": {"device": True}}
+        return ["aten::full.default", [[], encoded(number, value=self._value)], made, [self.slots[id(each[0])]], []]
 
     def _enter(self, each: Sequence[Value], slot: int, *, is_input: bool = False) -> None:
         shapes = [s.shape(v) for s, v in zip(self.settings, each)]

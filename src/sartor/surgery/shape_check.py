@@ -18,6 +18,7 @@ from sartor.structure.graph import Graph
 from sartor.structure.masks import Masks
 from sartor.structure.model_copy import clone, evaluating, modules_of, named_tensors
 from sartor.structure.shadow import Shadow
+from sartor.structure.stated_sizes import misplaced
 from sartor.structure.value_reads import repeated
 from sartor.surgery.attributes import Attributes
 from sartor.surgery.edits import set_attributes_
@@ -184,6 +185,11 @@ def followed(shadow: nn.Module, graph: Graph, cut: Masks, found: list[Difference
             return
         if on_meta:  # otherwise numbers may follow from values
             found.extend(differences(op, args, kwargs))
+        elsewhere = misplaced(op, args, kwargs, cut) if op.followed else None
+        if elsewhere is not None:
+            assert on_path is not None
+            problem = Mismatch(on_path.place, f"{op.where} {elsewhere}")
+            raise _Stop
         got = list(out) if isinstance(out, list | tuple) else [out]
         want = list(op.out) if isinstance(op.out, list | tuple) else [op.out]
         for t, v in zip(got, want):
