@@ -116,7 +116,9 @@ def test_recipes_follow_their_schema(say) -> None:
         jsonschema.validate(to_plain(recipe), schema)
 
 
-def test_files_of_format_1_did_not_say_it_and_load_once_they_are_adopted(say, folder: Path, net: str, tmp_path: Path) -> None:
+def test_files_of_format_1_did_not_say_it_and_load_once_they_are_adopted(
+    say, folder: Path, net: str, tmp_path: Path
+) -> None:
     from sartor.sources import load_model
 
     old = tmp_path / "old"

@@ -27,7 +27,7 @@ from sartor.types import Plan
 
 FIBRED = (
     "conv-transpose-grouped", "depthwise-multiplier", "fused-qkv", "group-norm", "grouped-query", "linear-attention",
-    "multi-head-attention", "optional-mask", "regnet", "resnext", "transformer-encoder",
+    "multi-head-attention", "optional-mask", "partial-rotary", "regnet", "resnext", "transformer-encoder",
 )  # fmt: skip
 MIXED = {
     "fused-qkv",

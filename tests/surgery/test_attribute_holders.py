@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from sartor.structure import trace
-from sartor.surgery import cut, probe, prove
+from sartor.surgery import cut, edits_for, probe, prove
 from sartor.surgery.attributes import Claims
+from sartor.surgery.shape_check import check
 from sartor.testing.plans import halves, unequal
+from sartor.testing.zoo import ZOO
+from sartor.types import Plan
 
 
 class Halves(nn.Module):
@@ -77,3 +80,31 @@ def test_a_network_that_states_no_size_needs_one_trial_cut() -> None:
     for kind, shape in CASES.values():
         model = kind().eval()
         assert Claims.of(model, trace(model, torch.randn(shape))).stated
+
+
+def test_pads_in_front_and_behind_are_not_exchanged() -> None:
+    """Either amount gives the predicted shape; only one puts the channels where they belong."""
+    case = ZOO["cifar-resnet-pad"].value
+    model, example = case.build(), case.example()
+    traced = trace(model, example)
+    plan = Plan({"2.conv2": (0,), "2.conv2#2": (0, 1, 2)}, "by hand", traced.fingerprint)
+    masks = traced.resolve(plan).masks
+    assert check(model, traced, masks, {("2.shortcut", "before"): 1, ("2.shortcut", "behind"): 3}) is None
+    exchanged = check(model, traced, masks, {("2.shortcut", "before"): 3, ("2.shortcut", "behind"): 1})
+    assert exchanged is not None and "pads by" in exchanged.message
+
+
+@pytest.mark.parametrize("name", ["multi-head-attention", "transformer-encoder"])
+def test_a_width_that_must_equal_a_product_is_a_grid_where_nothing_may_be_rewritten(name: str) -> None:
+    case = ZOO[name].value
+    model, example = case.build(), case.example()
+    free, graph = (probe(model, trace(model, example), rewrite) for rewrite in ("free", "never"))
+    widths = lambda g: [(n, group.units) for n, group in g.groups.items() if group.kind == "embedding width"]
+    assert [units for _, units in widths(free)] == [16] and not free.ties and free.rewritten
+    assert [units for _, units in widths(graph)] == [4, 4] and not graph.rewritten
+    assert [{graph.groups[n].kind for n in tie} for tie in graph.ties] == [
+        {"embedding width", "heads"},
+        {"embedding width", "head dimension"},
+    ]
+    plan = unequal(graph, 1)
+    assert not edits_for(model, graph, plan).programs and prove(model, graph, plan, example).passed

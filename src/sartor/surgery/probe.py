@@ -231,7 +231,8 @@ class _Search:
         self, state: _State, conflicts: Sequence[tuple[Stated, Stated]], *, grids: bool = False
     ) -> Iterator[_State]:
         """Leaves get the structure of the size that they must equal, and their parts are tied."""
-        to_refine = dict(found for pair in conflicts for found in leaves_to_refine(*pair, grids=grids))
+        by_pair = [(pair, leaves_to_refine(*pair, grids=grids)) for pair in conflicts]
+        to_refine = dict(found for _, of_pair in by_pair for found in of_pair)
         names = {leaf: self.trials.names.get(leaf) for leaf in to_refine}
         if not to_refine or any(n is None or n in state.gone or state.is_tied([n]) for n in names.values()):
             return
@@ -240,7 +241,7 @@ class _Search:
             refined(leaf, like, Reason("one number"))
         self.read_again()
         renamed = {old: self.trials.names[leaf] for leaf, old in before.items() if leaf in self.trials.names}
-        yield state.renamed(renamed).tied(t for pair in conflicts for t in self.tie(*pair))
+        yield state.renamed(renamed).tied(t for pair, of_pair in by_pair if of_pair for t in self.tie(*pair))
         for leaf in to_refine:  # it did not help
             unrefined(leaf)
         self.read_again()

@@ -36,7 +36,7 @@ class GroupedQuery(nn.Module):
         return self.out((x + self.down(y * self.up(self.norm2(x)))).mean(1))
 
 
-@case("partial-rotary", rows(5, 16), exact=False, source="Su et al. 2021, arXiv:2104.09864; GPT-NeoX")
+@case("partial-rotary", rows(5, 16), source="Su et al. 2021, arXiv:2104.09864; GPT-NeoX")
 class PartialRotary(nn.Module):
     """One layer for queries, keys and values of a head; a part of each query and key is rotated, and no value is."""
 

@@ -19,7 +19,7 @@ MARKS = {
     "later": "it is traced, but full support is not promised yet (recurrent networks, attention)",
     "closure": "a size is held outside of the attributes of modules (in a lambda, a local variable, a literal)",
     "freezes": "contains an operator without a rule: all axes it touches are frozen",
-    "hard": "writes through a view, or uses a width as a value: an error is allowed, a wrong result is not",
+    "hard": "writes through a view: an error is allowed, a wrong result is not",
 }
 
 

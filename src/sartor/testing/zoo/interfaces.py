@@ -243,7 +243,7 @@ class Canvas(nn.Module):
         return self.head(canvas)
 
 
-@case("shape-as-value", images(), exact=False, marks=("hard",), source="Teed and Deng 2020, arXiv:2003.12039")
+@case("shape-as-value", images(), source="Teed and Deng 2020, arXiv:2003.12039")
 class ShapeAsValue(nn.Module):
     """The number of channels is used as a value: after a cut all shapes fit, whatever the value is."""
 
