@@ -102,7 +102,7 @@ def within(progress: float, start: float, end: float) -> float:
         raise BadInput(f"schedule: expected 0 <= start <= end <= 1; got start {start} and end {end}")
     if _share(progress) >= end:
         return 1.0
-    return max(0.0, progress - start) / (end - start)
+    return (progress - start) / (end - start) if progress > start else 0.0
 
 
 def between(first: float, last: float, share: float) -> float:
