@@ -7,7 +7,8 @@ original of `sartor.surgery.silence`. So a step costs as much as before, and no 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -83,6 +84,19 @@ class UnitMasks:
         self._rows = [(t, slices) for _, t, slices in dead_slices(self.model, resolved)] if resolved.masks else []
         self.apply_()
 
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Inside, removed elements have their most recently used values, so that units can be compared; then zero."""
+        dead = self._live(self.graph.resolve(self.live_plan))
+        with torch.no_grad():
+            for name in dead.keys() & self.memory.keys() & self.parameters:
+                t = self.tensors[name]
+                t.copy_(torch.where(_outer(dead[name], t), t, self.memory[name]))
+        try:
+            yield
+        finally:
+            self.apply_()
+
     @torch.no_grad()
     def apply_(self) -> None:
         """Set every removed slice to zero again."""
@@ -98,14 +112,6 @@ class UnitMasks:
                 for d, index in slices.items():
                     t.grad.index_fill_(d, index, 0)
 
-    def zero_units_(self, other: nn.Module) -> None:
-        """Set the removed units of another network of the same class to zero: of averaged weights."""
-        resolved = self.graph.resolve(self.live_plan)
-        with torch.no_grad():
-            for _, t, slices in dead_slices(other, resolved):
-                for d, index in slices.items():
-                    t.index_fill_(d, index, 0)
-
     def state_dict(self) -> dict[str, Any]:
         """Live units and remembered values."""
         return {
@@ -120,7 +126,7 @@ class UnitMasks:
         for table in ("memory", "first"):
             for name, t in state[table].items():
                 if name not in self.tensors or self.tensors[name].shape != t.shape:
-                    raise BadInput(f"session state, {table} of {name!r}: the model has no tensor {tuple(t.shape)} there")
+                    raise BadInput(f"session state, {table} of {name!r}: expected a tensor of shape {tuple(t.shape)}")
         self.memory = {n: t.to(self.tensors[n].device, copy=True) for n, t in state["memory"].items()}
         self.first = {n: t.to(self.tensors[n].device, copy=True) for n, t in state["first"].items()}
         self.live_plan = plan
@@ -149,7 +155,7 @@ class UnitMasks:
         self, name: str, before: Mapping[int, Tensor], after: Mapping[int, Tensor],
         policy: tuple[Values, Generator | None],
     ) -> None:  # fmt: skip
-        """Remember what dies in one tensor, give values to what comes back, forget the optimizer's state of the dead."""
+        """Remember what dies in one tensor, give values to what comes back, zero the optimizer's state of the dead."""
         t = self.tensors[name]
         if before.keys() == after.keys() and all(torch.equal(m, after[d]) for d, m in before.items()):
             return
