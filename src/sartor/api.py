@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sartor.run.fit import check_limits
 from sartor.run.folder import EDITS, PLAN, RECORD, WEIGHTS, write_network, write_result
 from sartor.run.record import Record
 from sartor.structure import Example
+from sartor.train import callbacks
 from sartor.train.arrangement import Arrangement, arranged
 from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Recipe, Rewrite, Verdict
 from sartor.wrappers import wrapped_like
@@ -219,6 +221,40 @@ class Session:
         )
         session.close()
         return Fitted(outcome)
+
+
+def lightning_callback(
+    example: Example, *, budget: str | Budget, recipe: str | Recipe = "chex", seed: int | None = None,
+    network: Callable[[nn.Module], nn.Module] = lambda module: module,
+) -> Any:  # fmt: skip
+    """A Lightning callback that prunes while `trainer.fit` trains; then `callback.session.finish(val=...)`.
+
+    Args:
+        example: inputs of the network.
+        budget, recipe, seed: as for `Session`.
+        network: gives what is pruned from the LightningModule, such as `lambda module: module.model`.
+
+    Raises:
+        MissingExtra: lightning is not installed.
+    """
+    make = partial(_session, example, budget=budget, recipe=recipe, seed=seed)
+    return callbacks.lightning_callback(make, network)
+
+
+def trainer_callback(
+    example: Example, *, budget: str | Budget, recipe: str | Recipe = "chex", seed: int | None = None
+) -> Any:
+    """A callback that prunes while a Hugging Face Trainer trains; then `callback.session.finish(val=...)`.
+
+    Arguments and errors as for `lightning_callback`.
+    """
+    return callbacks.trainer_callback(partial(_session, example, budget=budget, recipe=recipe, seed=seed))
+
+
+def _session(
+    example: Example, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, **options: Any
+) -> Session:
+    return Session(model, optimizer, example, steps=steps, **options)
 
 
 def fit(

@@ -167,10 +167,24 @@ class TrainingSession:
         network = unwrapped(average).module
         return replace(self.subject, model=network), plan
 
-    def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        _unscale_(optimizer)
-        upcoming = self.done + 1
-        self.mechanism.before_update(Moment(self.done, self.total, upcoming in self.points))
+    def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """The step hook. A closure computes the gradients inside the step, so the mechanism comes after the closure."""
+
+        def with_gradients() -> None:
+            _unscale_(optimizer)
+            self.mechanism.before_update(Moment(self.done, self.total, self.done + 1 in self.points))
+
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            with_gradients()
+            return None
+
+        def then_masked() -> Any:
+            result = closure()
+            with_gradients()
+            return result
+
+        return (args[:1], {**kwargs, "closure": then_masked})
 
     def _after_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         upcoming = min(self.done + 1, self.total)
