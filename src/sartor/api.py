@@ -173,6 +173,15 @@ class Session:
         return self._session.plan
 
     @property
+    def network(self) -> nn.Module:
+        """What may be called in place of the model: the cut network on slices of its weights, at the cost of what is live.
+
+        Outputs and gradients equal the masked model's up to rounding. The model itself while everything is live, and
+        where its forward can only be cut by rewriting it. Ask anew for every step.
+        """
+        return self._session.network
+
+    @property
     def density(self) -> float:
         """MACs of the live units over those of the dense network."""
         return self._session.mechanism.density()

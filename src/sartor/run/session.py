@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from sartor.borrow import device_of
 from sartor.budget import show_budget
 from sartor.cost import count
-from sartor.errors import BadInput, NothingToDo, SartorError
+from sartor.errors import BadInput, CannotCut, NothingToDo, SartorError
 from sartor.measure import environment
 from sartor.run import stages
 from sartor.run.caps import share_caps
@@ -28,9 +28,10 @@ from sartor.run.context import Context
 from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.sparse.mechanism import Mechanism, Moment, Training, Units, mechanism_of
+from sartor.sparse.subnet import Subnet
 from sartor.structure import Example
 from sartor.structure.subgraph import without_groups
-from sartor.types import SILENT, Budget, Criterion, Data, Judge, Listener, Plan, Recipe, Scores, to_plain
+from sartor.types import SILENT, Budget, Criterion, Data, Judge, Listener, OneShot, Plan, Recipe, Scores, to_plain
 from sartor.wrappers import unwrapped
 
 FORMAT = 1  # of the state of a session
@@ -66,6 +67,7 @@ class TrainingSession:
         check_example(example)
         _check_recipe(recipe)
         _check_optimizer(self.model, self.optimizer)
+        self._sliced: tuple[Plan, nn.Module] | None = None  # of the plan that is live
         self.context = Context(options.judge, self.seed, options.listener)
         self.points = frozenset(recipe.when.steps(self.total))
         self.mechanism: Mechanism = mechanism_of(recipe)
@@ -99,6 +101,22 @@ class TrainingSession:
     def plan(self) -> Plan | None:
         """The units that are live now; None: all."""
         return self.mechanism.plan()
+
+    @property
+    def network(self) -> nn.Module:
+        """What may be called in place of the model: its sliced form where that is exact, else the model itself."""
+        plan = self.mechanism.plan()
+        if plan is None or self.recipe.cut.kind != "axes":
+            return self.model
+        if self._sliced is None or self._sliced[0] is not plan:
+            with self._undisturbed():
+                try:
+                    self._sliced = (plan, Subnet(self.model, self.subject.graph, plan))
+                except (CannotCut, NothingToDo) as e:
+                    if self._sliced is None:
+                        self.listener.note(f"steps cost as much as dense ones: {e}")
+                    self._sliced = (plan, self.model)
+        return self._sliced[1]
 
     @property
     def complete(self) -> bool:
@@ -254,11 +272,13 @@ class TrainingSession:
         )  # fmt: skip
 
     def _score(self, criterion: Criterion | None) -> Scores:
-        recipe = self.recipe if criterion is None else replace(self.recipe, score=criterion)
+        score = self.recipe.score if criterion is None else criterion
+        recipe = replace(self.recipe, score=score, when=OneShot())  # of the network as it is now
         return stages.score(self.subject, recipe, self.bounds, self.context)
 
     def _allocate(self, scores: Scores, strength: float) -> Plan:
-        return stages.decide_towards(self.subject, self.recipe, scores, self.bounds, strength, self.context)
+        recipe = replace(self.recipe, when=OneShot())
+        return stages.decide_towards(self.subject, recipe, scores, self.bounds, strength, self.context)
 
     def asked(self) -> dict[str, Any]:
         """The first line of the record."""

@@ -7,31 +7,15 @@ file. Both call a session after every update of the optimizer, and never for a m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
 from sartor.errors import BadInput, MissingExtra
+from sartor.train.pruning import MakePruning
 
 
-class Session(Protocol):
-    """What a callback needs of a session."""
-
-    def step(self) -> None:
-        """One update of the optimizer was made."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """For a checkpoint."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """From a checkpoint."""
-
-
-Make = Callable[[nn.Module, Optimizer, int], Session]  # (model, optimizer, updates of the whole run) -> session
-
-
-def lightning_callback(make: Make, network: Callable[[nn.Module], nn.Module] = lambda module: module) -> Any:
+def lightning_callback(make: MakePruning, network: Callable[[nn.Module], nn.Module] = lambda module: module) -> Any:
     """A Lightning `Callback` that holds a session; `callback.session` is it, once the training has begun.
 
     Checkpoints of the trainer contain the session's state, and a resumed `fit(ckpt_path=...)` goes on with it.
@@ -83,7 +67,7 @@ def lightning_callback(make: Make, network: Callable[[nn.Module], nn.Module] = l
     return PruneWhileTraining()
 
 
-def trainer_callback(make: Make) -> Any:
+def trainer_callback(make: MakePruning) -> Any:
     """A Hugging Face `TrainerCallback` that holds a session; `callback.session` is it, once the training has begun.
 
     The Trainer stores no tensors of callbacks: save `callback.session.state_dict()` beside its checkpoint, and pass it
@@ -122,4 +106,4 @@ def trainer_callback(make: Make) -> Any:
     return PruneWhileTraining()
 
 
-__all__ = ["Make", "lightning_callback", "trainer_callback"]
+__all__ = ["lightning_callback", "trainer_callback"]
