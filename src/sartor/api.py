@@ -174,7 +174,7 @@ class Session:
 
     @property
     def network(self) -> nn.Module:
-        """What may be called in place of the model: the cut network on slices of its weights, at the cost of what is live.
+        """What may be called in place of the model: the cut network on slices of its weights, as cheap as it is.
 
         Outputs and gradients equal the masked model's up to rounding. The model itself while everything is live, and
         where its forward can only be cut by rewriting it. Ask anew for every step.

@@ -106,8 +106,10 @@ class TrainingSession:
     def network(self) -> nn.Module:
         """What may be called in place of the model: its sliced form where that is exact, else the model itself."""
         plan = self.mechanism.plan()
-        if plan is None or self.recipe.cut.kind != "axes":
-            return self.model
+        if (
+            plan is None or self.recipe.cut.kind != "axes" or self.given is not self.model
+        ):  # wrappers do work of their own
+            return self.given
         if self._sliced is None or self._sliced[0] is not plan:
             with self._undisturbed():
                 try:
