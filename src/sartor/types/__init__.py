@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         wide_interval,
     )
     from sartor.types.verdict import Verdict
-    from sartor.types.when import Gradual, HalfSpace, OneShot, Projected, PruneAndRegrow, Regularised, Shrink
+    from sartor.types.when import Decaying, Gradual, HalfSpace, OneShot, Projected, PruneAndRegrow, Shrink
 
 _HOMES = {
     "calibration": (
@@ -120,14 +120,14 @@ _HOMES = {
         "wide_interval",
     ),
     "verdict": ("Verdict",),
-    "when": ("Gradual", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Regularised", "Shrink"),
+    "when": ("Gradual", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Decaying", "Shrink"),
 }
 __all__ = [
     "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion",
     "Custom", "Data", "Distil", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Gradual", "Group",
     "HalfSpace", "HealStep", "Judge", "Knapsack", "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS",
     "Member", "NORMALISATIONS", "Normalise", "OneShot", "Plan", "Precision", "Progress", "Projected",
-    "PruneAndRegrow", "REDUCTIONS", "Reason", "Recipe", "Reduce", "RefreshNorms", "Regularised", "Rewrite", "Ridge",
+    "PruneAndRegrow", "REDUCTIONS", "Reason", "Recipe", "Reduce", "RefreshNorms", "Decaying", "Rewrite", "Ridge",
     "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Shrink", "Target", "Uniform",
     "Verdict", "WARNINGS", "asdict", "check_precision", "median_interval", "to_plain", "wide_interval",
 ]  # fmt: skip

@@ -5,7 +5,7 @@
 | `score`: what matters | `Criterion`, `Gates`, `Sensitivity` |
 | `cut`: what may go | `Axes` |
 | `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, or a `Search` around one of them |
-| `when`: on what schedule | `OneShot`; while it trains `Gradual`, `PruneAndRegrow`, `Projected`, `Regularised` |
+| `when`: on what schedule | `OneShot`; while it trains `Gradual`, `PruneAndRegrow`, `Projected`, `Decaying` |
 | `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `Distil`, `FineTune` |
 
 Every choice is a frozen value with a `kind`, so a recipe survives TOML and JSON.

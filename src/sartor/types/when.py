@@ -122,7 +122,7 @@ class Projected:
 
 
 @checked
-class Regularised:
+class Decaying:
     """Units decay, the small ones faster, from `start` to `end`; there the budget is cut to, and the rest trains on."""
 
     strength: Annotated[float, Field(strict=True, gt=0)] = 1e-4  # of the decay of the largest unit of a group
@@ -130,21 +130,21 @@ class Regularised:
     start: Share = 0.0  # share of the run from which on units decay
     end: Share = 0.75  # share of the run at which the budget is met
     every: Every = 0.01  # between two measurements of the norms
-    kind: Literal["regularised"] = "regularised"
+    kind: Literal["decaying"] = "decaying"
 
     def __post_init__(self) -> None:
-        _check_order("regularised", self.start, self.end)
+        _check_order("decaying", self.start, self.end)
 
     def steps(self, total: int) -> tuple[int, ...]:
         """The updates after which norms are measured; the last one meets the budget.
 
-        >>> Regularised(start=0.5, end=0.8, every=20).steps(100)
+        >>> Decaying(start=0.5, end=0.8, every=20).steps(100)
         (50, 70, 80)
         """
         return _regular(round(self.start * total), round(self.end * total), self.every, total)
 
 
-When = Annotated[OneShot | Gradual | PruneAndRegrow | Projected | Regularised, Field(discriminator="kind")]
+When = Annotated[OneShot | Gradual | PruneAndRegrow | Projected | Decaying, Field(discriminator="kind")]
 
 
 def _regular(first: int, last: int, every: int | float, total: int) -> tuple[int, ...]:
@@ -159,6 +159,6 @@ def _check_order(name: str, start: float, end: float) -> None:
 
 
 __all__ = [
-    "Every", "Gradual", "Grow", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Regularised", "Shrink",
+    "Every", "Gradual", "Grow", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Decaying", "Shrink",
     "Values", "When",
 ]  # fmt: skip
