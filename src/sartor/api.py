@@ -1,8 +1,8 @@
-"""The front door: `fit` and what it gives back."""
+"""The front door: `fit`, `Session`, and what they give back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from sartor.export.manifest import replacing_file, replacing_files
 from sartor.recipes import find_recipe
 from sartor.recipes.automatic import automatic_recipe
 from sartor.report import write_report
-from sartor.run import Options, Outcome, run
+from sartor.run import Options, Outcome, SessionOptions, TrainingSession, finish, run
 from sartor.run.fit import check_limits
 from sartor.run.folder import EDITS, PLAN, RECORD, WEIGHTS, write_network, write_result
 from sartor.run.record import Record
@@ -102,6 +102,123 @@ class Fitted:
     def report(self, path: str | Path) -> Path:
         """Write the report: one HTML file that opens without a network."""
         return Path(write_report(self._outcome.record, path) or path)
+
+
+class Session:
+    """A training run of your own that prunes: units go, and may come back, while the network trains.
+
+    Make it when model and optimizer exist; call `step()` after every `optimizer.step()`, and `finish()` at the end:
+
+        session = sartor.Session(model, optimizer, example, budget="macs<=50%", recipe="chex", steps=len(batches))
+        for x, y in batches:
+            loss(model(x), y).backward()
+            optimizer.step()
+            session.step()
+            optimizer.zero_grad()
+        fitted = session.finish(val=val)
+
+    Gradient accumulation, clipping, gradient scalers, averaged weights, `torch.compile` and DistributedDataParallel
+    work as without it: the session hangs on the optimizer's step hooks. Removed units are exactly zero after every
+    update, in weights and in the optimizer's state. Under torch.distributed rank 0 decides for all ranks.
+
+    Args:
+        model: trained in place, by you; its wrappers may be around it.
+        optimizer: of the model's parameters, made before. Wrappers such as accelerate's may be around it.
+        example: inputs the model can be called with; one sample is traced.
+        budget: such as "macs<=50%"; met by the last decision, from `recipe.when` on. Latency is measured then.
+        recipe: one that prunes while training: its name, or a `Recipe` whose `when` is not `OneShot`.
+        steps: how many times `step` will be called in the whole run.
+        data: batches for scores that read data; most need none.
+        loss: loss(output, targets) -> scalar, for scores that need gradients; None: cross entropy.
+        seed: of everything random; None: the recipe's. Nothing is drawn from the generators of the process.
+        progress: called as progress(step, share done or None, text) at every decision.
+
+    Raises:
+        BadInput: the recipe cuts once, the optimizer is not the model's, or no group can be masked; says why.
+        BudgetNotMet, NothingToDo: the budget cannot be met, or is met already; found out before the training.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        example: Example,
+        *,
+        budget: str | Budget,
+        recipe: str | Recipe = "chex",
+        steps: int,
+        data: Iterable[Any] | None = None,
+        loss: Callable[[Any, Any], torch.Tensor] | None = None,
+        seed: int | None = None,
+        progress: Progress | None = None,
+    ):
+        limits = parse_budget(budget)
+        check_limits(limits)
+        options = SessionOptions(steps, Data(calibration=data), Judge(loss), seed, Listener(progress))
+        self._session = TrainingSession(model, optimizer, example, (limits, find_recipe(recipe)), options)
+
+    def step(self) -> None:
+        """Call it after every `optimizer.step()`, also where a gradient scaler may have skipped the update.
+
+        Raises:
+            BadInput: more steps than `steps`.
+        """
+        self._session.step()
+
+    @property
+    def plan(self) -> Plan | None:
+        """The units that are live now; None: all of them."""
+        return self._session.plan
+
+    @property
+    def density(self) -> float:
+        """MACs of the live units over those of the dense network."""
+        return self._session.mechanism.density()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs besides the states of model and optimizer; `torch.save` it with them."""
+        return self._session.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse, on a session made with the same arguments, after model and optimizer were loaded.
+
+        Raises:
+            BadInput: the state is of another network, recipe, number of steps or seed.
+        """
+        self._session.load_state_dict(state)
+
+    def finish(
+        self,
+        val: Iterable[Any] | None = None,
+        *,
+        test: Iterable[Any] | None = None,
+        evaluate: Callable[[nn.Module], float] | None = None,
+        average: nn.Module | None = None,
+        out: str | Path | None = None,
+    ) -> Fitted:
+        """Cut the trained network physically, prove the cut against it, measure and record, as `fit` does.
+
+        Args:
+            val: batches the quality is judged on.
+            test: batches looked at only to report.
+            evaluate: evaluate(model) -> float, larger is better; None: top-1 accuracy on `val`.
+            average: averaged weights, such as an `AveragedModel`, to deliver in place of the model's own.
+            out: run folder; None: nothing is written until `save`.
+
+        Returns:
+            The fitted network. Its proof compares the cut network with the trained one, removed units at zero.
+
+        Raises:
+            BadInput: the decision that meets the budget has not been made yet.
+            ProofFailed: see `sartor.errors`.
+        """
+        session = self._session
+        judge = Judge(session.options.judge.loss, evaluate)
+        outcome = finish(
+            session, Data(val=val, test=test), judge, Options(None, out, listener=session.listener), average
+        )
+        session.close()
+        return Fitted(outcome)
 
 
 def fit(

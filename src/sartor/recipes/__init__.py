@@ -6,6 +6,7 @@ from sartor.recipes import (
     apoz,
     autobot,
     bn_scale,
+    chex,
     chex_leverage,
     chex_residual,
     chip,
@@ -14,6 +15,8 @@ from sartor.recipes import (
     flap,
     flap_fpgm,
     fpgm,
+    gradual,
+    gradual_bn,
     group_fisher,
     halp,
     hesso,
@@ -36,8 +39,8 @@ from sartor.recipes import (
 from sartor.recipes.registry import RECIPES, changed, enter, find_recipe
 
 __all__ = [
-    "RECIPES", "ablation", "activation", "apoz", "autobot", "bn_scale", "changed", "chex_leverage", "chex_residual",
-    "chip", "eagleeye", "enter", "find_recipe", "fisher", "flap", "flap_fpgm", "fpgm", "group_fisher", "halp",
-    "hesso", "hrank", "hrel", "l1", "l2", "lamp", "median", "movement", "oto", "random", "reconstruction",
-    "sensitivity", "taylor", "taylor2", "uniform_l1", "wanda",
+    "RECIPES", "ablation", "activation", "apoz", "autobot", "bn_scale", "changed", "chex", "chex_leverage",
+    "chex_residual", "chip", "eagleeye", "enter", "find_recipe", "fisher", "flap", "flap_fpgm", "fpgm", "gradual",
+    "gradual_bn", "group_fisher", "halp", "hesso", "hrank", "hrel", "l1", "l2", "lamp", "median", "movement", "oto",
+    "random", "reconstruction", "sensitivity", "taylor", "taylor2", "uniform_l1", "wanda",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from torch import nn
 from sartor.allocate import Cap, Step, allocator_of
 from sartor.borrow import device_of
 from sartor.cost import count
-from sartor.errors import BadInput, BudgetNotMet
+from sartor.errors import BadInput, BudgetNotMet, NothingToDo
 from sartor.export.delivery import Delivery
 from sartor.importance import score as unit_scores
 from sartor.learn import CurveOptions, SoftBudget, learn_gates, sensitivity_scores
@@ -259,6 +259,31 @@ def decide(subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, con
     return Decision(plan, trail)
 
 
+def decide_towards(
+    subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, strength: float, context: Context
+) -> Plan:
+    """The plan on the way to a budget, for a network that is pruned step by step.
+
+    Args:
+        strength: in [0, 1]. Every limit is loosened to original - strength * (original - limit); a relative limit on
+            latency counts as one on MACs. From 1 on the budget itself is met, as by `decide`.
+
+    Raises:
+        BudgetNotMet: as `decide`.
+        BadInput: the budget is absolute latencies only, and strength is below 1.
+    """
+    if strength >= 1:
+        return decide(subject, recipe, scores, bounds, context).plan
+    caps = share_caps(subject.graph, bounds)
+    if not caps:
+        raise BadInput("pruning while training: expected a counted or a relative limit; got absolute latencies only")
+    loosened = [c._replace(at_most=c.cost({}) - strength * (c.cost({}) - c.at_most)) for c in caps]
+    try:
+        return allocate(subject.graph, scores, recipe, loosened)
+    except NothingToDo:
+        return Plan({}, recipe.name, subject.graph.fingerprint)
+
+
 def apply(subject: Subject, plan: Plan) -> Cut:
     """Cut the network physically, and prove that the cut network computes what the zero-masked original computes.
 
@@ -370,6 +395,7 @@ def deliver(network: nn.Module, target: Target | str, effort: Effort, delivery: 
 
 
 __all__ = [
-    "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "deliver", "evaluator", "heal", "judge",
-    "observe", "score", "search", "train", "understand", "verify", "verify_layout", "with_held_out", "with_samples",
+    "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "decide_towards", "deliver", "evaluator",
+    "heal", "judge", "observe", "score", "search", "train", "understand", "verify", "verify_layout", "with_held_out",
+    "with_samples",
 ]  # fmt: skip

@@ -54,8 +54,8 @@ class Units:
     score: Callable[[Criterion | None], Scores]
     # scores of the network as it is now, larger = keep; None: by the recipe's own `score`
     allocate: Callable[[Scores, float], Plan]
-    # (scores, strength in [0, 1]) -> the plan that keeps most score. Strength 0: everything stays. 1: every limit of the
-    # budget is met. Between: every limit is loosened to original - strength * (original - limit)
+    # (scores, strength in [0, 1]) -> the plan that keeps most score. Strength 0: everything stays. 1: every limit of
+    # the budget is met. Between: every limit is loosened to original - strength * (original - limit)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         Gates,
         Global,
         Knapsack,
-        OneShot,
         Recipe,
         Rewrite,
         Search,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
         wide_interval,
     )
     from sartor.types.verdict import Verdict
+    from sartor.types.when import Gradual, HalfSpace, OneShot, Projected, PruneAndRegrow, Shrink
 
 _HOMES = {
     "calibration": (
@@ -95,7 +95,6 @@ _HOMES = {
         "Gates",
         "Global",
         "Knapsack",
-        "OneShot",
         "Recipe",
         "Rewrite",
         "Search",
@@ -121,14 +120,15 @@ _HOMES = {
         "wide_interval",
     ),
     "verdict": ("Verdict",),
+    "when": ("Gradual", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Shrink"),
 }
 __all__ = [
-    "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion",
-    "Custom", "Data", "Distil", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep",
-    "Judge",
-    "Knapsack", "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS",
-    "Normalise", "OneShot", "Plan", "Precision", "Progress", "Reason", "REDUCTIONS", "Recipe", "Reduce", "Rewrite",
-    "RefreshNorms", "Ridge", "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Target",
-    "Uniform", "Verdict", "WARNINGS", "asdict", "check_precision", "median_interval", "to_plain", "wide_interval",
+    "Among", "asdict", "Axes", "Batches", "Bounds", "Budget", "Calibration", "check_precision", "Comparison",
+    "Counted", "Counts", "Criterion", "Custom", "Data", "Distil", "Effort", "FineTune", "FoldMeans", "Frozen",
+    "Gates", "Global", "Gradual", "Group", "HalfSpace", "HealStep", "Judge", "Knapsack", "Latency", "Limit",
+    "LimitStatus", "Listener", "Loss", "median_interval", "Member", "METRICS", "NORMALISATIONS", "Normalise", "OneShot",
+    "Plan", "Precision", "Progress", "Projected", "PruneAndRegrow", "Reason", "Recipe", "Reduce", "REDUCTIONS",
+    "RefreshNorms", "Rewrite", "Ridge", "Role", "Scaling", "Scores", "Search", "SECTIONS", "Sensitivity", "Shrink",
+    "SILENT", "Target", "to_plain", "Uniform", "Verdict", "WARNINGS", "wide_interval",
 ]  # fmt: skip
 __getattr__ = lazy_names("sartor.types", _HOMES)  # `sartor --help` needs no torch

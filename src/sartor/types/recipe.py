@@ -5,7 +5,7 @@
 | `score`: what matters | `Criterion`, `Gates`, `Sensitivity` |
 | `cut`: what may go | `Axes` |
 | `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, or a `Search` around one of them |
-| `when`: on what schedule | `OneShot` |
+| `when`: on what schedule | `OneShot`, or while the network trains: `Gradual`, `PruneAndRegrow`, `Projected` |
 | `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `Distil`, `FineTune` |
 
 Every choice is a frozen value with a `kind`, so a recipe survives TOML and JSON.
@@ -23,6 +23,7 @@ from sartor.errors import BadInput
 from sartor.types.checked import Flag, Positive, Share, Weight, checked
 from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms
 from sartor.types.scaling import Among, Normalise, Reduce, Scaling
+from sartor.types.when import OneShot, When
 
 Function: TypeAlias = Callable[..., Any]
 Rewrite: TypeAlias = Literal["free", "allow", "never"]
@@ -156,16 +157,6 @@ class Search:
 
 
 Allocate = Annotated[Global | Uniform | Knapsack | Custom | Search, Field(discriminator="kind")]
-
-
-@checked
-class OneShot:
-    """Everything is cut at once."""
-
-    kind: Literal["one-shot"] = "one-shot"
-
-
-When: TypeAlias = OneShot
 
 
 @checked
