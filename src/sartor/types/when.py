@@ -49,7 +49,7 @@ class Gradual:
         >>> Gradual(start=0.5, end=0.9, every=15).steps(100)
         (50, 65, 80, 90)
         """
-        return _regular(round(self.start * total), round(self.end * total), self.every, total)
+        return regular_steps(round(self.start * total), round(self.end * total), self.every, total)
 
 
 @checked
@@ -76,7 +76,7 @@ class PruneAndRegrow:
         >>> PruneAndRegrow(every=30, until=0.75).steps(100)
         (0, 30, 60, 75)
         """
-        return _regular(0, round(self.until * total), self.every, total)
+        return regular_steps(0, round(self.until * total), self.every, total)
 
 
 @checked
@@ -124,7 +124,7 @@ class Projected:
 When = Annotated[OneShot | Gradual | PruneAndRegrow | Projected, Field(discriminator="kind")]
 
 
-def _regular(first: int, last: int, every: int | float, total: int) -> tuple[int, ...]:
+def regular_steps(first: int, last: int, every: int | float, total: int) -> tuple[int, ...]:
     """first, first + every, ... below last, and last."""
     step = every if isinstance(every, int) else max(1, round(every * total))
     return (*range(first, last, step), last)

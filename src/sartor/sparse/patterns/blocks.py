@@ -44,6 +44,11 @@ class BlockPattern:
         blocks = self._blocks(mask)
         return bool((blocks.amax((1, 3)) == blocks.amin((1, 3))).all())
 
+    def norms_squared(self, weight: Tensor) -> Tensor:
+        """A block goes as a whole."""
+        blocks = self._blocks(weight.square())
+        return blocks.sum((1, 3), keepdim=True).expand_as(blocks).reshape(weight.shape)
+
     def _blocks(self, t: Tensor) -> Tensor:
         """[row of blocks, rows, column of blocks, columns, kernel positions]."""
         rows, columns = self.how.rows, self.how.columns

@@ -32,3 +32,7 @@ class ElementPattern:
     def holds(self, mask: Tensor) -> bool:
         """Every mask with a live weight."""
         return bool(mask.any())
+
+    def norms_squared(self, weight: Tensor) -> Tensor:
+        """Weights go one by one."""
+        return weight.square()

@@ -64,6 +64,10 @@ class GatherScatterPattern:
         groups = _matrix(mask).reshape(-1, self.rows, math.prod(mask.shape[1:]))
         return all(histograms_fit(g.cpu().numpy(), self.how) for g in groups)
 
+    def norms_squared(self, weight: Tensor) -> Tensor:
+        """Weights go one by one."""
+        return weight.square()
+
     def _packs_by_group(self, matrix: Tensor, total: int) -> Array:
         """Packs of every group, in proportion to its share of the largest scores, `total` in all."""
         most = matrix.shape[1] // self.how.each

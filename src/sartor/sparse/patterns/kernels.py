@@ -54,6 +54,10 @@ class KernelPattern:
         filled = kernels.any(2).sum(1)
         return bool((known | ~kernels.any(2)).all()) and bool((filled == filled[0]).all())
 
+    def norms_squared(self, weight: Tensor) -> Tensor:
+        """Weights go one by one."""
+        return weight.square()
+
     @staticmethod
     def _shapes(like: Tensor) -> Tensor:
         """bool [shapes, 9] on the device of a tensor."""

@@ -44,6 +44,10 @@ class ModularPattern:
         fits = self.misfit(tuple(mask.shape)) is None
         return fits and bool(mask[self._inside(tuple(mask.shape)).to(mask.device)].all())
 
+    def norms_squared(self, weight: Tensor) -> Tensor:
+        """Weights go one by one."""
+        return weight.square()
+
     def _inside(self, shape: Shape) -> Tensor:
         """bool [out, in]: whether output and input are of one group."""
         return self._group(shape[0], out=True)[:, None] == self._group(shape[1], out=False)[None, :]

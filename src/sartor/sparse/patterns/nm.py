@@ -42,6 +42,10 @@ class NMPattern:
         fits = self.misfit(tuple(mask.shape)) is None
         return fits and bool((_groups(mask, self.how.m).sum(2) == self.how.n).all())
 
+    def norms_squared(self, weight: Tensor) -> Tensor:
+        """Weights go one by one."""
+        return weight.square()
+
 
 def _groups(t: Tensor, m: int) -> Tensor:
     """[out, in / m, m, kernel positions]."""

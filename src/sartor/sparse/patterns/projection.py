@@ -48,6 +48,9 @@ class Projection(Protocol):
     def holds(self, mask: Tensor) -> bool:
         """Whether a mask has the pattern."""
 
+    def norms_squared(self, weight: Tensor) -> Tensor:
+        """For every weight [out, in, *kernel], the squared norm of the weights that go together with it, and its own."""
+
 
 P = TypeVar("P", bound=type[Any])
 PATTERNS: Registry[Callable[[Any], Projection]] = Registry("weight pattern")
