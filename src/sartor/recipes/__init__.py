@@ -20,6 +20,7 @@ from sartor.recipes import (
     group_fisher,
     halp,
     hesso,
+    hesso_training,
     hrank,
     hrel,
     l1,
@@ -28,6 +29,7 @@ from sartor.recipes import (
     median,
     movement,
     oto,
+    oto_training,
     random,
     reconstruction,
     sensitivity,
@@ -41,6 +43,7 @@ from sartor.recipes.registry import RECIPES, changed, enter, find_recipe
 __all__ = [
     "RECIPES", "ablation", "activation", "apoz", "autobot", "bn_scale", "changed", "chex", "chex_leverage",
     "chex_residual", "chip", "eagleeye", "enter", "find_recipe", "fisher", "flap", "flap_fpgm", "fpgm", "gradual",
-    "gradual_bn", "group_fisher", "halp", "hesso", "hrank", "hrel", "l1", "l2", "lamp", "median", "movement", "oto",
-    "random", "reconstruction", "sensitivity", "taylor", "taylor2", "uniform_l1", "wanda",
+    "gradual_bn", "group_fisher", "halp", "hesso", "hesso_training", "hrank", "hrel", "l1", "l2", "lamp", "median",
+    "movement", "oto", "oto_training", "random", "reconstruction", "sensitivity", "taylor", "taylor2", "uniform_l1",
+    "wanda",
 ]  # fmt: skip
