@@ -201,7 +201,8 @@ def test_a_quarter_of_the_weights_is_the_published_density():
 def test_groupings_differ_and_are_balanced():
     shape = (16, 16)
     masks = [
-        project(projection_of(Modular(groups=4, grouping=g)), torch.zeros(shape), 64) for g in ("index", "mixer", "random")
+        project(projection_of(Modular(groups=4, grouping=g)), torch.zeros(shape), 64)
+        for g in ("index", "mixer", "random")
     ]
     assert all(int(m.sum()) == 64 and bool((m.sum(0) == 4).all()) for m in masks)
     assert not any(torch.equal(a, b) for i, a in enumerate(masks) for b in masks[:i])

@@ -148,6 +148,7 @@ class Ending:
     delivery: Delivery
     files: dict[str, str]
     history: History | None = None
+    weights: int = 0  # live ones, where weights are masked
 
 
 @dataclass(frozen=True)
@@ -205,9 +206,8 @@ class Fitting:
         """The network timed, the record complete and written."""
         recorder, quality, files, delivery = self.recorder, end.quality, end.files, end.delivery
         latency, rows = self._observe(subject, end.network, delivery)
-        limits = budget_rows(
-            self.budget.against(subject.original), count(subject.graph, cut.plan.counts()), latency, _drop(quality)
-        )
+        fitted = replace(count(subject.graph, cut.plan.counts()), weights=end.weights)
+        limits = budget_rows(self.budget.against(subject.original), fitted, latency, _drop(quality))
         record = self._record(subject, decision, cut, quality, end.history)
         if self.folder:
             files |= delivery.names(end.network)
@@ -236,13 +236,16 @@ class Fitting:
         cut = self._apply(subject, plan)
         quality = {"original": Quality(None, None)}
         quality["after_cut"] = self._judge("judge the cut network", subject, cut.network)
-        network = self._heal(subject, cut)
+        live = session.live_weights
+        network = (
+            cut.network if live else self._heal(subject, cut)
+        )  # no unit is missing that a repair could make up for
         network.eval()
         quality["after_repair"] = self._judge("judge the repair", subject, network)
         quality["final"] = quality["after_repair"]
         files = self._write(network, cut)
         stages.verify_layout(cut, network)
-        end = Ending(session.given, network, quality, delivery, files)
+        end = Ending(session.given, network, quality, delivery, files, weights=sum(live.values()))
         return self._concluded(subject, Decision(plan), cut, end)
 
     def _check_targets(self, delivery: Delivery) -> None:
@@ -276,7 +279,7 @@ class Fitting:
 
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
         with self.recorder.timed("understand") as facts:
-            subject = stages.understand(model, example, device, self.recipe.cut.rewrite)
+            subject = stages.understand(model, example, device, self.recipe.rewrite)
             if wrappers := unwrapped(model).wrappers:
                 self.recorder.note(wrapper_note(wrappers))
             if subject.reading:

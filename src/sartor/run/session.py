@@ -6,6 +6,7 @@ skipped. `step` counts, and lets the mechanism decide where the schedule says so
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,9 +29,24 @@ from sartor.run.context import Context
 from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.sparse.mechanism import Mechanism, Moment, Training, Units, mechanism_of
+from sartor.sparse.weight_layers import weight_layers
+from sartor.sparse.weights import WeightMechanism
 from sartor.structure import Example
 from sartor.structure.subgraph import without_groups
-from sartor.types import SILENT, Budget, Criterion, Data, Judge, Listener, Plan, Recipe, Scores, to_plain
+from sartor.types import (
+    SILENT,
+    Axes,
+    Budget,
+    Criterion,
+    Data,
+    Judge,
+    Listener,
+    Plan,
+    Recipe,
+    Scores,
+    Weights,
+    to_plain,
+)
 from sartor.wrappers import unwrapped
 
 FORMAT = 1  # of the state of a session
@@ -71,9 +87,12 @@ class TrainingSession:
         self.mechanism: Mechanism = mechanism_of(recipe)
         with self._undisturbed():
             self.subject = self._understood(example, options.data)
+            self.layers = tuple(weight_layers(self.subject.graph)) if isinstance(recipe.cut, Weights) else ()
             self.bounds = budget.against(self.subject.original)
-            self._check_budget()
+            if not self.layers:
+                self._check_budget()
             self.mechanism.start(self._training())
+            self._check_masked()
         self._before = self.optimizer.register_step_pre_hook(self._before_update)
         self._after = self.optimizer.register_step_post_hook(self._after_update)
         self._decide_if_due()
@@ -99,6 +118,11 @@ class TrainingSession:
     def plan(self) -> Plan | None:
         """The units that are live now; None: all."""
         return self.mechanism.plan()
+
+    @property
+    def live_weights(self) -> dict[str, int]:
+        """Live weights of every matrix that is masked; none where units are removed."""
+        return self.mechanism.live if isinstance(self.mechanism, WeightMechanism) else {}
 
     @property
     def complete(self) -> bool:
@@ -155,6 +179,9 @@ class TrainingSession:
             BadInput: the decision that meets the budget has not been made yet.
         """
         plan = self.mechanism.plan()
+        masks = self.mechanism.masks.masks if isinstance(self.mechanism, WeightMechanism) else {}
+        if masks:
+            plan = Plan({}, self.recipe.name, self.subject.graph.fingerprint)
         if not self.complete or plan is None:
             last = max(self.points, default=0)
             raise BadInput(
@@ -165,6 +192,12 @@ class TrainingSession:
         if average is None:
             return self.subject, plan
         network = unwrapped(average).module
+        if masks:
+            network = copy.deepcopy(network)
+            with torch.no_grad():
+                for name, p in network.named_parameters():
+                    if name in masks:
+                        p.masked_fill_(~masks[name].to(p.device), 0)
         return replace(self.subject, model=network), plan
 
     def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -184,7 +217,7 @@ class TrainingSession:
             decision = on_first_rank(lambda: self.mechanism.decide(moment))
             self.mechanism.adopt(decision, moment)
         plan = self.mechanism.plan()
-        kept = {} if plan is None else plan.counts()
+        kept = self.live_weights if plan is None else plan.counts()
         self.trail.append({"step": self.done, "density": self.mechanism.density(), "kept": kept})
         share = f"{100 * self.mechanism.density():.1f} % of the MACs are live"
         self.listener.tell(f"step {self.done}/{self.total}: {share}", moment.progress)
@@ -195,8 +228,23 @@ class TrainingSession:
         with one_at_a_time(), seeded((self.seed * 1_000_003 + self.done) % 2**63):
             yield
 
+    def _check_masked(self) -> None:
+        """Count the weights that are masked among the costs, and say which matrices cannot have the pattern."""
+        if not isinstance(self.mechanism, WeightMechanism):
+            return
+        original = replace(self.subject.original, weights=self.mechanism.total)
+        self.subject = replace(self.subject, original=original)
+        self.bounds = self.budget.against(original)
+        if left := self.mechanism.left_dense:
+            name, why = next(iter(left.items()))
+            more = f", and {len(left) - 1} more" if len(left) > 1 else ""
+            self.listener.note(f"stays dense, because it cannot have the pattern: {name} ({why}){more}")
+
     def _understood(self, example: Example, data: Data) -> Subject:
-        subject = stages.understand(self.model, example, device_of(self.model), self.recipe.cut.rewrite)
+        units = isinstance(self.recipe.cut, Axes)
+        subject = stages.understand(self.model, example, device_of(self.model), self.recipe.rewrite, units=units)
+        if not units:
+            return stages.with_samples(subject, data.for_scores, self.recipe.calibration)
         subject = subject.allowed(self.recipe)
         graph = subject.graph
         mixing = {n: f"a masked network would compute over removed units: {g.mixes}" for n, g in graph.groups.items()
@@ -234,7 +282,8 @@ class TrainingSession:
         samples = self.subject.samples
         return Training(
             self.model, self.optimizer, self.recipe, self.bounds, self.total, self.seed,
-            units=Units(self.subject.graph, self._score, self._allocate),
+            units=None if self.layers else Units(self.subject.graph, self._score, self._allocate),
+            layers=self.layers,
             batches=(lambda: samples) if samples else None,
             loss=self.options.judge.loss,
         )  # fmt: skip
@@ -255,7 +304,8 @@ class TrainingSession:
 
     def course(self) -> dict[str, Any]:
         """What happened, for the record: every decision, and the cost of the training."""
-        counted = to_plain(count(self.subject.graph, self.plan.counts() if self.plan else {}))
+        counted = to_plain(replace(count(self.subject.graph, self.plan.counts() if self.plan else {}),
+                                   weights=sum(self.live_weights.values())))  # fmt: skip
         return {"steps": self.done, "decisions": self.trail, "training_cost": self.training_cost, "counted": counted}
 
 

@@ -46,6 +46,7 @@ from sartor.train import History, TrainingSetup, fine_tune
 from sartor.train.batch import first_samples
 from sartor.train.evaluate import evaluator
 from sartor.types import (
+    Axes,
     Bounds,
     Comparison,
     Criterion,
@@ -95,8 +96,9 @@ class Quality(NamedTuple):
 
 
 def understand(
-    model: nn.Module, example: Example, device: torch.device | str | None = None, rewrite: Rewrite = "free"
-) -> Subject:
+    model: nn.Module, example: Example, device: torch.device | str | None = None, rewrite: Rewrite = "free",
+    *, units: bool = True,
+) -> Subject:  # fmt: skip
     """Trace the network, find the groups that can be cut in its class, count its costs.
 
     Args:
@@ -105,9 +107,10 @@ def understand(
             network takes each of them alone (see `several_examples`).
         device: where to compute; None: where the model lies.
         rewrite: which forwards may be rewritten; see `Axes`.
+        units: whether units are to be cut; if not, nothing has to be.
 
     Raises:
-        BadInput: nothing can be cut; says why.
+        BadInput: nothing can be cut, and units are to be; says why.
         CannotTrace: the forward cannot be followed.
     """
     model = unwrapped(model).module
@@ -120,7 +123,7 @@ def understand(
     recorded = [(x, record_variant(model, x)) for x in (*prepared[1:], *other_inputs(model, example))]
     traced = trace(model, example, [r for _, r in recorded if r is not None])
     graph = probe(model, traced, rewrite)
-    if not graph.groups:
+    if units and not graph.groups:
         reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
         raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")
     others = tuple(x for x, recording in recorded if recording is not None)
@@ -254,7 +257,7 @@ def decide(subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, con
         plan, trail = meet_latency(subject, recipe.allocation, bounds, plan_under, context)
     else:
         plan, trail = plan_under([]), ()
-    if recipe.cut.fibres:
+    if isinstance(recipe.cut, Axes) and recipe.cut.fibres:
         plan = with_fibres(subject, plan, recipe, context)
     return Decision(plan, trail)
 

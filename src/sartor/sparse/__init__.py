@@ -1,6 +1,14 @@
 """Sparse training: masks that are decided while a network trains, for units and for weight patterns."""
 
-from sartor.sparse import projected_units, regrow_units, units
+from sartor.sparse import (
+    partition_weights,
+    projected_units,
+    regrow_units,
+    regularised_weights,
+    rewire_weights,
+    units,
+    weights,
+)
 from sartor.sparse.mechanism import MECHANISMS, Mechanism, Moment, Training, Units, mechanism_of
 
 __all__ = [
@@ -10,7 +18,11 @@ __all__ = [
     "Training",
     "Units",
     "mechanism_of",
+    "partition_weights",
     "projected_units",
     "regrow_units",
+    "regularised_weights",
+    "rewire_weights",
     "units",
+    "weights",
 ]

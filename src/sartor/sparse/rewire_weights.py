@@ -17,7 +17,9 @@ from sartor.types import Recipe
 from sartor.types.rewire import Constant, Falling, Rewire
 
 
-@MECHANISMS.register("weights/rewire", source="Mocanu et al. 2018, arXiv:1707.04780, and Evci et al. 2020, arXiv:1911.11134")
+@MECHANISMS.register(
+    "weights/rewire", source="Mocanu et al. 2018, arXiv:1707.04780, and Evci et al. 2020, arXiv:1911.11134"
+)
 class RewiredWeights(WeightMechanism):
     """The lowest scores of every matrix go, then as many weights come by the rule of the recipe.
 
@@ -89,7 +91,8 @@ class RewiredWeights(WeightMechanism):
     def _first(self, moment: Moment, share: float) -> tuple[dict[str, int], Decided]:
         """Masks drawn at random; layers are allocated by the recipe, with random scores if it compares scores."""
         drawn = {
-            n: x.view(random_growth(x.shape, self._generator(moment, i))) for i, (n, x) in enumerate(self.layers.items())
+            n: x.view(random_growth(x.shape, self._generator(moment, i)))
+            for i, (n, x) in enumerate(self.layers.items())
         }
         self.base = counts = self.counts(drawn, self.target)
         begin = self.pattern if self.when.begin is None else projection_of(self.when.begin)
@@ -104,7 +107,10 @@ class RewiredWeights(WeightMechanism):
 
     def _more(self, name: str, share: float) -> int:
         """Live weights with the share beyond the budget."""
-        sizes, base = self.pattern.sizes(self.layers[name].view(torch.empty(self.layers[name].shape, device="meta")).shape), self.base[name]
+        sizes, base = (
+            self.pattern.sizes(self.layers[name].view(torch.empty(self.layers[name].shape, device="meta")).shape),
+            self.base[name],
+        )
         return max(base, sizes.at_most(round(base * (1 + share))))
 
     def _grown(self, name: str, index: int, moment: Moment, parts: tuple[Tensor, Tensor], after: int) -> Tensor:

@@ -113,7 +113,9 @@ class WeightMasks:
         for table in ("memory", "first"):
             for name, t in state[table].items():
                 if name not in self.tensors or t.shape != self.tensors[name].shape:
-                    raise BadInput(f"session state, {table} of {name!r}: expected a matrix of this session in its shape")
+                    raise BadInput(
+                        f"session state, {table} of {name!r}: expected a matrix of this session in its shape"
+                    )
         self.masks = {n: m.to(self.tensors[n].device, copy=True) for n, m in state["masks"].items()}
         self.memory = {n: t.to(self.tensors[n].device, copy=True) for n, t in state["memory"].items()}
         self.first = {n: t.to(self.tensors[n].device, copy=True) for n, t in state["first"].items()}

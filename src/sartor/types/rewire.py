@@ -14,8 +14,6 @@ from sartor.types.weights import Pattern
 from sartor.types.when import Every, Values, regular_steps
 
 
-
-
 @checked
 class Falling:
     """Half a cosine from `first` at the beginning to 0 at the last decision."""

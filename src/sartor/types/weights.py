@@ -76,9 +76,7 @@ class Modular:
     kind: Literal["modular"] = "modular"
 
 
-Pattern = Annotated[
-    Elements | NM | Blocks | KernelPatterns | GatherScatter | Modular, Field(discriminator="kind")
-]
+Pattern = Annotated[Elements | NM | Blocks | KernelPatterns | GatherScatter | Modular, Field(discriminator="kind")]
 
 
 @checked

@@ -121,9 +121,6 @@ class Projected:
         return tuple(sorted({round(self.start * total), round(self.end * total)}))
 
 
-When = Annotated[OneShot | Gradual | PruneAndRegrow | Projected, Field(discriminator="kind")]
-
-
 def regular_steps(first: int, last: int, every: int | float, total: int) -> tuple[int, ...]:
     """first, first + every, ... below last, and last."""
     step = every if isinstance(every, int) else max(1, round(every * total))
@@ -136,5 +133,6 @@ def _check_order(name: str, start: float, end: float) -> None:
 
 
 __all__ = [
-    "Every", "Gradual", "Grow", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Shrink", "Values", "When",
+    "Every", "Gradual", "Grow", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Shrink", "Values",
+    "regular_steps",
 ]  # fmt: skip

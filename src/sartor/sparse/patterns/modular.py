@@ -12,7 +12,9 @@ from sartor.types.weights import Modular
 
 
 @PATTERNS.register(
-    "modular", source="G2GNet, 2025: ensemble-to-ensemble connectivity", summary="Dense in groups of units, sparse across"
+    "modular",
+    source="G2GNet, 2025: ensemble-to-ensemble connectivity",
+    summary="Dense in groups of units, sparse across",
 )
 class ModularPattern:
     """All weights between units of one group are live, and the weights across groups with the largest scores.
