@@ -138,7 +138,9 @@ def test_kernel_patterns_leave_other_matrices_dense_and_say_so():
     assert any("stays dense" in str(row) and "not 3 x 3" in str(row) for row in said)
 
 
-@pytest.mark.parametrize("optimizer", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True), torch.optim.AdamW])
+@pytest.mark.parametrize(
+    "optimizer", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True), torch.optim.AdamW]
+)
 @pytest.mark.parametrize("name", ["rigl", "mest-soft", "gap", "one-cycle", "reweighted"])
 def test_dead_weights_have_neither_value_nor_gradient_nor_momentum(name, optimizer):
     model, made, session = start(name, optimizer=optimizer)
@@ -320,5 +322,7 @@ def test_training_is_cheaper_by_the_dead_weights():
 
 
 def test_a_recipe_of_weights_survives_json():
-    recipe = Recipe("mine", cut=Weights(NM(1, 4)), when=Rewire(exchange=Staged()), allocate=Uniform(), heal=(FineTune(),))
+    recipe = Recipe(
+        "mine", cut=Weights(NM(1, 4)), when=Rewire(exchange=Staged()), allocate=Uniform(), heal=(FineTune(),)
+    )
     assert Recipe(**sartor.types.asdict(recipe)) == recipe

@@ -22,8 +22,8 @@ from pydantic import Field
 from sartor.errors import BadInput
 from sartor.types.checked import Flag, Positive, Share, Weight, checked
 from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms
-from sartor.types.scaling import Among, Normalise, Reduce, Scaling
 from sartor.types.rewire import GrowAndPrune, Regularised, Rewire
+from sartor.types.scaling import Among, Normalise, Reduce, Scaling
 from sartor.types.weights import Weights
 from sartor.types.when import Gradual, OneShot, Projected, PruneAndRegrow
 
