@@ -1,4 +1,4 @@
-"""Weights pruned while training: exact counts at the last step, runs resume bit for bit, what is delivered is masked."""
+"""Weights pruned while training: exact counts at the last step, runs resume bit for bit, the result is masked."""
 
 from dataclasses import replace
 

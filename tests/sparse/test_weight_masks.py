@@ -27,7 +27,8 @@ from sartor.testing.zoo import ZOO
 from sartor.types.weights import Weights
 
 rooms = st.lists(
-    st.tuples(st.integers(0, 4), st.integers(0, 30), st.integers(1, 5)).map(lambda r: Room(r[0], r[0] + r[1] * r[2], r[2])),
+    st.builds(lambda least, more, step: Room(least, least + more * step, step),
+              st.integers(0, 4), st.integers(0, 30), st.integers(1, 5)),
     min_size=1, max_size=5,
 )  # fmt: skip
 
@@ -42,8 +43,8 @@ def test_counts_are_possible_meet_the_total_and_leave_no_step_that_fits(given_ro
     scores = {n: torch.rand(r.most + 3) for n, r in table.items()}
     shapes = {n: (k, k + 1) for n, k in sizes.items()}
     for counts in (
-        even_counts(sizes, table, total), threshold_counts(scores, table, total), erdos_renyi_counts(shapes, table, total),
-        rounded({n: 0.0 for n in table}, table, total),
+        even_counts(sizes, table, total), threshold_counts(scores, table, total),
+        erdos_renyi_counts(shapes, table, total), rounded({n: 0.0 for n in table}, table, total),
     ):  # fmt: skip
         assert sum(counts.values()) <= total
         for n, k in counts.items():

@@ -50,7 +50,8 @@ def erdos_renyi_counts(
         total: of all matrices.
         kernel: whether the sizes of the kernel count among them.
 
-    Source: Mocanu et al. 2018 (SET), arXiv:1707.04780, eq. 2; with the kernel Evci et al. 2020 (RigL), arXiv:1911.11134.
+    Source: Mocanu et al. 2018 (SET), arXiv:1707.04780, eq. 2; with the kernel Evci et al. 2020 (RigL),
+    arXiv:1911.11134.
 
     >>> erdos_renyi_counts({"a": (10, 10), "b": (100, 100)}, {"a": Room(1, 100), "b": Room(1, 10_000)}, 1100)
     {'a': 100, 'b': 1000}
@@ -111,7 +112,7 @@ def rounded(wished: Mapping[str, float], rooms: Mapping[str, Room], total: int) 
 
 
 def _filled(weights: Mapping[str, float], rooms: Mapping[str, Room], total: int) -> dict[str, float]:
-    """Shares of the total in proportion to the weights, each at most what its room has; the excess goes to the others."""
+    """Shares of the total in proportion to the weights, each at most what its room has; others get the excess."""
     full: set[str] = set()
     while True:
         left = total - sum(rooms[n].most for n in full)

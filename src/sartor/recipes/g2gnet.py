@@ -1,8 +1,8 @@
 """Modular connectivity of dense layers with Hebbian growth (G2GNet, 2025).
 
 All weights inside 8 groups of units are live, and some across groups: 'weights<=25.6%' is the published density. Then
-2.5 % of the live weights are exchanged at every decision: the smallest magnitudes go, and what comes connects units that
-are active together in the last batch. Meant for heads of dense layers: name them in `cut.only`.
+2.5 % of the live weights are exchanged at every decision: the smallest magnitudes go, and what comes connects units
+that are active together in the last batch. Meant for heads of dense layers: name them in `cut.only`.
 """
 
 from sartor.recipes.registry import enter

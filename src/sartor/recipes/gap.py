@@ -1,8 +1,8 @@
 """One set of layers after another is dense for a while, then pruned again (scheduled grow and prune, Ma et al. 2022).
 
-Partitions are consecutive layers with about equally many weights; the order is cyclic. ImageNet took about 28 rounds in 85 %
-of 990 epochs; 8 rounds suit short runs. The parallel variant, which trains a copy of the network for every partition,
-needs as many trainings and is not part of a session.
+Partitions are consecutive layers with about equally many weights; the order is cyclic. ImageNet took about 28 rounds in
+85 % of 990 epochs; 8 rounds suit short runs. The parallel variant, which trains a copy of the network for every
+partition, needs as many trainings and is not part of a session.
 """
 
 from sartor.recipes.registry import enter

@@ -10,7 +10,7 @@ from sartor.types.weights import GatherScatter
 recipe = enter(
     Recipe(
         name="gather-scatter",
-        source="GS(B, e): gather-scatter sparsity, Alibaba 2020-2022",
+        source="Sun et al. 2021 (gather-scatter patterns), arXiv:2112.10898",
         score=Criterion("l1", normalise="none"),
         cut=Weights(pattern=GatherScatter(16, 4)),
         allocate=Uniform(floor=0.0),

@@ -1,7 +1,7 @@
 """Sparse training on the edge with elastic mutation (MEST EM, Yuan et al. 2021).
 
-Shares of the live weights that are exchanged are those of 90 % sparsity, where 92, 91 and 90 % are pruned in three stages.
-There the score may add the gradient's magnitude; the published scripts give it the weight 0, as here.
+Shares of the live weights that are exchanged are those of 90 % sparsity, where 92, 91 and 90 % are pruned in three
+stages. There the score may add the gradient's magnitude; the published scripts give it the weight 0, as here.
 """
 
 from sartor.recipes.registry import enter

@@ -1,6 +1,7 @@
 """Elastic mutation with a soft memory bound: more weights are live than the budget says, until the end (MEST EM&S).
 
-Of 90 % sparsity the published stages have 85, 87.5 and 90 %: half as many weights as the budget allows more, a quarter, none.
+Of 90 % sparsity the published stages have 85, 87.5 and 90 %: half as many weights more than the
+budget allows, then a quarter, then none.
 """
 
 from sartor.recipes.registry import enter

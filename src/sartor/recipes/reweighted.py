@@ -9,7 +9,7 @@ from sartor.types import Criterion, FineTune, Global, Recipe, Regularised, Weigh
 recipe = enter(
     Recipe(
         name="reweighted",
-        source="Ma et al. 2020, arXiv:2001.08357",
+        source="Zhang et al. 2020, arXiv:2004.05531",
         score=Criterion("l1", normalise="none"),
         cut=Weights(),
         allocate=Global(floor=0.0),

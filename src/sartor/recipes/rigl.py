@@ -1,8 +1,8 @@
 """The smallest weights go, those with the largest gradients come (RigL, Evci et al. 2020).
 
 The dense gradient is read at decisions alone. There the first layer stays dense where densities are uniform; with the
-densities of Erdős and Rényi that are used here it does not. Weights that went at a decision do not come back at the same
-one.
+densities of Erdős and Rényi that are used here it does not. Weights that went at a decision do not come back at the
+same one.
 """
 
 from sartor.recipes.registry import enter

@@ -1,7 +1,7 @@
 """Sparse evolutionary training: the smallest weights go, random ones come (SET, Mocanu et al. 2018).
 
-There the smallest positive and the largest negative weights go, here the smallest magnitudes; and weights that went at a
-decision do not come back at the same one.
+There the smallest positive and the largest negative weights go, here the smallest magnitudes; and weights that went
+at a decision do not come back at the same one.
 """
 
 from sartor.recipes.registry import enter

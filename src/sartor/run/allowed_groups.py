@@ -19,8 +19,8 @@ def allowed_groups(graph: Graph, recipe: Recipe) -> Graph:
     """
     if not isinstance(recipe.cut, Axes):
         raise BadInput(
-            f"recipe {recipe.name!r} masks weights while a network trains, and cuts no units: pass train=... and epochs=..., or "
-            "use sartor.Session in your own loop"
+            f"recipe {recipe.name!r} masks weights while a network trains, and cuts no units: pass train=... and "
+            "epochs=..., or use sartor.Session in your own loop"
         )
     chosen = set(select(graph.groups, recipe.cut.only, recipe.cut.exclude))
     reasons = {n: "not among what is to be cut" for n in graph.groups if n not in chosen}

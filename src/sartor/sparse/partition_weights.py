@@ -18,8 +18,8 @@ from sartor.types.rewire import GrowAndPrune
 class PartitionedWeights(WeightMechanism):
     """At the beginning of a round its partition becomes dense, new weights start from zero; the one before is pruned.
 
-    Partitions are consecutive layers with about equally many weights. How many weights a layer keeps is decided once, at
-    the first decision.
+    Partitions are consecutive layers with about equally many weights. How many weights a layer keeps is decided once,
+    at the first decision.
     """
 
     def __init__(self, recipe: Recipe):

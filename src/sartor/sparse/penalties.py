@@ -26,7 +26,7 @@ def reweighted(norms_squared: Tensor, epsilon: float) -> Tensor:
     Raises:
         BadInput: epsilon is not positive.
 
-    Source: Candes et al. 2008, reweighted minimisation; for structured pruning Ma et al. 2020, arXiv:2001.08357.
+    Source: Candes et al. 2008, reweighted minimisation; for structured pruning Zhang et al. 2020, arXiv:2004.05531.
 
     >>> reweighted(torch.tensor([0.0, 1.0]), 0.5)
     tensor([2.0000, 0.6667])

@@ -15,7 +15,7 @@ from sartor.types import Recipe
 from sartor.types.rewire import Regularised
 
 
-@MECHANISMS.register("weights/regularised", source="Ma et al. 2020, arXiv:2001.08357")
+@MECHANISMS.register("weights/regularised", source="Zhang et al. 2020, arXiv:2004.05531")
 class RegularisedWeights(WeightMechanism):
     """The penalty is added to gradients before every update; its factors are computed anew at every refresh.
 

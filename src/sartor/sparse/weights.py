@@ -227,8 +227,8 @@ def _score_function(recipe: Recipe) -> _Score:
     foreign = [n for n in found.needs if n not in _READS]
     if foreign:
         raise BadInput(
-            f"recipe {recipe.name!r}: criterion {found.name!r} reads {', '.join(foreign)}, which a single weight does not "
-            f"have; expected one that reads only {', '.join(_READS)}, such as 'l1'"
+            f"recipe {recipe.name!r}: criterion {found.name!r} reads {', '.join(foreign)}, which a single weight does "
+            f"not have; expected one that reads only {', '.join(_READS)}, such as 'l1'"
         )
     if how.normalise in ("macs", "rank") or how.per_cost:
         raise BadInput(

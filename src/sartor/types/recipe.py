@@ -5,7 +5,8 @@
 | `score`: what matters | `Criterion`, `Gates`, `Sensitivity` |
 | `cut`: what may go | `Axes`, or `Weights` in a pattern |
 | `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, `ErdosRenyi` (weights), or a `Search` |
-| `when`: on what schedule | `OneShot`, or while the network trains: `Gradual`, `PruneAndRegrow`, `Projected`; of weights also `Rewire`, `GrowAndPrune`, `Regularised` |
+| `when`: on what schedule | `OneShot`; while the network trains `Gradual`, `PruneAndRegrow`, `Projected`; of weights \
+also `Rewire`, `GrowAndPrune`, `Regularised` |
 | `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `Distil`, `FineTune` |
 
 Every choice is a frozen value with a `kind`, so a recipe survives TOML and JSON.
@@ -222,6 +223,7 @@ class Recipe:
 
 
 __all__ = [
-    "Allocate", "Allocation", "Axes", "Criterion", "Custom", "Cut", "ErdosRenyi", "Function", "Gates", "Global", "Knapsack",
-    "Normalise", "OneShot", "Recipe", "Reduce", "Rewrite", "Score", "Search", "Sensitivity", "Share", "Uniform", "When",
+    "Allocate", "Allocation", "Axes", "Criterion", "Custom", "Cut", "ErdosRenyi", "Function", "Gates", "Global",
+    "Knapsack", "Normalise", "OneShot", "Recipe", "Reduce", "Rewrite", "Score", "Search", "Sensitivity", "Share", "Uniform",
+    "When",
 ]  # fmt: skip

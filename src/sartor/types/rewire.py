@@ -105,8 +105,8 @@ class GrowAndPrune:
 class Regularised:
     """A penalty drives small weights or blocks to zero, small ones harder; then the smallest are removed.
 
-    The penalty is strength * sum of a_g ||w_g||^2 with a_g = 1 / (||w_g||^2 + epsilon), and a_g is computed anew at every
-    refresh.
+    The penalty is strength * sum of a_g ||w_g||^2 with a_g = 1 / (||w_g||^2 + epsilon), and a_g is computed anew at
+    every refresh.
     """
 
     strength: Weight = 1e-4

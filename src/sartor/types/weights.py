@@ -1,7 +1,7 @@
 """The choice `cut` for weights: which weights of a matrix may be live together, which layers take part.
 
-Weights are seen as [out, in, positions of the kernel]. What is said here is data; `sartor.sparse.patterns` holds what it
-means.
+Weights are seen as [out, in, positions of the kernel]. What is said here is data; `sartor.sparse.patterns` holds what
+it means.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class NM:
 
 @checked
 class Blocks:
-    """Blocks of the matrix [outputs, positions and inputs], the inputs consecutive, are live as a whole or not at all."""
+    """Blocks of consecutive outputs and inputs, at one kernel position, are live as a whole or not at all."""
 
     rows: Positive = 4  # consecutive outputs
     columns: Positive = 1  # consecutive inputs of one kernel position

@@ -97,8 +97,8 @@ class LastActivations:
 
 def _refusal(name: str, why: str) -> str:
     return (
-        f"hebbian growth: expected weights of linear layers; of {name!r}, {why}. Exclude it with 'cut.exclude', or grow "
-        "by 'gradient' or 'random'"
+        f"hebbian growth: expected weights of linear layers; of {name!r}, {why}. Exclude it with 'cut.exclude', or "
+        "grow by 'gradient' or 'random'"
     )
 
 

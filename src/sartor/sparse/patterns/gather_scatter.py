@@ -20,7 +20,7 @@ Array = np.ndarray
 
 @PATTERNS.register(
     "gather-scatter",
-    source="GS(B, e): gather-scatter sparsity, Alibaba 2020-2022",
+    source="Sun et al. 2021 (gather-scatter patterns), arXiv:2112.10898",
     summary="Packs of B weights with different columns modulo B, e of every row of a group",
 )
 class GatherScatterPattern:

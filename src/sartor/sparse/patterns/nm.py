@@ -15,8 +15,8 @@ from sartor.types.weights import NM
 class NMPattern:
     """N live weights among M consecutive inputs, at every output and kernel position.
 
-    The inputs of one kernel position lie beside each other, as in the layout [out, kernel, in] of sparse tensor cores, so
-    no group of M crosses two positions.
+    The inputs of one kernel position lie beside each other, as in the layout [out, kernel, in] of sparse tensor cores,
+    so no group of M crosses two positions.
     """
 
     def __init__(self, how: NM):

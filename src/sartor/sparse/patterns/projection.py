@@ -49,7 +49,7 @@ class Projection(Protocol):
         """Whether a mask has the pattern."""
 
     def norms_squared(self, weight: Tensor) -> Tensor:
-        """For every weight [out, in, *kernel], the squared norm of the weights that go together with it, and its own."""
+        """For every weight [out, in, *kernel], the squared norm of all weights that go when it goes."""
 
 
 P = TypeVar("P", bound=type[Any])
