@@ -134,7 +134,7 @@ class Session:
         progress: called as progress(step, share done or None, text) at every decision.
 
     Raises:
-        BadInput: the recipe cuts once, the optimizer is not the model's, or no group can be masked; says why.
+        BadInput: the recipe cuts once, the optimizer is not the model's, or nothing can be masked; says why.
         BudgetNotMet, NothingToDo: the budget cannot be met, or is met already; found out before the training.
     """
 
@@ -172,8 +172,28 @@ class Session:
 
     @property
     def density(self) -> float:
-        """MACs of the live units over those of the dense network."""
+        """MACs of what is live over those of the dense network."""
         return self._session.mechanism.density()
+
+    @property
+    def masks(self) -> dict[str, torch.Tensor]:
+        """Where weights are masked: by parameter, bool in its shape, True = live. Empty where units are removed."""
+        return self._session.masks
+
+    def save_sparse(self, path: str | Path, network: nn.Module | None = None) -> dict[str, int]:
+        """Write the masked network as one safetensors file without its dead weights; `load_sparse_` reads it.
+
+        Args:
+            path: of the file.
+            network: of the same class, masked alike, such as `fitted.model`; None: the one that trains.
+
+        Returns:
+            By masked parameter, the bytes that the file holds of it.
+
+        Raises:
+            BadInput: the recipe removes units.
+        """
+        return self._session.save_sparse(path, network)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs besides the states of model and optimizer; `torch.save` it with them."""

@@ -10,11 +10,12 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sartor.borrow import device_of
@@ -29,6 +30,7 @@ from sartor.run.context import Context
 from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.sparse.mechanism import Mechanism, Moment, Training, Units, mechanism_of
+from sartor.sparse.sparse_file import save_sparse
 from sartor.sparse.weight_layers import weight_layers
 from sartor.sparse.weights import WeightMechanism
 from sartor.structure import Example
@@ -118,6 +120,21 @@ class TrainingSession:
     def plan(self) -> Plan | None:
         """The units that are live now; None: all."""
         return self.mechanism.plan()
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Where weights are masked: a copy of the masks, by parameter."""
+        mechanism = self.mechanism
+        return (
+            {n: m.clone() for n, m in mechanism.masks.masks.items()} if isinstance(mechanism, WeightMechanism) else {}
+        )
+
+    def save_sparse(self, path: str | Path, network: nn.Module | None = None) -> dict[str, int]:
+        """See `sartor.Session.save_sparse`."""
+        if not isinstance(self.mechanism, WeightMechanism):
+            raise BadInput(f"recipe {self.recipe.name!r} removes units: save the network that finish() gives")
+        net = self.model if network is None else unwrapped(network).module
+        return save_sparse(net, self.mechanism.masks.masks, self.mechanism.layers, path, self.mechanism.cut.pattern)
 
     @property
     def live_weights(self) -> dict[str, int]:

@@ -32,7 +32,7 @@ class RewiredWeights(WeightMechanism):
         assert isinstance(recipe.when, Rewire)
         self.when: Rewire = recipe.when
         self.values = self.when.values
-        self.whole_gradient = self.when.grow == "gradient"  # type: ignore[misc]
+        self.whole_gradient = self.when.grow == "gradient"
         self.base: dict[str, int] = {}  # live weights of every matrix that meet the budget; decided once
         self._activations: LastActivations | None = None
 
@@ -63,7 +63,7 @@ class RewiredWeights(WeightMechanism):
             sizes = self.pattern.sizes(tuple(score.shape))
             base, live = self.base[name], int(torch.isfinite(score).sum())
             if self.when.beyond:
-                survivors, after = base, base if last else self._more(name, share)
+                survivors, after = base, base if last else self._more(name, base, share)
             else:
                 moved = sizes.at_most(base) - sizes.at_most(max(sizes.least, round(base * (1 - share))))
                 survivors, after = base - min(moved, (score.numel() - live) // sizes.step * sizes.step), base
@@ -94,9 +94,9 @@ class RewiredWeights(WeightMechanism):
             n: x.view(random_growth(x.shape, self._generator(moment, i)))
             for i, (n, x) in enumerate(self.layers.items())
         }
-        self.base = counts = self.counts(drawn, self.target)
+        counts = self.counts(drawn, self.target)
         begin = self.pattern if self.when.begin is None else projection_of(self.when.begin)
-        live = {n: self._more(n, share) if self.when.beyond else k for n, k in counts.items()}
+        live = {n: self._more(n, k, share) if self.when.beyond else k for n, k in counts.items()}
         masks = {}
         for name, score in drawn.items():
             why = begin.misfit(tuple(score.shape))
@@ -105,13 +105,9 @@ class RewiredWeights(WeightMechanism):
             masks[name] = self.layers[name].unview(project(begin, score, live[name])).contiguous()
         return counts, masks
 
-    def _more(self, name: str, share: float) -> int:
+    def _more(self, name: str, base: int, share: float) -> int:
         """Live weights with the share beyond the budget."""
-        sizes, base = (
-            self.pattern.sizes(self.layers[name].view(torch.empty(self.layers[name].shape, device="meta")).shape),
-            self.base[name],
-        )
-        return max(base, sizes.at_most(round(base * (1 + share))))
+        return max(base, self.pattern.sizes(self.layers[name].viewed_shape).at_most(round(base * (1 + share))))
 
     def _grown(self, name: str, index: int, moment: Moment, parts: tuple[Tensor, Tensor], after: int) -> Tensor:
         """The survivors, and the dead weights that come, so that `after` weights are live."""

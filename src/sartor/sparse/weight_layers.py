@@ -37,6 +37,11 @@ class WeightLayer:
         first = (self.out_dim,) if self.in_dim is None else (self.out_dim, self.in_dim)
         return (*first, *(d for d in range(len(self.shape)) if d not in first))
 
+    @property
+    def viewed_shape(self) -> tuple[int, ...]:
+        """The shape of `view`."""
+        return tuple(self.shape[d] for d in self.order)
+
     def view(self, tensor: Tensor) -> Tensor:
         """The weight, its gradient or its mask as [out, in, *kernel], without a copy; depthwise: [out, 1, *kernel]."""
         return tensor.permute(self.order)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from sartor.importance.registry import find_criterion
 from sartor.schedule.curves import CURVES, between, within
 from sartor.sparse.mechanism import MECHANISMS, Moment, Training
 from sartor.sparse.patterns import Projection, project, projection_of
-from sartor.sparse.weight_layers import WeightLayer, participants
+from sartor.sparse.weight_layers import participants
 from sartor.sparse.weight_masks import WeightMasks
 from sartor.types import Criterion, ErdosRenyi, Global, Gradual, Plan, Recipe, Uniform, Weights
 from sartor.types.when import Values
@@ -29,7 +29,7 @@ class WeightMechanism:
     """Masks on single weights, in a pattern. A subclass says what is decided, and may add to what happens around it."""
 
     values: Values = "zero"  # of weights that come back
-    whole_gradient: ClassVar[bool] = False  # whether decisions read the gradient of dead weights
+    whole_gradient: bool = False  # whether decisions read the gradient of dead weights
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
@@ -46,7 +46,7 @@ class WeightMechanism:
         """See `Mechanism`."""
         self._training = training
         layers = participants(training.layers, self.cut)
-        reasons = {x.name: self.pattern.misfit(_viewed(x)) for x in layers}
+        reasons = {x.name: self.pattern.misfit(x.viewed_shape) for x in layers}
         self.left_dense = {n: why for n, why in reasons.items() if why is not None}
         self.layers = {x.name: x for x in layers if reasons[x.name] is None}
         if not self.layers:
@@ -137,11 +137,11 @@ class WeightMechanism:
         if isinstance(how, Global):
             found = threshold_counts(scores, rooms, total)
         elif isinstance(how, ErdosRenyi):
-            shapes = {n: _viewed(x) for n, x in self.layers.items()}
+            shapes = {n: x.viewed_shape for n, x in self.layers.items()}
             found = erdos_renyi_counts(shapes, rooms, total, kernel=how.kernel)
         else:
             found = even_counts({n: x.size for n, x in self.layers.items()}, rooms, total)
-        sizes = {n: self.pattern.sizes(_viewed(x)) for n, x in self.layers.items()}
+        sizes = {n: self.pattern.sizes(x.viewed_shape) for n, x in self.layers.items()}
         return {n: k if k > sizes[n].most else sizes[n].at_most(k) for n, k in found.items()}
 
     def projected(self, scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> Decided:
@@ -151,7 +151,7 @@ class WeightMechanism:
         }
 
     def _room(self, name: str, final: bool) -> Room:
-        layer, sizes = self.layers[name], self.pattern.sizes(_viewed(self.layers[name]))
+        layer, sizes = self.layers[name], self.pattern.sizes(self.layers[name].viewed_shape)
         floor = math.ceil(self.recipe.allocation.floor * layer.size - 1e-9)
         if not final:
             return Room(max(sizes.least, min(floor, layer.size)), layer.size)
@@ -246,15 +246,10 @@ def _score_function(recipe: Recipe) -> _Score:
 def weights_allowed(at_most: float, total: int, *, relative: bool) -> int:
     """Live weights that a limit allows, a whole number.
 
-    >>> weights_allowed(0.29, 100, relative=True)
-    29
+    >>> weights_allowed(0.25, 1001, relative=True)
+    250
     """
-    return math.floor((at_most * total if relative else at_most) + 1e-6)
-
-
-def _viewed(layer: WeightLayer) -> tuple[int, ...]:
-    """The shape [out, in, *kernel] of a matrix."""
-    return tuple(layer.view(torch.empty(layer.shape, device="meta")).shape)
+    return math.floor(at_most * total if relative else at_most)
 
 
 __all__ = ["Decided", "GradualWeights", "WeightMechanism", "weights_allowed"]
