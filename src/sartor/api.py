@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from sartor.run import Options, Outcome, SessionOptions, TrainingSession, finish
 from sartor.run.fit import check_limits
 from sartor.run.folder import EDITS, PLAN, RECORD, WEIGHTS, write_network, write_result
 from sartor.run.record import Record
+from sartor.sparse.sparse_file import save_sparse
 from sartor.structure import Example
+from sartor.train import callbacks
 from sartor.train.arrangement import Arrangement, arranged
 from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Recipe, Rewrite, Verdict
-from sartor.wrappers import wrapped_like
+from sartor.wrappers import unwrapped, wrapped_like
 
 
 class Fitted:
@@ -171,6 +174,15 @@ class Session:
         return self._session.plan
 
     @property
+    def network(self) -> nn.Module:
+        """What may be called in place of the model: the cut network on slices of its weights, as cheap as it is.
+
+        Outputs and gradients equal the masked model's up to rounding. The model itself while everything is live, and
+        where its forward can only be cut by rewriting it. Ask anew for every step.
+        """
+        return self._session.network
+
+    @property
     def density(self) -> float:
         """MACs of what is live over those of the dense network."""
         return self._session.mechanism.density()
@@ -178,7 +190,8 @@ class Session:
     @property
     def masks(self) -> dict[str, torch.Tensor]:
         """Where weights are masked: by parameter, bool in its shape, True = live. Empty where units are removed."""
-        return self._session.masks
+        masked = self._session.masked
+        return {n: m.clone() for n, m in masked.masks.masks.items()} if masked is not None else {}
 
     def save_sparse(self, path: str | Path, network: nn.Module | None = None) -> dict[str, int]:
         """Write the masked network as one safetensors file without its dead weights; `load_sparse_` reads it.
@@ -193,7 +206,11 @@ class Session:
         Raises:
             BadInput: the recipe removes units.
         """
-        return self._session.save_sparse(path, network)
+        masked, recipe = self._session.masked, self._session.recipe
+        if masked is None:
+            raise BadInput(f"recipe {recipe.name!r} removes units: save the network that finish() gives")
+        net = unwrapped(self._session.model if network is None else network).module
+        return save_sparse(net, masked.masks.masks, masked.layers, path, masked.cut.pattern)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs besides the states of model and optimizer; `torch.save` it with them."""
@@ -239,6 +256,40 @@ class Session:
         )
         session.close()
         return Fitted(outcome)
+
+
+def lightning_callback(
+    example: Example, *, budget: str | Budget, recipe: str | Recipe = "chex", seed: int | None = None,
+    network: Callable[[nn.Module], nn.Module] = lambda module: module,
+) -> Any:  # fmt: skip
+    """A Lightning callback that prunes while `trainer.fit` trains; then `callback.session.finish(val=...)`.
+
+    Args:
+        example: inputs of the network.
+        budget, recipe, seed: as for `Session`.
+        network: gives what is pruned from the LightningModule, such as `lambda module: module.model`.
+
+    Raises:
+        MissingExtra: lightning is not installed.
+    """
+    make = partial(_session, example, budget=budget, recipe=recipe, seed=seed)
+    return callbacks.lightning_callback(make, network)
+
+
+def trainer_callback(
+    example: Example, *, budget: str | Budget, recipe: str | Recipe = "chex", seed: int | None = None
+) -> Any:
+    """A callback that prunes while a Hugging Face Trainer trains; then `callback.session.finish(val=...)`.
+
+    Arguments and errors as for `lightning_callback`.
+    """
+    return callbacks.trainer_callback(partial(_session, example, budget=budget, recipe=recipe, seed=seed))
+
+
+def _session(
+    example: Example, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, **options: Any
+) -> Session:
+    return Session(model, optimizer, example, steps=steps, **options)
 
 
 def fit(

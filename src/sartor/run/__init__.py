@@ -1,6 +1,7 @@
 """The run: a model, data and a budget in; a smaller model, its proof and its record out."""
 
-from sartor.run.fit import Options, Outcome, finish, run
+from sartor.run.finish import finish
+from sartor.run.fit import Options, Outcome, run
 from sartor.run.folder import load
 from sartor.run.record_rows import group_rows
 from sartor.run.session import SessionOptions, TrainingSession

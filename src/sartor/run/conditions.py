@@ -15,7 +15,7 @@ from sartor.errors import BadInput
 from sartor.measure import environment, parse_target
 from sartor.structure import Example
 from sartor.structure.example import batch_of, tensors
-from sartor.types import Budget
+from sartor.types import Budget, Recipe
 from sartor.units import show_bytes
 
 MOST_SEED = 2**63 - 1  # seeds of parts of a run are derived from it by adding small numbers
@@ -100,6 +100,19 @@ def check_limits(budget: Budget) -> None:
             )
 
 
+def check_one_shot(recipe: Recipe) -> None:
+    """Check that a recipe can be carried out where nothing is trained.
+
+    Raises:
+        BadInput: it prunes while a network trains.
+    """
+    if recipe.when.kind != "one-shot":
+        raise BadInput(
+            f"recipe {recipe.name!r} prunes while a network trains (when={recipe.when.kind!r}), and nothing is trained "
+            "here: call sartor.fit with train= and epochs=, or use a sartor.Session in a loop of your own"
+        )
+
+
 def check_weights(model: nn.Module) -> None:
     """Check that a model holds weights, which scores read.
 
@@ -115,5 +128,6 @@ def check_weights(model: nn.Module) -> None:
 
 
 __all__ = [
-    "check_example", "check_limits", "check_weights", "checked_seed", "one_at_a_time", "usable_device",
+    "check_example", "check_limits", "check_one_shot", "check_weights", "checked_seed", "one_at_a_time",
+    "usable_device",
 ]  # fmt: skip

@@ -33,6 +33,7 @@ from sartor.run.context import Context
 from sartor.run.doubts import doubts, worse_than_chance
 from sartor.run.folder import RECORD, new_folder, write_model, write_result
 from sartor.run.outcome import Options, Outcome
+from sartor.run.pruned_training import PrunedTraining
 from sartor.run.record import (
     FORMAT,
     NOT_WRITTEN,
@@ -121,23 +122,6 @@ def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Ju
         return fitting.outcome(model, example, where)
 
 
-def finish(
-    session: TrainingSession, data: Data, judge: Judge, options: Options, average: nn.Module | None = None
-) -> Outcome:
-    """See `sartor.Session.finish`."""
-    with one_at_a_time():
-        folder = new_folder(options.out)
-        recorder = Recorder(folder / RECORD if folder else None, options.listener)
-        recorder.add("asked", format=FORMAT, sartor=version(), **session.asked())
-        for sentence in options.notes:
-            recorder.note(sentence)
-        context = Context(judge, session.seed, recorder)
-        name = options.model_name or type(session.model).__name__
-        with seeded(session.seed):
-            fitting = Fitting(data, session.budget, session.recipe, context, recorder, folder, name, options)
-            return fitting.finished(session, average)
-
-
 @dataclass(frozen=True)
 class Ending:
     """What a run has at the end, before it is timed and recorded."""
@@ -165,8 +149,11 @@ class Fitting:
     options: Options
 
     def outcome(self, model: nn.Module, example: Example, device: torch.device) -> Outcome:
+        """The whole run."""
         recorder, recipe = self.recorder, self.recipe
         subject = self._understand(model, example, device)
+        if recipe.when.kind != "one-shot":
+            return self._while_training(model, subject)
         delivery = Delivery(subject.model, subject.example, self.folder)
         self._check_targets(delivery)
         quality = {"original": self._judge("judge the original", subject, subject.model)}
@@ -228,24 +215,37 @@ class Fitting:
             end.network, end.original, subject.example, cut.plan, cut.edits, cut.verdict, record, delivery, best_state
         )
 
-    def finished(self, session: TrainingSession, average: nn.Module | None = None) -> Outcome:
+    def _while_training(self, model: nn.Module, subject: Subject) -> Outcome:
+        """A copy of the model is trained under the recipe's schedule, then cut."""
+        before = self._judge("judge the original", subject, subject.model)
+        network = copy.deepcopy(subject.model)
+        training = PrunedTraining(self.budget, self.recipe, self.data, self.context)
+        with self.recorder.timed("train", f"{self.recipe.training.epochs} epochs") as facts:
+            session, history = training.run(
+                network, subject.example, subject.model, lambda row: self.recorder.add("epoch", **row)
+            )
+            facts.update(last=history.last)
+        session.given = model
+        return self.finished(session, before, history)
+
+    def finished(
+        self, session: TrainingSession, before: Quality, history: History | None = None,
+        average: nn.Module | None = None,
+    ) -> Outcome:  # fmt: skip
         """The end of a run that pruned while it trained: cut, proof against the trained network, measurement."""
         subject, plan = session.finished_subject(average)
         self.recorder.add("while training", **session.course())
         delivery = Delivery(subject.model, subject.example, self.folder)
         cut = self._apply(subject, plan)
-        quality = {"original": Quality(None, None)}
-        quality["after_cut"] = self._judge("judge the cut network", subject, cut.network)
+        after_cut = self._judge("judge the cut network", subject, cut.network)
         live = session.live_weights
-        network = (
-            cut.network if live else self._heal(subject, cut)
-        )  # no unit is missing that a repair could make up for
+        network = cut.network if live else self._heal(subject, cut)  # of masked weights, nothing is missing
         network.eval()
-        quality["after_repair"] = self._judge("judge the repair", subject, network)
-        quality["final"] = quality["after_repair"]
+        healed = after_cut if network is cut.network else self._judge("judge the repair", subject, network)
         files = self._write(network, cut)
         stages.verify_layout(cut, network)
-        end = Ending(session.given, network, quality, delivery, files, weights=sum(live.values()))
+        quality = {"original": before, "after_cut": after_cut, "after_repair": healed, "final": healed}
+        end = Ending(session.given, network, quality, delivery, files, history, sum(live.values()))
         return self._concluded(subject, Decision(plan), cut, end)
 
     def _check_targets(self, delivery: Delivery) -> None:
@@ -444,4 +444,4 @@ def _first_inputs(batches: Batches | None) -> Example:
     raise BadInput("fit: the data loader gave no batch")
 
 
-__all__ = ["Options", "Outcome", "check_limits", "finish", "run"]
+__all__ = ["Options", "Outcome", "Fitting", "check_limits", "run"]

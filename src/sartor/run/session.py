@@ -6,22 +6,20 @@ skipped. `step` counts, and lets the mechanism decide where the schedule says so
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from sartor.borrow import device_of
 from sartor.budget import show_budget
 from sartor.cost import count
-from sartor.errors import BadInput, NothingToDo, SartorError
+from sartor.errors import BadInput, CannotCut, NothingToDo, SartorError
 from sartor.measure import environment
 from sartor.run import stages
 from sartor.run.caps import share_caps
@@ -30,25 +28,12 @@ from sartor.run.context import Context
 from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.sparse.mechanism import Mechanism, Moment, Training, Units, mechanism_of
-from sartor.sparse.sparse_file import save_sparse
+from sartor.sparse.subnet import Subnet
 from sartor.sparse.weight_layers import weight_layers
 from sartor.sparse.weights import WeightMechanism
 from sartor.structure import Example
 from sartor.structure.subgraph import without_groups
-from sartor.types import (
-    SILENT,
-    Axes,
-    Budget,
-    Criterion,
-    Data,
-    Judge,
-    Listener,
-    Plan,
-    Recipe,
-    Scores,
-    Weights,
-    to_plain,
-)
+from sartor.types import SILENT, Axes, Budget, Criterion, Data, Judge, Listener, OneShot, Plan, Recipe, Scores, to_plain
 from sartor.wrappers import unwrapped
 
 FORMAT = 1  # of the state of a session
@@ -84,14 +69,15 @@ class TrainingSession:
         check_example(example)
         _check_recipe(recipe)
         _check_optimizer(self.model, self.optimizer)
+        self._sliced: tuple[Plan, nn.Module] | None = None  # of the plan that is live
         self.context = Context(options.judge, self.seed, options.listener)
         self.points = frozenset(recipe.when.steps(self.total))
         self.mechanism: Mechanism = mechanism_of(recipe)
         with self._undisturbed():
             self.subject = self._understood(example, options.data)
-            self.layers = tuple(weight_layers(self.subject.graph)) if isinstance(recipe.cut, Weights) else ()
+            self.layers = tuple(weight_layers(self.subject.graph)) if self.masked else ()
             self.bounds = budget.against(self.subject.original)
-            if not self.layers:
+            if not self.masked:
                 self._check_budget()
             self.mechanism.start(self._training())
             self._check_masked()
@@ -122,24 +108,32 @@ class TrainingSession:
         return self.mechanism.plan()
 
     @property
-    def masks(self) -> dict[str, Tensor]:
-        """Where weights are masked: a copy of the masks, by parameter."""
-        mechanism = self.mechanism
-        return (
-            {n: m.clone() for n, m in mechanism.masks.masks.items()} if isinstance(mechanism, WeightMechanism) else {}
-        )
-
-    def save_sparse(self, path: str | Path, network: nn.Module | None = None) -> dict[str, int]:
-        """See `sartor.Session.save_sparse`."""
-        if not isinstance(self.mechanism, WeightMechanism):
-            raise BadInput(f"recipe {self.recipe.name!r} removes units: save the network that finish() gives")
-        net = self.model if network is None else unwrapped(network).module
-        return save_sparse(net, self.mechanism.masks.masks, self.mechanism.layers, path, self.mechanism.cut.pattern)
+    def masked(self) -> WeightMechanism | None:
+        """The mechanism, where weights are masked; None: units are removed."""
+        return self.mechanism if isinstance(self.mechanism, WeightMechanism) else None
 
     @property
     def live_weights(self) -> dict[str, int]:
         """Live weights of every matrix that is masked; none where units are removed."""
-        return self.mechanism.live if isinstance(self.mechanism, WeightMechanism) else {}
+        return self.masked.live if self.masked else {}
+
+    @property
+    def network(self) -> nn.Module:
+        """What may be called in place of the model: its sliced form where that is exact, else the model itself."""
+        plan = self.mechanism.plan()
+        if (
+            plan is None or self.recipe.cut.kind != "axes" or self.given is not self.model
+        ):  # wrappers do work of their own
+            return self.given
+        if self._sliced is None or self._sliced[0] is not plan:
+            with self._undisturbed():
+                try:
+                    self._sliced = (plan, Subnet(self.model, self.subject.graph, plan))
+                except (CannotCut, NothingToDo) as e:
+                    if self._sliced is None:
+                        self.listener.note(f"steps cost as much as dense ones: {e}")
+                    self._sliced = (plan, self.model)
+        return self._sliced[1]
 
     @property
     def complete(self) -> bool:
@@ -196,8 +190,8 @@ class TrainingSession:
             BadInput: the decision that meets the budget has not been made yet.
         """
         plan = self.mechanism.plan()
-        masks = self.mechanism.masks.masks if isinstance(self.mechanism, WeightMechanism) else {}
-        if masks:
+        masked = self.masked
+        if masked is not None:
             plan = Plan({}, self.recipe.name, self.subject.graph.fingerprint)
         if not self.complete or plan is None:
             last = max(self.points, default=0)
@@ -209,18 +203,28 @@ class TrainingSession:
         if average is None:
             return self.subject, plan
         network = unwrapped(average).module
-        if masks:
-            network = copy.deepcopy(network)
-            with torch.no_grad():
-                for name, p in network.named_parameters():
-                    if name in masks:
-                        p.masked_fill_(~masks[name].to(p.device), 0)
+        if masked is not None:
+            network = masked.masks.applied(network)
         return replace(self.subject, model=network), plan
 
-    def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        _unscale_(optimizer)
-        upcoming = self.done + 1
-        self.mechanism.before_update(Moment(self.done, self.total, upcoming in self.points))
+    def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """The step hook. A closure computes the gradients inside the step, so the mechanism comes after the closure."""
+
+        def with_gradients() -> None:
+            _unscale_(optimizer)
+            self.mechanism.before_update(Moment(self.done, self.total, self.done + 1 in self.points))
+
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            with_gradients()
+            return None
+
+        def then_masked() -> Any:
+            result = closure()
+            with_gradients()
+            return result
+
+        return (args[:1], {**kwargs, "closure": then_masked})
 
     def _after_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         upcoming = min(self.done + 1, self.total)
@@ -247,12 +251,13 @@ class TrainingSession:
 
     def _check_masked(self) -> None:
         """Count the weights that are masked among the costs, and say which matrices cannot have the pattern."""
-        if not isinstance(self.mechanism, WeightMechanism):
+        masked = self.masked
+        if masked is None:
             return
-        original = replace(self.subject.original, weights=self.mechanism.total)
+        original = replace(self.subject.original, weights=masked.total)
         self.subject = replace(self.subject, original=original)
         self.bounds = self.budget.against(original)
-        if left := self.mechanism.left_dense:
+        if left := masked.left_dense:
             name, why = next(iter(left.items()))
             more = f", and {len(left) - 1} more" if len(left) > 1 else ""
             self.listener.note(f"stays dense, because it cannot have the pattern: {name} ({why}){more}")
@@ -299,18 +304,20 @@ class TrainingSession:
         samples = self.subject.samples
         return Training(
             self.model, self.optimizer, self.recipe, self.bounds, self.total, self.seed,
-            units=None if self.layers else Units(self.subject.graph, self._score, self._allocate),
+            units=None if self.masked else Units(self.subject.graph, self._score, self._allocate),
             layers=self.layers,
             batches=(lambda: samples) if samples else None,
             loss=self.options.judge.loss,
         )  # fmt: skip
 
     def _score(self, criterion: Criterion | None) -> Scores:
-        recipe = self.recipe if criterion is None else replace(self.recipe, score=criterion)
+        score = self.recipe.score if criterion is None else criterion
+        recipe = replace(self.recipe, score=score, when=OneShot())  # of the network as it is now
         return stages.score(self.subject, recipe, self.bounds, self.context)
 
     def _allocate(self, scores: Scores, strength: float) -> Plan:
-        return stages.decide_towards(self.subject, self.recipe, scores, self.bounds, strength, self.context)
+        recipe = replace(self.recipe, when=OneShot())
+        return stages.decide_towards(self.subject, recipe, scores, self.bounds, strength, self.context)
 
     def asked(self) -> dict[str, Any]:
         """The first line of the record."""

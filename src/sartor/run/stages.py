@@ -31,6 +31,7 @@ from sartor.repair.gap import outputs
 from sartor.repair.repair_step import heal as repair
 from sartor.run.allocation_search import improved_scores
 from sartor.run.caps import counted_caps, share_caps
+from sartor.run.conditions import check_one_shot
 from sartor.run.context import Context
 from sartor.run.latency_search import meet_latency
 from sartor.run.per_head_plans import with_fibres
@@ -166,6 +167,7 @@ def score(subject: Subject, recipe: Recipe, bounds: Bounds, context: Context) ->
         BadInput: the recipe needs calibration data and there are none, or it trains gates and the budget says no share
             of the MACs.
     """
+    check_one_shot(recipe)
     graph, how = subject.graph, recipe.score
     if not isinstance(how, Criterion) and not subject.samples:
         raise BadInput(f"recipe {recipe.name!r} needs calibration data; pass train=... or calibration=...")
@@ -248,6 +250,7 @@ def decide(subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, con
             tried.
         NothingToDo: the original already meets the budget.
     """
+    check_one_shot(recipe)
     graph, counted = subject.graph, counted_caps(subject.graph, bounds)
 
     def plan_under(caps: Sequence[Cap], round_to: int | None = None) -> Plan:

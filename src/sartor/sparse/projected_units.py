@@ -51,8 +51,8 @@ class ProjectedUnits(UnitMechanism):
 
     `HalfSpace` (DHSPG): the gradient of a redundant unit x gets lambda x / ||x||, with lambda raised where the gradient
     alone would let the unit grow; after the update, a unit becomes zero, and stays so, if <new, old> is below
-    epsilon ||old||^2. What has not reached zero at `end` is set to zero. `Shrink` (HESSO): after update t of T, a redundant unit is
-    multiplied by (T - t) / (T - t + 1), so that it is zero after T updates.
+    epsilon ||old||^2. What has not reached zero at `end` is set to zero. `Shrink` (HESSO): after update t of T, a
+    redundant unit is multiplied by (T - t) / (T - t + 1), so that it is zero after T updates.
 
     Source: Chen et al. 2023, arXiv:2303.06862, and Chen et al. 2024, arXiv:2409.09085. There the budget is a share of
     the groups.

@@ -108,7 +108,7 @@ class UnitMasks:
     def mask_gradients_(self) -> None:
         """Set the gradients of removed slices to zero, so that the optimizer's state for them stays zero."""
         for t, slices in self._present_rows():
-            if t.grad is not None:
+            if t.grad is not None and t.grad.layout is torch.strided:  # sparse ones leave no state behind
                 for d, index in slices.items():
                     t.grad.index_fill_(d, index, 0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +19,9 @@ from sartor.types.when import Values
 class UnitMechanism:
     """Masks on units. A subclass says what is decided, and may add to what happens around an update."""
 
-    values: ClassVar[Values] = "recent"  # of units that come back
-
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
+        self.values: Values = "recent"  # of units that come back
         self._training: Training | None = None
 
     def start(self, training: Training) -> None:

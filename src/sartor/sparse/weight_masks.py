@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,15 @@ class WeightMasks:
             gradient = self.tensors[name].grad
             if gradient is not None:
                 gradient.masked_fill_(self._placed(name, dead), 0)
+
+    @torch.no_grad()
+    def applied(self, network: nn.Module) -> nn.Module:
+        """A copy of a network of the same class with its dead weights at zero, such as of averaged weights."""
+        copied = copy.deepcopy(network)
+        tensors = {name: t for *_, name, t in named_tensors(copied)}
+        for name, mask in self.masks.items():
+            tensors[name].masked_fill_(~mask.to(tensors[name].device), 0)
+        return copied
 
     def state_dict(self) -> dict[str, Any]:
         """Masks and remembered values."""

@@ -224,6 +224,6 @@ class Recipe:
 
 __all__ = [
     "Allocate", "Allocation", "Axes", "Criterion", "Custom", "Cut", "ErdosRenyi", "Function", "Gates", "Global",
-    "Knapsack", "Normalise", "OneShot", "Recipe", "Reduce", "Rewrite", "Score", "Search", "Sensitivity", "Share", "Uniform",
-    "When",
+    "Knapsack", "Normalise", "OneShot", "Recipe", "Reduce", "Rewrite", "Score", "Search", "Sensitivity", "Share",
+    "Uniform", "When",
 ]  # fmt: skip
