@@ -17,6 +17,7 @@ from sartor.types import (
     Gradual,
     GrowAndPrune,
     Knapsack,
+    OneShot,
     Recipe,
     Regularised,
     Rewire,
@@ -296,8 +297,18 @@ def test_what_cannot_work_is_refused_before_the_training():
         start(mine(when=Rewire(grow="hebbian")))
     with pytest.raises(BadInput, match=r"'when.begin': .* has a kernel"):
         start(replace(RECIPES["g2gnet"].value, when=replace(RECIPES["g2gnet"].value.when, grow="random")))
-    with pytest.raises(BadInput, match="masks weights while a network trains"):
-        sartor.fit(Net(), budget="weights<=50%", recipe="rigl", example=torch.randn(1, 8, 5, 5))
+    with pytest.raises(BadInput, match="expected a schedule"):
+        mine(when=OneShot())
+    with pytest.raises(BadInput):
+        sartor.fit(Net(), budget="weights<=50%", recipe="rigl", example=torch.randn(1, 8, 5, 5), epochs=0)
+
+
+def test_fit_trains_with_the_same_masks():
+    data = [(x, y) for x, y in batches()]
+    fitted = sartor.fit(Net(), data, data, budget="weights<=20%", recipe="rigl", epochs=3)
+    live = sum(int((p != 0).sum()) for p in fitted.model.parameters() if p.ndim > 1)
+    total = sum(p.numel() for p in fitted.model.parameters() if p.ndim > 1)
+    assert fitted.met and fitted.proof.status == "exact" and live == int(0.2 * total)
 
 
 def test_a_criterion_of_ones_own_may_read_gradients():
