@@ -190,8 +190,7 @@ class Session:
     @property
     def masks(self) -> dict[str, torch.Tensor]:
         """Where weights are masked: by parameter, bool in its shape, True = live. Empty where units are removed."""
-        masked = self._session.masked
-        return {n: m.clone() for n, m in masked.masks.masks.items()} if masked is not None else {}
+        return {name: mask.clone() for name, mask in self._session.masks.items()}
 
     def save_sparse(self, path: str | Path, network: nn.Module | None = None) -> dict[str, int]:
         """Write the masked network as one safetensors file without its dead weights; `load_sparse_` reads it.

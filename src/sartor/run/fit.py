@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sartor.borrow import device_of
 from sartor.budget import show_budget
@@ -237,16 +237,18 @@ class Fitting:
         subject, plan = session.finished_subject(average)
         self.recorder.add("while training", **session.course())
         delivery = Delivery(subject.model, subject.example, self.folder)
-        cut = self._apply(subject, plan)
+        masks = session.masks
+        cut = self._apply(subject, plan, masks)
         after_cut = self._judge("judge the cut network", subject, cut.network)
-        live = session.live_weights
-        network = cut.network if live else self._heal(subject, cut)  # of masked weights, nothing is missing
+        network = cut.network if masks else self._heal(subject, cut)  # of masked weights, nothing is missing
         network.eval()
         healed = after_cut if network is cut.network else self._judge("judge the repair", subject, network)
         files = self._write(network, cut)
         stages.verify_layout(cut, network)
         quality = {"original": before, "after_cut": after_cut, "after_repair": healed, "final": healed}
-        end = Ending(session.given, network, quality, delivery, files, history, sum(live.values()))
+        end = Ending(
+            session.given, network, quality, delivery, files, history, sum(int(m.sum()) for m in masks.values())
+        )
         return self._concluded(subject, Decision(plan), cut, end)
 
     def _check_targets(self, delivery: Delivery) -> None:
@@ -329,9 +331,9 @@ class Fitting:
         if sentence := worse_than_chance(beside, _score_name(self.recipe)):
             self.recorder.note(sentence)
 
-    def _apply(self, subject: Subject, plan: Plan) -> Cut:
+    def _apply(self, subject: Subject, plan: Plan, masks: Mapping[str, Tensor] | None = None) -> Cut:
         with self.recorder.timed("prove") as facts:
-            cut = stages.apply(subject, plan)
+            cut = stages.apply(subject, plan, masks)
             rewritten, verdict = list(cut.edits.programs), cut.verdict
             facts.update(rewritten=rewritten, **verdict.to_plain())
         unannounced = {p: cut.edits.programs[p].fixed for p in rewritten if p not in subject.graph.rewritten}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sartor.borrow import device_of
@@ -111,6 +111,11 @@ class TrainingSession:
     def masked(self) -> WeightMechanism | None:
         """The mechanism, where weights are masked; None: units are removed."""
         return self.mechanism if isinstance(self.mechanism, WeightMechanism) else None
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """The masks of weights, by parameter, True = live; none where units are removed."""
+        return self.masked.masks.masks if self.masked else {}
 
     @property
     def live_weights(self) -> dict[str, int]:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sartor.allocate import Cap, Step, allocator_of
 from sartor.borrow import device_of
@@ -42,6 +42,7 @@ from sartor.structure.graph import Resolved
 from sartor.structure.other_inputs import other_inputs, several_examples
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
 from sartor.surgery.delivered import check_layout, layout
+from sartor.surgery.masked import prove_masked
 from sartor.surgery.proof import ProofInputs
 from sartor.train import History, TrainingSetup, fine_tune
 from sartor.train.batch import first_samples
@@ -290,13 +291,22 @@ def decide_towards(
         return Plan({}, recipe.name, subject.graph.fingerprint)
 
 
-def apply(subject: Subject, plan: Plan) -> Cut:
+def apply(subject: Subject, plan: Plan, masks: Mapping[str, Tensor] | None = None) -> Cut:
     """Cut the network physically, and prove that the cut network computes what the zero-masked original computes.
+
+    Args:
+        plan: what stays.
+        masks: of weights, in a network whose single weights are masked: nothing is cut, and the proof says that dead
+            weights are zero and everything else is as it was trained.
 
     Raises:
         CannotCut: the forward states a size that cannot be changed.
         ProofFailed: the two differ; names the group.
     """
+    if masks:
+        network = apply_edits(subject.model, Edits({}, (), {}))
+        verdict = prove_masked(subject.model, subject.graph, masks, subject.proof_inputs(), network)
+        return Cut(network, plan, Edits({}, (), {}), verdict, layout(network))
     resolved = subject.graph.resolve(plan)
     edits = edits_for(subject.model, subject.graph, resolved)
     network = apply_edits(subject.model, edits)

@@ -196,8 +196,8 @@ class Recipe:
             raise BadInput(f"recipe field 'heal': expected every step once; got {twice!r} {kinds.count(twice)} times")
         if isinstance(self.cut, Weights) and isinstance(self.when, OneShot):
             raise BadInput(
-                "recipe field 'when': weights are masked while a network trains; expected a schedule such as 'gradual' or "
-                "'rewire'; got 'one-shot'"
+                "recipe field 'when': weights are masked while a network trains; expected a schedule such as "
+                "'gradual' or 'rewire'; got 'one-shot'"
             )
         if "fine-tune" in kinds[:-1]:
             raise BadInput("recipe field 'heal': expected fine-tune as the last step: repair needs no training")
