@@ -66,7 +66,6 @@ from sartor.structure import Example
 from sartor.train import History
 from sartor.train.batch import split
 from sartor.types import (
-    Axes,
     Batches,
     Budget,
     Comparison,
@@ -282,9 +281,8 @@ class Fitting:
 
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
         with self.recorder.timed("understand") as facts:
-            subject = stages.understand(
-                model, example, device, self.recipe.rewrite, units=isinstance(self.recipe.cut, Axes)
-            )
+            units = self.recipe.cut.kind == "axes"
+            subject = stages.understand(model, example, device, self.recipe.rewrite, units=units)
             if wrappers := unwrapped(model).wrappers:
                 self.recorder.note(wrapper_note(wrappers))
             if subject.reading:

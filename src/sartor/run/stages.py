@@ -54,6 +54,7 @@ from sartor.types import (
     Criterion,
     Data,
     Effort,
+    ErdosRenyi,
     Gates,
     Judge,
     Plan,
@@ -222,6 +223,7 @@ def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], 
         NothingToDo: the original meets them.
     """
     how = recipe.allocation
+    assert not isinstance(how, ErdosRenyi)  # a recipe that cuts units has none
     units = {n: g.units for n, g in graph.groups.items() if n in scores}
     step = how.round_to if round_to is None else round_to
     allocator = partial(allocator_of(how).value, scores, caps, units, ties=graph.ties, floor=how.floor)

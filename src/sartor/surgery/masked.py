@@ -1,4 +1,4 @@
-"""The proof of a network whose single weights are masked: nothing is cut, dead weights are zero, all else is as it was."""
+"""The proof of a network whose weights are masked: nothing is cut, dead weights are zero, all else is as it was."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def prove_masked(
         found = gap(call(model, example), call(network, example))
     if found.error > 0:
         raise ProofFailed(
-            f"masked network: {found.where or 'an output'} differs from the trained network's by {found.error:.2g}, with "
-            "equal weights; does the forward draw random numbers in evaluation?"
+            f"masked network: {found.where or 'an output'} differs from the trained network's by {found.error:.2g}, "
+            "with equal weights; does the forward draw random numbers in evaluation?"
         )
     return Verdict(found.error, len(masks), 0, tensors=held, outputs=found.outputs, examples=1)
 

@@ -199,6 +199,8 @@ class Recipe:
                 "recipe field 'when': weights are masked while a network trains; expected a schedule such as "
                 "'gradual' or 'rewire'; got 'one-shot'"
             )
+        if isinstance(self.cut, Axes) and isinstance(self.allocation, ErdosRenyi):
+            raise BadInput("recipe field 'allocate': 'erdos-renyi' allocates weights, and cut.kind is 'axes'")
         if "fine-tune" in kinds[:-1]:
             raise BadInput("recipe field 'heal': expected fine-tune as the last step: repair needs no training")
 
