@@ -23,11 +23,12 @@ from sartor.run import Options, Outcome, SessionOptions, TrainingSession, finish
 from sartor.run.fit import check_limits
 from sartor.run.folder import EDITS, PLAN, RECORD, WEIGHTS, write_network, write_result
 from sartor.run.record import Record
+from sartor.sparse.sparse_file import save_sparse
 from sartor.structure import Example
 from sartor.train import callbacks
 from sartor.train.arrangement import Arrangement, arranged
 from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Recipe, Rewrite, Verdict
-from sartor.wrappers import wrapped_like
+from sartor.wrappers import unwrapped, wrapped_like
 
 
 class Fitted:
@@ -136,7 +137,7 @@ class Session:
         progress: called as progress(step, share done or None, text) at every decision.
 
     Raises:
-        BadInput: the recipe cuts once, the optimizer is not the model's, or no group can be masked; says why.
+        BadInput: the recipe cuts once, the optimizer is not the model's, or nothing can be masked; says why.
         BudgetNotMet, NothingToDo: the budget cannot be met, or is met already; found out before the training.
     """
 
@@ -183,8 +184,32 @@ class Session:
 
     @property
     def density(self) -> float:
-        """MACs of the live units over those of the dense network."""
+        """MACs of what is live over those of the dense network."""
         return self._session.mechanism.density()
+
+    @property
+    def masks(self) -> dict[str, torch.Tensor]:
+        """Where weights are masked: by parameter, bool in its shape, True = live. Empty where units are removed."""
+        return {name: mask.clone() for name, mask in self._session.masks.items()}
+
+    def save_sparse(self, path: str | Path, network: nn.Module | None = None) -> dict[str, int]:
+        """Write the masked network as one safetensors file without its dead weights; `load_sparse_` reads it.
+
+        Args:
+            path: of the file.
+            network: of the same class, masked alike, such as `fitted.model`; None: the one that trains.
+
+        Returns:
+            By masked parameter, the bytes that the file holds of it.
+
+        Raises:
+            BadInput: the recipe removes units.
+        """
+        masked, recipe = self._session.masked, self._session.recipe
+        if masked is None:
+            raise BadInput(f"recipe {recipe.name!r} removes units: save the network that finish() gives")
+        net = unwrapped(self._session.model if network is None else network).module
+        return save_sparse(net, masked.masks.masks, masked.layers, path, masked.cut.pattern)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs besides the states of model and optimizer; `torch.save` it with them."""

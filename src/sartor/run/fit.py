@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sartor.borrow import device_of
 from sartor.budget import show_budget
@@ -132,6 +132,7 @@ class Ending:
     delivery: Delivery
     files: dict[str, str]
     history: History | None = None
+    weights: int = 0  # live ones, where weights are masked
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,8 @@ class Fitting:
         """The network timed, the record complete and written."""
         recorder, quality, files, delivery = self.recorder, end.quality, end.files, end.delivery
         latency, rows = self._observe(subject, end.network, delivery)
-        limits = budget_rows(
-            self.budget.against(subject.original), count(subject.graph, cut.plan.counts()), latency, _drop(quality)
-        )
+        fitted = replace(count(subject.graph, cut.plan.counts()), weights=end.weights)
+        limits = budget_rows(self.budget.against(subject.original), fitted, latency, _drop(quality))
         record = self._record(subject, decision, cut, quality, end.history)
         if self.folder:
             files |= delivery.names(end.network)
@@ -236,17 +236,19 @@ class Fitting:
         subject, plan = session.finished_subject(average)
         self.recorder.add("while training", **session.course())
         delivery = Delivery(subject.model, subject.example, self.folder)
-        cut = self._apply(subject, plan)
+        masks = session.masks
+        cut = self._apply(subject, plan, masks)
         after_cut = self._judge("judge the cut network", subject, cut.network)
-        network = self._heal(subject, cut)
+        network = cut.network if masks else self._heal(subject, cut)  # of masked weights, nothing is missing
         network.eval()
         healed = after_cut if network is cut.network else self._judge("judge the repair", subject, network)
         files = self._write(network, cut)
         stages.verify_layout(cut, network)
         quality = {"original": before, "after_cut": after_cut, "after_repair": healed, "final": healed}
-        return self._concluded(
-            subject, Decision(plan), cut, Ending(session.given, network, quality, delivery, files, history)
+        end = Ending(
+            session.given, network, quality, delivery, files, history, sum(int(m.sum()) for m in masks.values())
         )
+        return self._concluded(subject, Decision(plan), cut, end)
 
     def _check_targets(self, delivery: Delivery) -> None:
         """Put the original on every target of the budget before anything is computed."""
@@ -279,7 +281,8 @@ class Fitting:
 
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
         with self.recorder.timed("understand") as facts:
-            subject = stages.understand(model, example, device, self.recipe.cut.rewrite)
+            units = self.recipe.cut.kind == "axes"
+            subject = stages.understand(model, example, device, self.recipe.rewrite, units=units)
             if wrappers := unwrapped(model).wrappers:
                 self.recorder.note(wrapper_note(wrappers))
             if subject.reading:
@@ -326,9 +329,9 @@ class Fitting:
         if sentence := worse_than_chance(beside, _score_name(self.recipe)):
             self.recorder.note(sentence)
 
-    def _apply(self, subject: Subject, plan: Plan) -> Cut:
+    def _apply(self, subject: Subject, plan: Plan, masks: Mapping[str, Tensor] | None = None) -> Cut:
         with self.recorder.timed("prove") as facts:
-            cut = stages.apply(subject, plan)
+            cut = stages.apply(subject, plan, masks)
             rewritten, verdict = list(cut.edits.programs), cut.verdict
             facts.update(rewritten=rewritten, **verdict.to_plain())
         unannounced = {p: cut.edits.programs[p].fixed for p in rewritten if p not in subject.graph.rewritten}

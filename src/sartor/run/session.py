@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sartor.borrow import device_of
@@ -29,9 +29,11 @@ from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.sparse.mechanism import Mechanism, Moment, Training, Units, mechanism_of
 from sartor.sparse.subnet import Subnet
+from sartor.sparse.weight_layers import weight_layers
+from sartor.sparse.weights import WeightMechanism
 from sartor.structure import Example
 from sartor.structure.subgraph import without_groups
-from sartor.types import SILENT, Budget, Criterion, Data, Judge, Listener, OneShot, Plan, Recipe, Scores, to_plain
+from sartor.types import SILENT, Axes, Budget, Criterion, Data, Judge, Listener, OneShot, Plan, Recipe, Scores, to_plain
 from sartor.wrappers import unwrapped
 
 FORMAT = 1  # of the state of a session
@@ -73,9 +75,12 @@ class TrainingSession:
         self.mechanism: Mechanism = mechanism_of(recipe)
         with self._undisturbed():
             self.subject = self._understood(example, options.data)
+            self.layers = tuple(weight_layers(self.subject.graph)) if self.masked else ()
             self.bounds = budget.against(self.subject.original)
-            self._check_budget()
+            if not self.masked:
+                self._check_budget()
             self.mechanism.start(self._training())
+            self._check_masked()
         self._before = self.optimizer.register_step_pre_hook(self._before_update)
         self._after = self.optimizer.register_step_post_hook(self._after_update)
         self._decide_if_due()
@@ -101,6 +106,21 @@ class TrainingSession:
     def plan(self) -> Plan | None:
         """The units that are live now; None: all."""
         return self.mechanism.plan()
+
+    @property
+    def masked(self) -> WeightMechanism | None:
+        """The mechanism, where weights are masked; None: units are removed."""
+        return self.mechanism if isinstance(self.mechanism, WeightMechanism) else None
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """The masks of weights, by parameter, True = live; none where units are removed."""
+        return self.masked.masks.masks if self.masked else {}
+
+    @property
+    def live_weights(self) -> dict[str, int]:
+        """Live weights of every matrix that is masked; none where units are removed."""
+        return self.masked.live if self.masked else {}
 
     @property
     def network(self) -> nn.Module:
@@ -175,6 +195,9 @@ class TrainingSession:
             BadInput: the decision that meets the budget has not been made yet.
         """
         plan = self.mechanism.plan()
+        masked = self.masked
+        if masked is not None:
+            plan = Plan({}, self.recipe.name, self.subject.graph.fingerprint)
         if not self.complete or plan is None:
             last = max(self.points, default=0)
             raise BadInput(
@@ -185,6 +208,8 @@ class TrainingSession:
         if average is None:
             return self.subject, plan
         network = unwrapped(average).module
+        if masked is not None:
+            network = masked.masks.applied(network)
         return replace(self.subject, model=network), plan
 
     def _before_update(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
@@ -218,7 +243,7 @@ class TrainingSession:
             decision = on_first_rank(lambda: self.mechanism.decide(moment))
             self.mechanism.adopt(decision, moment)
         plan = self.mechanism.plan()
-        kept = {} if plan is None else plan.counts()
+        kept = self.live_weights if plan is None else plan.counts()
         self.trail.append({"step": self.done, "density": self.mechanism.density(), "kept": kept})
         share = f"{100 * self.mechanism.density():.1f} % of the MACs are live"
         self.listener.tell(f"step {self.done}/{self.total}: {share}", moment.progress)
@@ -229,8 +254,24 @@ class TrainingSession:
         with one_at_a_time(), seeded((self.seed * 1_000_003 + self.done) % 2**63):
             yield
 
+    def _check_masked(self) -> None:
+        """Count the weights that are masked among the costs, and say which matrices cannot have the pattern."""
+        masked = self.masked
+        if masked is None:
+            return
+        original = replace(self.subject.original, weights=masked.total)
+        self.subject = replace(self.subject, original=original)
+        self.bounds = self.budget.against(original)
+        if left := masked.left_dense:
+            name, why = next(iter(left.items()))
+            more = f", and {len(left) - 1} more" if len(left) > 1 else ""
+            self.listener.note(f"stays dense, because it cannot have the pattern: {name} ({why}){more}")
+
     def _understood(self, example: Example, data: Data) -> Subject:
-        subject = stages.understand(self.model, example, device_of(self.model), self.recipe.cut.rewrite)
+        units = isinstance(self.recipe.cut, Axes)
+        subject = stages.understand(self.model, example, device_of(self.model), self.recipe.rewrite, units=units)
+        if not units:
+            return stages.with_samples(subject, data.for_scores, self.recipe.calibration)
         subject = subject.allowed(self.recipe)
         graph = subject.graph
         mixing = {n: f"a masked network would compute over removed units: {g.mixes}" for n, g in graph.groups.items()
@@ -268,7 +309,8 @@ class TrainingSession:
         samples = self.subject.samples
         return Training(
             self.model, self.optimizer, self.recipe, self.bounds, self.total, self.seed,
-            units=Units(self.subject.graph, self._score, self._allocate),
+            units=None if self.masked else Units(self.subject.graph, self._score, self._allocate),
+            layers=self.layers,
             batches=(lambda: samples) if samples else None,
             loss=self.options.judge.loss,
         )  # fmt: skip
@@ -291,7 +333,8 @@ class TrainingSession:
 
     def course(self) -> dict[str, Any]:
         """What happened, for the record: every decision, and the cost of the training."""
-        counted = to_plain(count(self.subject.graph, self.plan.counts() if self.plan else {}))
+        counted = to_plain(replace(count(self.subject.graph, self.plan.counts() if self.plan else {}),
+                                   weights=sum(self.live_weights.values())))  # fmt: skip
         return {"steps": self.done, "decisions": self.trail, "training_cost": self.training_cost, "counted": counted}
 
 

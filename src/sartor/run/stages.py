@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sartor.allocate import Cap, Step, allocator_of
 from sartor.borrow import device_of
@@ -42,16 +42,19 @@ from sartor.structure.graph import Resolved
 from sartor.structure.other_inputs import other_inputs, several_examples
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
 from sartor.surgery.delivered import check_layout, layout
+from sartor.surgery.masked import prove_masked
 from sartor.surgery.proof import ProofInputs
 from sartor.train import History, TrainingSetup, fine_tune
 from sartor.train.batch import first_samples
 from sartor.train.evaluate import evaluator
 from sartor.types import (
+    Axes,
     Bounds,
     Comparison,
     Criterion,
     Data,
     Effort,
+    ErdosRenyi,
     Gates,
     Judge,
     Plan,
@@ -96,8 +99,9 @@ class Quality(NamedTuple):
 
 
 def understand(
-    model: nn.Module, example: Example, device: torch.device | str | None = None, rewrite: Rewrite = "free"
-) -> Subject:
+    model: nn.Module, example: Example, device: torch.device | str | None = None, rewrite: Rewrite = "free",
+    *, units: bool = True,
+) -> Subject:  # fmt: skip
     """Trace the network, find the groups that can be cut in its class, count its costs.
 
     Args:
@@ -106,9 +110,10 @@ def understand(
             network takes each of them alone (see `several_examples`).
         device: where to compute; None: where the model lies.
         rewrite: which forwards may be rewritten; see `Axes`.
+        units: whether units are to be cut; if not, nothing has to be.
 
     Raises:
-        BadInput: nothing can be cut; says why.
+        BadInput: nothing can be cut, and units are to be; says why.
         CannotTrace: the forward cannot be followed.
     """
     model = unwrapped(model).module
@@ -121,7 +126,7 @@ def understand(
     recorded = [(x, record_variant(model, x)) for x in (*prepared[1:], *other_inputs(model, example))]
     traced = trace(model, example, [r for _, r in recorded if r is not None])
     graph = probe(model, traced, rewrite)
-    if not graph.groups:
+    if units and not graph.groups:
         reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
         raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")
     others = tuple(x for x, recording in recorded if recording is not None)
@@ -218,6 +223,7 @@ def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], 
         NothingToDo: the original meets them.
     """
     how = recipe.allocation
+    assert not isinstance(how, ErdosRenyi)  # a recipe that cuts units has none
     units = {n: g.units for n, g in graph.groups.items() if n in scores}
     step = how.round_to if round_to is None else round_to
     allocator = partial(allocator_of(how).value, scores, caps, units, ties=graph.ties, floor=how.floor)
@@ -257,7 +263,7 @@ def decide(subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, con
         plan, trail = meet_latency(subject, recipe.allocation, bounds, plan_under, context)
     else:
         plan, trail = plan_under([]), ()
-    if recipe.cut.fibres:
+    if isinstance(recipe.cut, Axes) and recipe.cut.fibres:
         plan = with_fibres(subject, plan, recipe, context)
     return Decision(plan, trail)
 
@@ -287,13 +293,22 @@ def decide_towards(
         return Plan({}, recipe.name, subject.graph.fingerprint)
 
 
-def apply(subject: Subject, plan: Plan) -> Cut:
+def apply(subject: Subject, plan: Plan, masks: Mapping[str, Tensor] | None = None) -> Cut:
     """Cut the network physically, and prove that the cut network computes what the zero-masked original computes.
+
+    Args:
+        plan: what stays.
+        masks: of weights, in a network whose single weights are masked: nothing is cut, and the proof says that dead
+            weights are zero and everything else is as it was trained.
 
     Raises:
         CannotCut: the forward states a size that cannot be changed.
         ProofFailed: the two differ; names the group.
     """
+    if masks:
+        network = apply_edits(subject.model, Edits({}, (), {}))
+        verdict = prove_masked(subject.model, subject.graph, masks, subject.proof_inputs(), network)
+        return Cut(network, plan, Edits({}, (), {}), verdict, layout(network))
     resolved = subject.graph.resolve(plan)
     edits = edits_for(subject.model, subject.graph, resolved)
     network = apply_edits(subject.model, edits)

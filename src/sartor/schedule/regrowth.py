@@ -23,7 +23,8 @@ def cosine_regrow(progress: float, *, first: float, until: float) -> float:
     Raises:
         BadInput: an argument is out of range.
 
-    Source: Evci et al. 2020 (RigL), arXiv:1911.11134, section 3; the same curve in CHEX, Hou et al. 2022, arXiv:2203.15794.
+    Source: Evci et al. 2020 (RigL), arXiv:1911.11134, section 3; the same curve in CHEX, Hou et al. 2022,
+    arXiv:2203.15794.
 
     >>> cosine_regrow(0.0, first=0.3, until=0.75), cosine_regrow(0.75, first=0.3, until=0.75)
     (0.3, 0.0)

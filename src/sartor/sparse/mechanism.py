@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from sartor.errors import BadInput
 from sartor.registry import Registry
+from sartor.sparse.weight_layers import WeightLayer
 from sartor.structure import Graph
 from sartor.types import Bounds, Criterion, Plan, Recipe, Scores
 
@@ -69,6 +70,7 @@ class Training:
     total: int  # updates of the optimizer in the whole run
     seed: int = 0
     units: Units | None = None  # None: weights are pruned, not units
+    layers: tuple[WeightLayer, ...] = ()  # the weight matrices in the order of the forward, where weights are pruned
     batches: Callable[[], Iterable[tuple[Any, Any]]] | None = None
     # gives batches (inputs, targets) on the model's device, the same ones each time; None: the user gave no data
     loss: Loss | None = None  # (outputs, targets) -> scalar; None: as `sartor.types.Calibration` chooses

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Axes,
         Criterion,
         Custom,
+        ErdosRenyi,
         Gates,
         Global,
         Knapsack,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         Sensitivity,
         Uniform,
     )
+    from sartor.types.rewire import GrowAndPrune, Regularised, Rewire
     from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Among, Normalise, Reduce, Scaling
     from sartor.types.timing import (
         SECTIONS,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         wide_interval,
     )
     from sartor.types.verdict import Verdict
+    from sartor.types.weights import Weights
     from sartor.types.when import Decaying, Gradual, HalfSpace, OneShot, Projected, PruneAndRegrow, Shrink
 
 _HOMES = {
@@ -92,6 +95,7 @@ _HOMES = {
         "Axes",
         "Criterion",
         "Custom",
+        "ErdosRenyi",
         "Gates",
         "Global",
         "Knapsack",
@@ -101,6 +105,7 @@ _HOMES = {
         "Sensitivity",
         "Uniform",
     ),
+    "rewire": ("GrowAndPrune", "Regularised", "Rewire"),
     "scaling": (
         "NORMALISATIONS",
         "REDUCTIONS",
@@ -120,15 +125,17 @@ _HOMES = {
         "wide_interval",
     ),
     "verdict": ("Verdict",),
-    "when": ("Gradual", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Decaying", "Shrink"),
+    "weights": ("Weights",),
+    "when": ("Decaying", "Gradual", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Shrink"),
 }
 __all__ = [
-    "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion",
-    "Custom", "Data", "Distil", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Gradual", "Group",
-    "HalfSpace", "HealStep", "Judge", "Knapsack", "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS",
-    "Member", "NORMALISATIONS", "Normalise", "OneShot", "Plan", "Precision", "Progress", "Projected",
-    "PruneAndRegrow", "REDUCTIONS", "Reason", "Recipe", "Reduce", "RefreshNorms", "Decaying", "Rewrite", "Ridge",
-    "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Shrink", "Target", "Uniform",
-    "Verdict", "WARNINGS", "asdict", "check_precision", "median_interval", "to_plain", "wide_interval",
+    "Among", "asdict", "Axes", "Batches", "Bounds", "Budget", "Calibration", "check_precision", "Comparison",
+    "Counted", "Counts", "Criterion", "Custom", "Data", "Decaying", "Distil", "Effort", "ErdosRenyi", "FineTune",
+    "FoldMeans", "Frozen", "Gates", "Global", "Gradual", "Group", "GrowAndPrune", "HalfSpace", "HealStep", "Judge",
+    "Knapsack", "Latency", "Limit", "LimitStatus", "Listener", "Loss", "median_interval", "Member", "METRICS",
+    "NORMALISATIONS", "Normalise", "OneShot", "Plan", "Precision", "Progress", "Projected", "PruneAndRegrow",
+    "Reason", "Recipe", "Reduce", "REDUCTIONS", "RefreshNorms", "Regularised", "Rewire", "Rewrite", "Ridge", "Role",
+    "Scaling", "Scores", "Search", "SECTIONS", "Sensitivity", "Shrink", "SILENT", "Target", "to_plain", "Uniform",
+    "Verdict", "WARNINGS", "Weights", "wide_interval",
 ]  # fmt: skip
 __getattr__ = lazy_names("sartor.types", _HOMES)  # `sartor --help` needs no torch

@@ -49,7 +49,7 @@ class Gradual:
         >>> Gradual(start=0.5, end=0.9, every=15).steps(100)
         (50, 65, 80, 90)
         """
-        return _regular(round(self.start * total), round(self.end * total), self.every, total)
+        return regular_steps(round(self.start * total), round(self.end * total), self.every, total)
 
 
 @checked
@@ -76,7 +76,7 @@ class PruneAndRegrow:
         >>> PruneAndRegrow(every=30, until=0.75).steps(100)
         (0, 30, 60, 75)
         """
-        return _regular(0, round(self.until * total), self.every, total)
+        return regular_steps(0, round(self.until * total), self.every, total)
 
 
 @checked
@@ -141,13 +141,10 @@ class Decaying:
         >>> Decaying(start=0.5, end=0.8, every=20).steps(100)
         (50, 70, 80)
         """
-        return _regular(round(self.start * total), round(self.end * total), self.every, total)
+        return regular_steps(round(self.start * total), round(self.end * total), self.every, total)
 
 
-When = Annotated[OneShot | Gradual | PruneAndRegrow | Projected | Decaying, Field(discriminator="kind")]
-
-
-def _regular(first: int, last: int, every: int | float, total: int) -> tuple[int, ...]:
+def regular_steps(first: int, last: int, every: int | float, total: int) -> tuple[int, ...]:
     """first, first + every, ... below last, and last."""
     step = every if isinstance(every, int) else max(1, round(every * total))
     return (*range(first, last, step), last)
@@ -159,6 +156,6 @@ def _check_order(name: str, start: float, end: float) -> None:
 
 
 __all__ = [
-    "Every", "Gradual", "Grow", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Decaying", "Shrink",
-    "Values", "When",
+    "Decaying", "Every", "Gradual", "Grow", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Shrink", "Values",
+    "regular_steps",
 ]  # fmt: skip
