@@ -5,7 +5,7 @@
 | `score`: what matters | `Criterion`, `Gates`, `Sensitivity` |
 | `cut`: what may go | `Axes`, or `Weights` in a pattern |
 | `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, `ErdosRenyi` (weights), or a `Search` |
-| `when`: on what schedule | `OneShot`; while the network trains `Gradual`, `PruneAndRegrow`; of units also `Projected`, \
+| `when`: on what schedule | `OneShot`; while it trains `Gradual`, `PruneAndRegrow`; of units also `Projected`, \
 `Decaying`; of weights also `Rewire`, `GrowAndPrune`, `Regularised` |
 | `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `Distil`, `FineTune` |
 
