@@ -25,6 +25,7 @@ from sartor.run import stages
 from sartor.run.caps import share_caps
 from sartor.run.conditions import check_example, check_weights, checked_seed, one_at_a_time
 from sartor.run.context import Context
+from sartor.run.first_decision import FirstDecision
 from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.sparse.mechanism import Mechanism, Moment, Training, Units, mechanism_of
@@ -63,14 +64,14 @@ class TrainingSession:
         self.optimizer, self.budget, self.recipe = _innermost(optimizer), budget, recipe
         self.total, self.done, self.spent = _checked_steps(options.steps), 0, 0.0
         self.seed = checked_seed(recipe.seed if options.seed is None else options.seed)
-        self.listener, self.options = options.listener, options
+        self.listener, self.options = _noting_once(options.listener), options
         self.trail: list[dict[str, Any]] = []  # every decision: step, density, kept units
         check_weights(self.model)
         check_example(example)
         _check_recipe(recipe)
         _check_optimizer(self.model, self.optimizer)
         self._sliced: tuple[Plan, nn.Module] | None = None  # of the plan that is live
-        self.context = Context(options.judge, self.seed, options.listener)
+        self.context = Context(options.judge, self.seed, Listener(note=self.listener.note))  # scores tell no progress
         self.points = frozenset(recipe.when.steps(self.total))
         self.mechanism: Mechanism = mechanism_of(recipe)
         with self._undisturbed():
@@ -83,7 +84,9 @@ class TrainingSession:
             self._check_masked()
         self._before = self.optimizer.register_step_pre_hook(self._before_update)
         self._after = self.optimizer.register_step_post_hook(self._after_update)
+        self._first = FirstDecision(self.model, self.optimizer)
         self._decide_if_due()
+        self._first.made()
 
     def step(self) -> None:
         """Call it after every `optimizer.step()`, also where a gradient scaler may have skipped the update.
@@ -93,6 +96,7 @@ class TrainingSession:
         """
         if self.done >= self.total:
             raise BadInput(f"session: expected {self.total} steps, as steps= said; this is one more")
+        self._first.forget()
         self.done += 1
         self.spent += self.mechanism.density()
         self._decide_if_due()
@@ -167,6 +171,8 @@ class TrainingSession:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse, on a session made with the same arguments; weights and optimizer are loaded by the user first.
 
+        They may be loaded before the session is made or after that: what its first decision changed is put back here.
+
         Raises:
             BadInput: the state is of another format, network, recipe, number of steps or seed.
         """
@@ -176,6 +182,7 @@ class TrainingSession:
                 raise BadInput(
                     f"session state: expected {key} {expected[key]!r}, as this session has; got {state.get(key)!r}"
                 )
+        self._first.undo()
         self.done, self.spent = int(state["done"]), float(state["spent"])
         self.trail = [dict(row) for row in state["trail"]]
         self.mechanism.load_state_dict(state["mechanism"])
@@ -336,6 +343,18 @@ class TrainingSession:
         counted = to_plain(replace(count(self.subject.graph, self.plan.counts() if self.plan else {}),
                                    weights=sum(self.live_weights.values())))  # fmt: skip
         return {"steps": self.done, "decisions": self.trail, "training_cost": self.training_cost, "counted": counted}
+
+
+def _noting_once(listener: Listener) -> Listener:
+    """The same without notes that were given before: scores are computed at every decision, and say the same."""
+    given: set[str] = set()
+
+    def note(sentence: str) -> None:
+        if sentence not in given:
+            given.add(sentence)
+            listener.note(sentence)
+
+    return Listener(lambda _, done, text: listener.tell(text, done), note)
 
 
 def on_first_rank(compute: Callable[[], T]) -> T:
