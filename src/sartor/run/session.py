@@ -20,6 +20,7 @@ from sartor.borrow import device_of
 from sartor.budget import show_budget
 from sartor.cost import count
 from sartor.errors import BadInput, CannotCut, NothingToDo, SartorError
+from sartor.export.delivery import Delivery
 from sartor.measure import environment
 from sartor.run import stages
 from sartor.run.caps import share_caps
@@ -80,6 +81,7 @@ class TrainingSession:
             self.bounds = budget.against(self.subject.original)
             if not self.masked:
                 self._check_budget()
+            self._check_targets()
             self.mechanism.start(self._training())
             self._check_masked()
         self._before = self.optimizer.register_step_pre_hook(self._before_update)
@@ -293,6 +295,18 @@ class TrainingSession:
             self.listener.note(f"{len(mixing)} groups stay whole: no mask is exact where operators mix units ({names})")
             subject = replace(subject, graph=without_groups(graph, mixing))
         return stages.with_samples(subject, data.for_scores, self.recipe.calibration)
+
+    def _check_targets(self) -> None:
+        """Put the dense network on every target of the budget, so that what cannot be timed fails before the training.
+
+        Raises:
+            SartorError: it cannot be exported, or does not run there.
+        """
+        if self.bounds.timed:
+            delivery = Delivery(self.model, self.subject.example)
+            for target in dict.fromkeys(str(x.target) for x in self.bounds.timed):
+                delivery.check_target(target)
+            self.context = replace(self.context, delivery=delivery)
 
     def _check_budget(self) -> None:
         """Find out before the training that units can be scored, and the budget met, and that there is something to do.
