@@ -31,11 +31,6 @@ class FirstDecision:
             for t, old, new in self._changed:
                 if torch.equal(t, new):
                     t.copy_(old)
-        self.forget()
-
-    def forget(self) -> None:
-        """The training has begun."""
-        self._before, self._changed = [], []
 
 
 def _tensors(model: nn.Module, optimizer: Optimizer) -> Iterator[Tensor]:

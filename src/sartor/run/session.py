@@ -86,9 +86,10 @@ class TrainingSession:
             self._check_masked()
         self._before = self.optimizer.register_step_pre_hook(self._before_update)
         self._after = self.optimizer.register_step_post_hook(self._after_update)
-        self._first = FirstDecision(self.model, self.optimizer)
+        self._first = FirstDecision(self.model, self.optimizer) if self.moment.decides else None
         self._decide_if_due()
-        self._first.made()
+        if self._first is not None:
+            self._first.made()
 
     def step(self) -> None:
         """Call it after every `optimizer.step()`, also where a gradient scaler may have skipped the update.
@@ -98,7 +99,7 @@ class TrainingSession:
         """
         if self.done >= self.total:
             raise BadInput(f"session: expected {self.total} steps, as steps= said; this is one more")
-        self._first.forget()
+        self._first = None
         self.done += 1
         self.spent += self.mechanism.density()
         self._decide_if_due()
@@ -132,9 +133,8 @@ class TrainingSession:
     def network(self) -> nn.Module:
         """What may be called in place of the model: its sliced form where that is exact, else the model itself."""
         plan = self.mechanism.plan()
-        if (
-            plan is None or self.recipe.cut.kind != "axes" or self.given is not self.model
-        ):  # wrappers do work of their own
+        wrapped = self.given is not self.model  # wrappers do work of their own
+        if plan is None or wrapped or self.recipe.cut.kind != "axes":
             return self.given
         if self._sliced is None or self._sliced[0] is not plan:
             with self._undisturbed():
@@ -184,7 +184,9 @@ class TrainingSession:
                 raise BadInput(
                     f"session state: expected {key} {expected[key]!r}, as this session has; got {state.get(key)!r}"
                 )
-        self._first.undo()
+        if self._first is not None:
+            self._first.undo()
+            self._first = None
         self.done, self.spent = int(state["done"]), float(state["spent"])
         self.trail = [dict(row) for row in state["trail"]]
         self.mechanism.load_state_dict(state["mechanism"])
