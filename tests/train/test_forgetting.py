@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +21,7 @@ def test_counts_are_those_of_a_loop_and_the_least_forgotten_go(history, data):
     for row in history:
         counts.update(torch.arange(n), torch.tensor(row))
     columns = list(zip(*history))
-    events = [sum(a and not b for a, b in zip(c, c[1:])) for c in columns]
+    events = [sum(a and not b for a, b in itertools.pairwise(c)) for c in columns]
     assert counts.events.tolist() == events
     drop = data.draw(st.integers(0, n - 1))
     kept = counts.kept(drop).tolist()
