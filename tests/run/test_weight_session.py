@@ -19,7 +19,7 @@ from sartor.types import (
     Knapsack,
     OneShot,
     Recipe,
-    Regularised,
+    Reweighted,
     Rewire,
     Uniform,
     Weights,
@@ -250,7 +250,7 @@ def test_without_strength_the_penalty_is_plain_training_until_weights_are_remove
     with seeded(0):
         plain = Net().train()
     sgd = torch.optim.SGD(plain.parameters(), 0.05, momentum=0.9, weight_decay=1e-3)
-    model, optimizer, session = start(replace(suited("reweighted"), when=Regularised(strength=0.0, end=0.8)))
+    model, optimizer, session = start(replace(suited("reweighted"), when=Reweighted(strength=0.0, end=0.8)))
     train(model, optimizer, session, last=15)
     for i in range(15):
         x, y = batches()[i % 3]

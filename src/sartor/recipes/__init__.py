@@ -22,6 +22,7 @@ from sartor.recipes import (
     gradual_bn,
     gradual_weights,
     group_fisher,
+    group_sparse,
     halp,
     hesso,
     hesso_training,
@@ -54,8 +55,8 @@ from sartor.recipes.registry import RECIPES, changed, enter, find_recipe
 __all__ = [
     "RECIPES", "ablation", "activation", "apoz", "autobot", "bn_scale", "changed", "chex", "chex_leverage",
     "chex_residual", "chip", "eagleeye", "enter", "find_recipe", "fisher", "flap", "flap_fpgm", "fpgm", "g2gnet",
-    "gap", "gather_scatter", "gradual", "gradual_bn", "gradual_weights", "group_fisher", "halp", "hesso",
-    "hesso_training", "hrank", "hrel", "l1", "l2", "lamp", "median", "mest", "mest_soft", "movement", "one_cycle",
-    "oto", "oto_training", "random", "reconstruction", "reweighted", "rigl", "sensitivity", "set", "static_random",
-    "taylor", "taylor2", "uniform_l1", "wanda",
+    "gap", "gather_scatter", "gradual", "gradual_bn", "gradual_weights", "group_fisher", "group_sparse", "halp",
+    "hesso", "hesso_training", "hrank", "hrel", "l1", "l2", "lamp", "median", "mest", "mest_soft", "movement",
+    "one_cycle", "oto", "oto_training", "random", "reconstruction", "reweighted", "rigl", "sensitivity", "set",
+    "static_random", "taylor", "taylor2", "uniform_l1", "wanda",
 ]  # fmt: skip

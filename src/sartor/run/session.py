@@ -288,10 +288,11 @@ class TrainingSession:
         return stages.with_samples(subject, data.for_scores, self.recipe.calibration)
 
     def _check_budget(self) -> None:
-        """Find out before the training that the budget can be met, and that there is something to do.
+        """Find out before the training that units can be scored, and the budget met, and that there is something to do.
 
         Raises:
             BudgetNotMet, NothingToDo: see `stages.allocate`.
+            BadInput: see `stages.score`.
         """
         graph, bounds = self.subject.graph, self.bounds
         if not bounds.timed and all(bounds.holds(x, bounds.original) for x in bounds.counted):
@@ -302,8 +303,7 @@ class TrainingSession:
                 f"session: expected a counted or a relative limit; got {show_budget(self.budget)}, absolute latencies "
                 "only: nobody can say before the last decision how much must go"
             )
-        even = {n: torch.ones(g.units, dtype=torch.float64) for n, g in graph.groups.items()}
-        stages.allocate(graph, even, self.recipe, caps)
+        stages.allocate(graph, self._score(None), self.recipe, caps)
 
     def _training(self) -> Training:
         samples = self.subject.samples

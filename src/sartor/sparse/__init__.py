@@ -4,7 +4,8 @@ from sartor.sparse import (
     partition_weights,
     projected_units,
     regrow_units,
-    regularised_weights,
+    regularised_units,
+    reweighted_weights,
     rewire_weights,
     units,
     weights,
@@ -12,17 +13,7 @@ from sartor.sparse import (
 from sartor.sparse.mechanism import MECHANISMS, Mechanism, Moment, Training, Units, mechanism_of
 
 __all__ = [
-    "MECHANISMS",
-    "Mechanism",
-    "Moment",
-    "Training",
-    "Units",
-    "mechanism_of",
-    "partition_weights",
-    "projected_units",
-    "regrow_units",
-    "regularised_weights",
-    "rewire_weights",
-    "units",
+    "MECHANISMS", "Mechanism", "Moment", "Training", "Units", "mechanism_of", "partition_weights",
+    "projected_units", "regrow_units", "regularised_units", "reweighted_weights", "rewire_weights", "units",
     "weights",
-]
+]  # fmt: skip

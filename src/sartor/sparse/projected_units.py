@@ -15,34 +15,17 @@ from torch import Tensor
 
 from sartor.errors import BadInput
 from sartor.sparse.mechanism import MECHANISMS, Moment, Training
+from sartor.sparse.unit_rows import UnitRows
 from sartor.sparse.units import UnitMechanism
 from sartor.types import HalfSpace, Plan, Projected, Recipe
 
 
 @dataclass
 class _Redundant:
-    """The units of one group that are to go, and where they are written."""
+    """The units of one group that are to go."""
 
-    writers: list[tuple[Tensor, int, Tensor]]  # (parameter, dimension, positions [units, times])
+    rows: UnitRows
     zero: Tensor  # bool [units]: those that are zero and stay so
-
-    def inner(self, left: list[Tensor | None], right: list[Tensor | None]) -> Tensor:
-        """Inner products of every unit over all writers: [units], float64; None counts as zero."""
-        total = torch.zeros(len(self.zero), dtype=torch.float64)
-        for (_, d, where), a, b in zip(self.writers, left, right):
-            if a is not None and b is not None:
-                along = (a.double() * b.double()).movedim(d, 0).flatten(1).sum(1).cpu()
-                total += along[where].sum(1)
-        return total
-
-    def along(self, i: int, factors: Tensor, neutral: float) -> Tensor:
-        """One factor a unit as a tensor that multiplies writer i: `neutral` at everything that is not redundant."""
-        t, d, where = self.writers[i]
-        row = torch.full((t.shape[d],), neutral, dtype=torch.float64)
-        row[where.flatten()] = factors[:, None].expand(where.shape).flatten()
-        shape = [1] * t.dim()
-        shape[d] = -1
-        return row.to(t.device, t.dtype).reshape(shape)
 
 
 @MECHANISMS.register("axes/projected", source="Chen et al. 2023 (OTOv2), arXiv:2303.06862; HESSO, arXiv:2409.09085")
@@ -96,36 +79,36 @@ class ProjectedUnits(UnitMechanism):
         for name, units in self.redundant.items():
             if not isinstance(self.when.optimizer, HalfSpace):
                 break
-            values = [t for t, _, _ in units.writers]
+            values = units.rows.values
             gradients = [t.grad for t in values]
             self._old[name] = [t.detach().clone() for t in values]
-            size = units.inner(values, values)
+            size = units.rows.inner(values, values)
             strength = _strength(
-                self.when.optimizer, size, units.inner(values, gradients), units.inner(gradients, gradients)
+                self.when.optimizer, size, units.rows.inner(values, gradients), units.rows.inner(gradients, gradients)
             )
             factors = torch.where(size > 0, strength / size.clamp_min(1e-300).sqrt(), 0.0)
             for i, t in enumerate(values):
                 if t.grad is not None:
-                    t.grad.add_(t * units.along(i, factors, 0.0))
+                    t.grad.add_(t * units.rows.along(i, factors, 0.0))
 
     @torch.no_grad()
     def after_update(self, moment: Moment) -> None:
         """See `Mechanism`."""
         super().after_update(moment)
         for name, units in self.redundant.items():
-            values = [t for t, _, _ in units.writers]
+            values = units.rows.values
             if isinstance(self.when.optimizer, HalfSpace):
                 old = self._old.pop(name, None)
                 if old is not None:
-                    outside = units.inner(values, old) < self.when.optimizer.epsilon * units.inner(old, old)
-                    units.zero |= outside | (units.inner(old, old) == 0)
+                    outside = units.rows.inner(values, old) < self.when.optimizer.epsilon * units.rows.inner(old, old)
+                    units.zero |= outside | (units.rows.inner(old, old) == 0)
                 factors = (~units.zero).double()
             else:
                 left = self.when.steps(moment.total)[-1] - moment.step
                 factors = torch.full((len(units.zero),), max(0.0, left / (left + 1)), dtype=torch.float64)
             if bool((factors < 1).any()):
                 for i, t in enumerate(values):
-                    t.mul_(units.along(i, factors, 1.0))
+                    t.mul_(units.rows.along(i, factors, 1.0))
 
     def state_dict(self) -> dict[str, Any]:
         """See `Mechanism`."""
@@ -153,13 +136,9 @@ class ProjectedUnits(UnitMechanism):
         for name, kept in plan.keep.items():
             gone = torch.ones(graph.groups[name].units, dtype=torch.bool)
             gone[list(kept)] = False
-            writers = [
-                (tensors[m.tensor], m.dim, graph.positions(name, m)[gone])
-                for m in graph.groups[name].members
-                if m.role in ("out", "norm") and m.tensor in self.masks.parameters
-            ]
-            if bool(gone.any()) and writers:
-                self.redundant[name] = _Redundant(writers, torch.zeros(int(gone.sum()), dtype=torch.bool))
+            rows = UnitRows.of(graph, name, {n: tensors[n] for n in self.masks.parameters if n in tensors}, gone)
+            if bool(gone.any()) and rows.places:
+                self.redundant[name] = _Redundant(rows, torch.zeros(int(gone.sum()), dtype=torch.bool))
 
 
 def _strength(options: HalfSpace, size: Tensor, along: Tensor, steep: Tensor) -> Tensor:

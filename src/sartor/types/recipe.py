@@ -5,8 +5,8 @@
 | `score`: what matters | `Criterion`, `Gates`, `Sensitivity` |
 | `cut`: what may go | `Axes`, or `Weights` in a pattern |
 | `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, `ErdosRenyi` (weights), or a `Search` |
-| `when`: on what schedule | `OneShot`; while the network trains `Gradual`, `PruneAndRegrow`, `Projected`; of weights \
-also `Rewire`, `GrowAndPrune`, `Regularised` |
+| `when`: on what schedule | `OneShot`; while it trains `Gradual`, `PruneAndRegrow`, `Projected`, `Regularised`; of \
+weights `Gradual`, `Rewire`, `GrowAndPrune`, `Reweighted` |
 | `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `Distil`, `FineTune` |
 
 Every choice is a frozen value with a `kind`, so a recipe survives TOML and JSON.
@@ -23,10 +23,10 @@ from pydantic import Field
 from sartor.errors import BadInput
 from sartor.types.checked import Flag, Positive, Share, Weight, checked
 from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms
-from sartor.types.rewire import GrowAndPrune, Regularised, Rewire
+from sartor.types.rewire import GrowAndPrune, Reweighted, Rewire
 from sartor.types.scaling import Among, Normalise, Reduce, Scaling
 from sartor.types.weights import Weights
-from sartor.types.when import Gradual, OneShot, Projected, PruneAndRegrow
+from sartor.types.when import Gradual, OneShot, Projected, PruneAndRegrow, Regularised
 
 Function: TypeAlias = Callable[..., Any]
 Rewrite: TypeAlias = Literal["free", "allow", "never"]
@@ -171,7 +171,8 @@ class Search:
 Allocate = Annotated[Global | Uniform | Knapsack | Custom | ErdosRenyi | Search, Field(discriminator="kind")]
 
 When = Annotated[
-    OneShot | Gradual | PruneAndRegrow | Projected | Rewire | GrowAndPrune | Regularised, Field(discriminator="kind")
+    OneShot | Gradual | PruneAndRegrow | Projected | Regularised | Rewire | GrowAndPrune | Reweighted,
+    Field(discriminator="kind"),
 ]
 
 

@@ -102,7 +102,7 @@ class GrowAndPrune:
 
 
 @checked
-class Regularised:
+class Reweighted:
     """A penalty drives small weights or blocks to zero, small ones harder; then the smallest are removed.
 
     The penalty is strength * sum of a_g ||w_g||^2 with a_g = 1 / (||w_g||^2 + epsilon), and a_g is computed anew at
@@ -114,16 +114,16 @@ class Regularised:
     refreshes: Positive = 4
     start: Share = 0.0  # share of the run from which on there is a penalty
     end: Share = 0.6  # share of the run at which the smallest are removed; then the rest trains without a penalty
-    kind: Literal["regularised"] = "regularised"
+    kind: Literal["reweighted"] = "reweighted"
 
     def __post_init__(self) -> None:
         if not self.start < self.end:
-            raise BadInput(f"regularised field 'end': expected a share after start, {self.start:g}; got {self.end:g}")
+            raise BadInput(f"reweighted field 'end': expected a share after start, {self.start:g}; got {self.end:g}")
 
     def steps(self, total: int) -> tuple[int, ...]:
         """The updates at which the penalty is refreshed, and the one at which the smallest are removed.
 
-        >>> Regularised(refreshes=3, end=0.6).steps(100)
+        >>> Reweighted(refreshes=3, end=0.6).steps(100)
         (0, 20, 40, 60)
         """
         first, last = round(self.start * total), round(self.end * total)
@@ -131,4 +131,4 @@ class Regularised:
         return tuple(dict.fromkeys(points))
 
 
-__all__ = ["Constant", "Falling", "GrowAndPrune", "Regularised", "Rewire", "Staged"]
+__all__ = ["Constant", "Falling", "GrowAndPrune", "Reweighted", "Rewire", "Staged"]

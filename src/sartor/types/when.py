@@ -121,6 +121,29 @@ class Projected:
         return tuple(sorted({round(self.start * total), round(self.end * total)}))
 
 
+@checked
+class Regularised:
+    """Units decay, the small ones faster, from `start` to `end`; there the budget is cut to, and the rest trains on."""
+
+    strength: Annotated[float, Field(strict=True, gt=0)] = 1e-4  # of the decay of the largest unit of a group
+    base: Annotated[float, Field(strict=True, ge=1)] = 16.0  # times as much for the smallest one
+    start: Share = 0.0  # share of the run from which on units decay
+    end: Share = 0.75  # share of the run at which the budget is met
+    every: Every = 0.01  # between two measurements of the norms
+    kind: Literal["regularised"] = "regularised"
+
+    def __post_init__(self) -> None:
+        _check_order("regularised", self.start, self.end)
+
+    def steps(self, total: int) -> tuple[int, ...]:
+        """The updates after which norms are measured; the last one meets the budget.
+
+        >>> Regularised(start=0.5, end=0.8, every=20).steps(100)
+        (50, 70, 80)
+        """
+        return regular_steps(round(self.start * total), round(self.end * total), self.every, total)
+
+
 def regular_steps(first: int, last: int, every: int | float, total: int) -> tuple[int, ...]:
     """first, first + every, ... below last, and last."""
     step = every if isinstance(every, int) else max(1, round(every * total))
@@ -133,6 +156,6 @@ def _check_order(name: str, start: float, end: float) -> None:
 
 
 __all__ = [
-    "Every", "Gradual", "Grow", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Shrink", "Values",
-    "regular_steps",
+    "Every", "Gradual", "Grow", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Regularised", "Shrink",
+    "Values", "regular_steps",
 ]  # fmt: skip
