@@ -179,7 +179,11 @@ class WeightMechanism:
 
 @MECHANISMS.register("weights/gradual", source="Zhu and Gupta 2017, arXiv:1710.01878")
 class GradualWeights(WeightMechanism):
-    """The lowest scores go, more of them at every decision. What has gone stays zero: its gradients are masked."""
+    """The lowest scores go, more of them at every decision.
+
+    What has gone stays zero, because its gradients are masked. It is live again only where a pattern has to have it: packs
+    of a gather-scatter pattern that stay may need another weight than before.
+    """
 
     def decide(self, moment: Moment) -> Decided:
         """See `Mechanism`."""
