@@ -181,7 +181,7 @@ class WeightMechanism:
 class GradualWeights(WeightMechanism):
     """The lowest scores go, more of them at every decision.
 
-    What has gone stays zero, because its gradients are masked. It is live again only where a pattern has to have it: packs
+    What has gone stays zero, because its gradients are masked. It is live again only where a pattern must have it: packs
     of a gather-scatter pattern that stay may need another weight than before.
     """
 
