@@ -181,8 +181,8 @@ class WeightMechanism:
 class GradualWeights(WeightMechanism):
     """The lowest scores go, more of them at every decision.
 
-    What has gone stays zero, because its gradients are masked. It is live again only where a pattern must have it: packs
-    of a gather-scatter pattern that stay may need another weight than before.
+    What has gone stays zero, because its gradients are masked. It is live again only where a pattern must have
+    it: packs of a gather-scatter pattern that stay may need another weight than before.
     """
 
     def decide(self, moment: Moment) -> Decided:
