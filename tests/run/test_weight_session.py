@@ -322,6 +322,28 @@ def test_a_criterion_of_ones_own_may_read_gradients():
         start(replace(recipe, when=Gradual(curve="one-cycle", start=0.0)))
 
 
+@pytest.mark.parametrize("score", [Criterion("l1"), Criterion(lambda weight, grad: (weight * grad).square().sum(1))])
+def test_an_update_that_a_scaler_skips_before_a_decision_does_no_harm(score):
+    when = Rewire(every=4, until=0.8, exchange=Constant(0.3), grow="gradient")
+    recipe = Recipe("mine", score=score, cut=Weights(), allocate=Uniform(floor=0.0), when=when, heal=())
+    model, optimizer, session = start(recipe)
+    scaler, before = torch.amp.GradScaler("cpu"), {}
+    for i in range(TOTAL):
+        x, y = batches()[i % 3]
+        scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
+        if i == 7:  # the update before the decision of step 8
+            model.d.bias.grad.fill_(torch.inf)
+            before = session.masks
+        scaler.step(optimizer)
+        scaler.update()
+        session.step()
+        optimizer.zero_grad()
+        if i == 7:
+            assert all(torch.equal(m, before[n]) for n, m in session.masks.items())
+    assert session.finish().met
+    assert any(not torch.equal(m, before[n]) for n, m in session.masks.items())
+
+
 def test_training_is_cheaper_by_the_dead_weights():
     """The cost of a run is the mean density, counted in MACs: that of a static mask is the same at every step."""
     model, optimizer, session = start("static-random")
