@@ -16,6 +16,7 @@ from sartor.types import (
     Global,
     Gradual,
     GrowAndPrune,
+    Iterative,
     Knapsack,
     OneShot,
     Recipe,
@@ -242,6 +243,49 @@ def test_exactly_one_partition_is_dense_and_after_a_cycle_every_weight_had_a_gra
     check(0)
     train(model, optimizer, session, after_step=check)
     assert all(bool(m.all()) for m in reached.values()) and found.live == found.base
+
+
+def test_rounds_prune_the_same_share_and_rewind_bit_for_bit():
+    recipe = replace(suited("lottery-ticket"), when=Iterative(rounds=3))
+    with seeded(0):
+        first = Net().state_dict()
+    model, optimizer, session = start(recipe, "weights<=51.2%")
+    total, live = mechanism(session).total, []
+
+    def check(i):
+        if i + 1 in session._session.points:
+            live.append(sum(mechanism(session).live.values()))
+            for n, t in model.state_dict().items():
+                mask = session.masks.get(n, torch.ones_like(t, dtype=torch.bool))
+                assert torch.equal(t, torch.where(mask, first[n], torch.zeros_like(t)))
+            assert not optimizer.state
+
+    train(model, optimizer, session, after_step=check)
+    assert live == [round(total * (int(0.512 * total) / total) ** (r / 3)) for r in (1, 2)] + [int(0.512 * total)]
+    assert [x / total for x in live] == pytest.approx([0.8, 0.64, 0.512], abs=1e-3)
+
+
+@pytest.mark.parametrize("activate", [0.0, 1.0])
+def test_activation_removes_negative_weights_that_moved_least(activate):
+    when = Iterative(rounds=1, rewind=False, activate=activate)
+    model, optimizer, session = start(replace(suited("activate-while-pruning"), when=when), "weights<=70%")
+    began, ended = {n: p.detach().clone() for n, p in model.named_parameters()}, {}
+    original = mechanism(session).adopt
+
+    def adopt(decision, moment):
+        ended.update({n: p.detach().clone() for n, p in model.named_parameters()})
+        original(decision, moment)
+
+    mechanism(session).adopt = adopt
+    train(model, optimizer, session)
+    masks = session.masks
+    gone = torch.cat([ended[n][~m] for n, m in masks.items()])
+    assert bool((gone < 0).all()) == (activate == 1.0)
+    if activate:
+        moved = {n: (ended[n] - began[n]).abs() for n in masks}
+        left = torch.cat([moved[n][m & (ended[n] < 0)] for n, m in masks.items()]).sort().values
+        most = torch.cat([moved[n][~m] for n, m in masks.items()]).max()
+        assert int((left < most).sum()) <= len(masks)  # every matrix keeps its largest weight
 
 
 def test_without_strength_the_penalty_is_plain_training_until_weights_are_removed():

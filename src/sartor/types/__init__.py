@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         Sensitivity,
         Uniform,
     )
-    from sartor.types.rewire import GrowAndPrune, Reweighted, Rewire
+    from sartor.types.rewire import GrowAndPrune, Iterative, Reweighted, Rewire
     from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Among, Normalise, Reduce, Scaling
     from sartor.types.timing import (
         SECTIONS,
@@ -105,7 +105,7 @@ _HOMES = {
         "Sensitivity",
         "Uniform",
     ),
-    "rewire": ("GrowAndPrune", "Reweighted", "Rewire"),
+    "rewire": ("GrowAndPrune", "Iterative", "Reweighted", "Rewire"),
     "scaling": (
         "NORMALISATIONS",
         "REDUCTIONS",
@@ -131,7 +131,7 @@ _HOMES = {
 __all__ = [
     "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion",
     "Custom", "Data", "Distil", "Effort", "ErdosRenyi", "FineTune", "FoldMeans", "Frozen", "Gates", "Global",
-    "Gradual", "Group", "GrowAndPrune", "HalfSpace", "HealStep", "Judge", "Knapsack", "Latency", "Limit",
+    "Gradual", "Group", "GrowAndPrune", "HalfSpace", "HealStep", "Iterative", "Judge", "Knapsack", "Latency", "Limit",
     "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS", "Normalise", "OneShot", "Plan",
     "Precision", "Progress", "Projected", "PruneAndRegrow", "REDUCTIONS", "Reason", "Recipe", "Reduce",
     "RefreshNorms", "Regularised", "Reweighted", "Rewire", "Rewrite", "Ridge", "Role", "SECTIONS", "SILENT",

@@ -131,4 +131,23 @@ class Reweighted:
         return tuple(dict.fromkeys(points))
 
 
-__all__ = ["Constant", "Falling", "GrowAndPrune", "Reweighted", "Rewire", "Staged"]
+@checked
+class Iterative:
+    """Rounds of training end with a pruning, each of the same share of what is live; then a last part trains."""
+
+    rounds: Positive = 5  # prunings; the run has one part more
+    rewind: Flag = True  # whether everything then goes back to where the session began, dead weights at zero
+    activate: Share = 0.0
+    # of the weights that go, this share are negative ones that moved least in the round (activate-while-pruning)
+    kind: Literal["iterative"] = "iterative"
+
+    def steps(self, total: int) -> tuple[int, ...]:
+        """The updates after which it prunes.
+
+        >>> Iterative(rounds=3).steps(100)
+        (25, 50, 75)
+        """
+        return tuple(dict.fromkeys(round(i * total / (self.rounds + 1)) for i in range(1, self.rounds + 1)))
+
+
+__all__ = ["Constant", "Falling", "GrowAndPrune", "Iterative", "Reweighted", "Rewire", "Staged"]
