@@ -93,11 +93,13 @@ class IterativeWeights(WeightMechanism):
 
         Where there are fewer negative ones, the smallest of all go too. Every matrix keeps its largest weight.
         """
+        weights = {n: self.masks.tensors[n].detach().cpu() for n in masks}
+        moved = {n: (w - self.cycle[n].cpu()).abs().double() for n, w in weights.items()}
+        most = max(float(m.max()) for m in moved.values())
         ranked = []
         for name, mask in masks.items():
-            weight, began = self.masks.tensors[name].detach().cpu(), self.cycle[name].cpu()
-            moved = (weight - began).abs().double()
-            rank = torch.where(weight < 0, moved, moved.max() + 1 + weight.abs()).masked_fill(~mask, torch.inf)
+            weight = weights[name]
+            rank = torch.where(weight < 0, moved[name], most + 1 + weight.abs()).masked_fill(~mask, torch.inf)
             largest = weight.abs().masked_fill(~mask, -1.0).argmax()
             ranked.append(rank.flatten().index_fill(0, largest, torch.inf))
         everything = torch.cat(ranked)
