@@ -1,9 +1,9 @@
 """Train, prune the smallest weights, go back to the beginning, again (lottery tickets, Frankle and Carbin 2019).
 
 The same share of the live weights goes in every round: 'weights<=32.768%' in five rounds is 20 % each. Every part of
-the run should be a whole training with its own learning rates, in a loop of your own; `sartor.fit` has one
-schedule for all. Whether the result is a winning ticket takes the comparisons of Ma et al. 2021, arXiv:2107.00166: a dense training and a
-random start with the same masks.
+the run should be a whole training with its own learning rates, in a loop of your own; `sartor.fit` has one schedule for
+all. Whether the result is a winning ticket takes the comparisons of Ma et al. 2021, arXiv:2107.00166: a dense training
+and a random start with the same masks.
 """
 
 from sartor.recipes.registry import enter
