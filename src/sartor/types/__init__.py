@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     )
     from sartor.types.verdict import Verdict
     from sartor.types.weights import Weights
-    from sartor.types.when import Gradual, HalfSpace, OneShot, Projected, PruneAndRegrow, Regularised, Shrink
+    from sartor.types.when import Decaying, Gradual, HalfSpace, OneShot, Projected, PruneAndRegrow, Shrink
 
 _HOMES = {
     "calibration": (
@@ -126,16 +126,16 @@ _HOMES = {
     ),
     "verdict": ("Verdict",),
     "weights": ("Weights",),
-    "when": ("Gradual", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Regularised", "Shrink"),
+    "when": ("Decaying", "Gradual", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Shrink"),
 }
 __all__ = [
     "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion",
-    "Custom", "Data", "Distil", "Effort", "ErdosRenyi", "FineTune", "FoldMeans", "Frozen", "Gates", "Global",
-    "Gradual", "Group", "GrowAndPrune", "HalfSpace", "HealStep", "Iterative", "Judge", "Knapsack", "Latency", "Limit",
-    "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS", "Normalise", "OneShot", "Plan",
-    "Precision", "Progress", "Projected", "PruneAndRegrow", "REDUCTIONS", "Reason", "Recipe", "Reduce",
-    "RefreshNorms", "Regularised", "Reweighted", "Rewire", "Rewrite", "Ridge", "Role", "SECTIONS", "SILENT",
-    "Scaling", "Scores", "Search", "Sensitivity", "Shrink", "Target", "Uniform", "Verdict", "WARNINGS", "Weights",
-    "asdict", "check_precision", "median_interval", "to_plain", "wide_interval",
+    "Custom", "Data", "Decaying", "Distil", "Effort", "ErdosRenyi", "FineTune", "FoldMeans", "Frozen", "Gates",
+    "Global", "Gradual", "Group", "GrowAndPrune", "HalfSpace", "HealStep", "Iterative", "Judge", "Knapsack",
+    "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS", "Normalise",
+    "OneShot", "Plan", "Precision", "Progress", "Projected", "PruneAndRegrow", "REDUCTIONS", "Reason", "Recipe",
+    "Reduce", "RefreshNorms", "Reweighted", "Rewire", "Rewrite", "Ridge", "Role", "SECTIONS", "SILENT", "Scaling",
+    "Scores", "Search", "Sensitivity", "Shrink", "Target", "Uniform", "Verdict", "WARNINGS", "Weights", "asdict",
+    "check_precision", "median_interval", "to_plain", "wide_interval",
 ]  # fmt: skip
 __getattr__ = lazy_names("sartor.types", _HOMES)  # `sartor --help` needs no torch

@@ -5,8 +5,8 @@
 | `score`: what matters | `Criterion`, `Gates`, `Sensitivity` |
 | `cut`: what may go | `Axes`, or `Weights` in a pattern |
 | `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, `ErdosRenyi` (weights), or a `Search` |
-| `when`: on what schedule | `OneShot`; while it trains `Gradual`, `PruneAndRegrow`, `Projected`, `Regularised`; of \
-weights `Gradual`, `Rewire`, `GrowAndPrune`, `Reweighted`, `Iterative` |
+| `when`: on what schedule | `OneShot`; while it trains `Gradual`, `PruneAndRegrow`; of units also `Projected`, \
+`Decaying`; of weights also `Rewire`, `GrowAndPrune`, `Reweighted`, `Iterative` |
 | `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `Distil`, `FineTune` |
 
 Every choice is a frozen value with a `kind`, so a recipe survives TOML and JSON.
@@ -26,7 +26,7 @@ from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms
 from sartor.types.rewire import GrowAndPrune, Iterative, Reweighted, Rewire
 from sartor.types.scaling import Among, Normalise, Reduce, Scaling
 from sartor.types.weights import Weights
-from sartor.types.when import Gradual, OneShot, Projected, PruneAndRegrow, Regularised
+from sartor.types.when import Decaying, Gradual, OneShot, Projected, PruneAndRegrow
 
 Function: TypeAlias = Callable[..., Any]
 Rewrite: TypeAlias = Literal["free", "allow", "never"]
@@ -171,7 +171,7 @@ class Search:
 Allocate = Annotated[Global | Uniform | Knapsack | Custom | ErdosRenyi | Search, Field(discriminator="kind")]
 
 When = Annotated[
-    OneShot | Gradual | PruneAndRegrow | Projected | Regularised | Rewire | GrowAndPrune | Reweighted | Iterative,
+    OneShot | Gradual | PruneAndRegrow | Projected | Decaying | Rewire | GrowAndPrune | Reweighted | Iterative,
     Field(discriminator="kind"),
 ]
 

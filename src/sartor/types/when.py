@@ -122,7 +122,7 @@ class Projected:
 
 
 @checked
-class Regularised:
+class Decaying:
     """Units decay, the small ones faster, from `start` to `end`; there the budget is cut to, and the rest trains on."""
 
     strength: Annotated[float, Field(strict=True, gt=0)] = 1e-4  # of the decay of the largest unit of a group
@@ -130,15 +130,15 @@ class Regularised:
     start: Share = 0.0  # share of the run from which on units decay
     end: Share = 0.75  # share of the run at which the budget is met
     every: Every = 0.01  # between two measurements of the norms
-    kind: Literal["regularised"] = "regularised"
+    kind: Literal["decaying"] = "decaying"
 
     def __post_init__(self) -> None:
-        _check_order("regularised", self.start, self.end)
+        _check_order("decaying", self.start, self.end)
 
     def steps(self, total: int) -> tuple[int, ...]:
         """The updates after which norms are measured; the last one meets the budget.
 
-        >>> Regularised(start=0.5, end=0.8, every=20).steps(100)
+        >>> Decaying(start=0.5, end=0.8, every=20).steps(100)
         (50, 70, 80)
         """
         return regular_steps(round(self.start * total), round(self.end * total), self.every, total)
@@ -156,6 +156,6 @@ def _check_order(name: str, start: float, end: float) -> None:
 
 
 __all__ = [
-    "Every", "Gradual", "Grow", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Regularised", "Shrink",
-    "Values", "regular_steps",
+    "Decaying", "Every", "Gradual", "Grow", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Shrink", "Values",
+    "regular_steps",
 ]  # fmt: skip

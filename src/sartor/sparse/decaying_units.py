@@ -12,11 +12,11 @@ from torch import Tensor
 from sartor.sparse.mechanism import MECHANISMS, Moment, Training
 from sartor.sparse.unit_rows import UnitRows
 from sartor.sparse.units import UnitMechanism
-from sartor.types import Recipe, Regularised
+from sartor.types import Decaying, Recipe
 
 
-@MECHANISMS.register("axes/regularised", source="Fang et al. 2023 (DepGraph), arXiv:2301.12900")
-class RegularisedUnits(UnitMechanism):
+@MECHANISMS.register("axes/decaying", source="Fang et al. 2023 (DepGraph), arXiv:2301.12900")
+class DecayingUnits(UnitMechanism):
     """Until `end` every unit decays by its own strength; then the recipe's scores say once what goes.
 
     The gradient of every element w of a unit g gets strength * base ** ((I_max - I_g) / (I_max - I_min)) * w, where I_g
@@ -28,7 +28,7 @@ class RegularisedUnits(UnitMechanism):
 
     def __init__(self, recipe: Recipe):
         super().__init__(recipe)
-        assert isinstance(recipe.when, Regularised)
+        assert isinstance(recipe.when, Decaying)
         self.when = recipe.when
         self.decay: dict[str, Tensor] = {}  # group -> [units]
 
@@ -77,11 +77,11 @@ class RegularisedUnits(UnitMechanism):
 
 
 @torch.no_grad()
-def decay_of(rows: UnitRows, when: Regularised) -> Tensor:
+def decay_of(rows: UnitRows, when: Decaying) -> Tensor:
     """The decay of every unit of a group, [units]: `strength` for the largest, `strength * base` for the smallest.
 
     >>> t = torch.tensor([[3.0, 4.0], [0.0, 0.0], [2.5, 0.0]])
-    >>> decay_of(UnitRows(3, ((t, 0, torch.arange(3)[:, None]),)), Regularised(strength=1.0, base=16.0))
+    >>> decay_of(UnitRows(3, ((t, 0, torch.arange(3)[:, None]),)), Decaying(strength=1.0, base=16.0))
     tensor([ 1., 16.,  4.], dtype=torch.float64)
     """
     norms = rows.inner(rows.values, rows.values).sqrt()
@@ -89,4 +89,4 @@ def decay_of(rows: UnitRows, when: Regularised) -> Tensor:
     return when.strength * when.base ** ((norms.max() - norms) / spread if spread > 0 else torch.zeros_like(norms))
 
 
-__all__ = ["RegularisedUnits", "decay_of"]
+__all__ = ["DecayingUnits", "decay_of"]
