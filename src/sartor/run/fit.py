@@ -282,8 +282,9 @@ class Fitting:
 
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
         with self.recorder.timed("understand") as facts:
-            units = self.recipe.cut.kind == "axes"
-            subject = stages.understand(model, example, device, self.recipe.rewrite, units=units)
+            subject = stages.understand(
+                model, example, device, self.recipe.rewrite, units=self.recipe.cut.kind == "axes"
+            )
             if wrappers := unwrapped(model).wrappers:
                 self.recorder.note(wrapper_note(wrappers))
             if subject.reading:
