@@ -65,17 +65,7 @@ from sartor.seed import seeded
 from sartor.structure import Example
 from sartor.train import History
 from sartor.train.batch import split
-from sartor.types import (
-    Batches,
-    Budget,
-    Comparison,
-    Data,
-    Effort,
-    Judge,
-    Plan,
-    Recipe,
-    to_plain,
-)
+from sartor.types import Batches, Budget, Comparison, Data, Effort, Judge, Plan, Recipe, to_plain
 from sartor.version import version
 from sartor.wrappers import unwrapped, wrapper_note
 
@@ -282,9 +272,8 @@ class Fitting:
 
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
         with self.recorder.timed("understand") as facts:
-            subject = stages.understand(
-                model, example, device, self.recipe.rewrite, units=self.recipe.cut.kind == "axes"
-            )
+            units = self.recipe.cut.kind == "axes"
+            subject = stages.understand(model, example, device, self.recipe.rewrite, units=units)
             if wrappers := unwrapped(model).wrappers:
                 self.recorder.note(wrapper_note(wrappers))
             if subject.reading:
