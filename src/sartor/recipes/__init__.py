@@ -38,6 +38,7 @@ from sartor.recipes import (
     mest_soft,
     movement,
     one_cycle,
+    one_shot_weights,
     oto,
     oto_training,
     random,
@@ -59,6 +60,6 @@ __all__ = [
     "chex_residual", "chip", "eagleeye", "enter", "find_recipe", "fisher", "flap", "flap_fpgm", "fpgm", "g2gnet",
     "gap", "gather_scatter", "gradual", "gradual_bn", "gradual_weights", "group_fisher", "group_sparse", "halp",
     "hesso", "hesso_training", "hrank", "hrel", "l1", "l2", "lamp", "lottery_ticket", "median", "mest", "mest_soft",
-    "movement", "one_cycle", "oto", "oto_training", "random", "reconstruction", "reweighted", "rigl", "sensitivity",
-    "set", "static_random", "taylor", "taylor2", "uniform_l1", "wanda",
+    "movement", "one_cycle", "one_shot_weights", "oto", "oto_training", "random", "reconstruction", "reweighted",
+    "rigl", "sensitivity", "set", "static_random", "taylor", "taylor2", "uniform_l1", "wanda",
 ]  # fmt: skip
