@@ -16,6 +16,7 @@ from sartor.studies import (  # noqa: F401
     repairs,
     snapshot,
     verdicts,
+    workloads,
 )
 from sartor.studies.grid import Grid, Part, bullets, machine, markdown
 from sartor.studies.registry import STUDIES, Option, Row, Study, study

@@ -51,10 +51,10 @@ class WorkloadCheck:
     exported: str
 
 
-def understood(entry: Workload) -> tuple[nn.Module, Graph]:
-    """The original after its warm-up, and its graph with the groups that can be cut."""
+def understood(entry: Workload, epochs: int | None = None) -> tuple[nn.Module, Graph]:
+    """The original after its warm-up (or `epochs` of training), and its graph with the groups that can be cut."""
     model = entry.build()
-    train_(model, entry, entry.warm_up)
+    train_(model, entry, entry.warm_up if epochs is None else epochs)
     first, *others = entry.examples()
     recorded = [record_variant(model, x) for x in (*others, *other_inputs(model, first))]
     return model, probe(model, trace(model, first, [r for r in recorded if r is not None]))

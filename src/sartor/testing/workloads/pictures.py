@@ -13,7 +13,7 @@ from sartor.types import Data
 
 
 def pictures(n: int, *size: int, channels: int = 3, seed: int = 0) -> Tensor:
-    """Smooth fields with a sharp-edged shape on each, in [0, 1], [n, channels, *size]; size has two or three numbers."""
+    """Smooth fields with a sharp-edged shape on each, in [0, 1], [n, channels, *size]; size: two or three numbers."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, channels, *(4 for _ in size), generator=generator)
     mode = "bilinear" if len(size) == 2 else "trilinear"

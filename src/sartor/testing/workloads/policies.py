@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 import torch
@@ -85,7 +85,7 @@ def best_order(piece: Tensor) -> list[int]:
     """The shortest order of a sub-path between its ends."""
     distance = torch.cdist(piece, piece).tolist()
     whole = [[0, *inner, PIECE - 1] for inner in permutations(range(1, PIECE - 1))]
-    return min(whole, key=lambda o: sum(distance[a][b] for a, b in zip(o, o[1:])))
+    return min(whole, key=lambda o: sum(distance[a][b] for a, b in pairwise(o)))
 
 
 def maps(n: int, seed: int, cities: int = 10) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -249,7 +249,7 @@ class Detector(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """[n, 3, h, w] -> for each level [n, classes + 4, h, w]: class logits, then left, top, right, bottom in cells."""
+        """[n, 3, h, w] -> for each level [n, classes + 4, h, w]: class logits; left, top, right, bottom in cells."""
         p3 = self.down[0](self.stem(x))
         p4 = self.down[1](p3)
         p5 = self.down[2](p4)

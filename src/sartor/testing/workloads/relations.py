@@ -116,10 +116,13 @@ class KeGcn(Completion):
 class Interaction(nn.Module):
     """Features of head and relation laid out as a chequered picture, convolved circularly, compared with all tails."""
 
-    def __init__(self, width: int = 24, filters: int = 12, rows: int = 6, permutations: int = 2):
+    def __init__(
+        self, width: int = 24, filters: int = 12, rows: int = 6, permutations: int = 2,
+        sizes: tuple[int, int] = (ENTITIES, RELATIONS),
+    ):  # fmt: skip
         super().__init__()
         self.rows, self.permutations = rows, permutations
-        self.entities, self.relations = nn.Embedding(ENTITIES, width), nn.Embedding(RELATIONS, width)
+        self.entities, self.relations = nn.Embedding(sizes[0], width), nn.Embedding(sizes[1], width)
         orders = []
         for _ in range(permutations):
             pair = torch.stack([torch.randperm(width), torch.randperm(width) + width], 1)
@@ -129,7 +132,7 @@ class Interaction(nn.Module):
         self.filters = nn.Conv2d(permutations, filters * permutations, 3, groups=permutations)
         self.norm2 = nn.BatchNorm2d(filters * permutations)
         self.fold = nn.Linear(filters * permutations * 2 * width, width)
-        self.bias = nn.Parameter(torch.zeros(ENTITIES))
+        self.bias = nn.Parameter(torch.zeros(sizes[0]))
 
     def forward(self, queries: Tensor) -> Tensor:
         """Queries [n, 2] (head, relation) -> scores [n, entities]."""

@@ -205,7 +205,7 @@ class Interference(nn.Module):
 
     def forward(self, gains: Tensor) -> Tensor:
         """Gains [n, users, users] from transmitter (last) to receiver -> powers [n, users] in (0, 1)."""
-        n, users, _ = gains.shape
+        users = gains.shape[1]
         h = self.start(gains.diagonal(dim1=1, dim2=2)[..., None]).relu()
         pairs = torch.stack([gains, gains.transpose(1, 2)], -1)
         for message, update in zip(self.messages, self.updates):

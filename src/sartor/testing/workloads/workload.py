@@ -67,7 +67,8 @@ class Workload(ABC):
         return 100 * float((first_tensor(output).argmax(-1) == targets).double().mean())
 
     def begin(self, model: nn.Module) -> None:
-        """Called before a pass over batches: a network that keeps a state forgets it here."""
+        """Called before a pass over batches, where a network that keeps a state forgets it. By default: nothing."""
+        del model
 
     def quality(self, model: nn.Module, batches: Sequence[Any]) -> float:
         """Mean of `score` over batches, in evaluation mode."""
