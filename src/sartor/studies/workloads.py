@@ -53,9 +53,7 @@ class Workloads(Study):
         generated = {e.name: e.value for e in WORKLOADS.entries()}
         entries: Mapping[str, Workload] = generated if self.data is None else real_workloads(self.data)
         yield from run.rows_of(
-            Case(
-                {"name": name, "share": self.share, "seed": run.seed}, partial(self._row, entry, run.seed, run.listener)
-            )
+            Case({"name": n, "share": self.share, "seed": run.seed}, partial(self._row, entry, run.seed, run.listener))
             for n, entry in entries.items()
         )
 

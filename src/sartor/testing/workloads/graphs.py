@@ -160,9 +160,9 @@ class MinCut(nn.Module):
         reach = (assigned.square() * degree[..., None]).sum((1, 2))
         cut = 1 - (inside / reach.clamp(min=1e-6)).mean()
         overlap = assigned.transpose(1, 2) @ assigned
-        unit = torch.eye(overlap.shape[-1], device=overlap.device) / overlap.shape[-1] ** 0.5
-        size = overlap.square().sum((1, 2)).sqrt()
-        orthogonal = (overlap / size[:, None, None] - unit).square().sum((1, 2)).sqrt().mean()
+        trace = overlap.diagonal(dim1=1, dim2=2).sum(-1) / overlap.square().sum((1, 2)).sqrt()
+        # the distance of the overlap from the unit matrix, both scaled to norm one
+        orthogonal = (2 - 2 * trace / overlap.shape[-1] ** 0.5).clamp(min=1e-6).sqrt().mean()
         clusters = assigned.transpose(1, 2) @ h
         links = pooled / pooled.sum(-1, keepdim=True).clamp(min=1e-6)
         return self.head(self.second(links @ clusters + clusters).relu().mean(1)), cut, orthogonal
