@@ -213,7 +213,7 @@ def unbind(op: Op) -> list[Axes]:
 
 @rule("select", "diagonal diagonal_copy")
 def diagonal(op: Op) -> Axes:
-    """x[..., i, i]: the two dimensions of the main diagonal are one axis, which it keeps; other diagonals freeze both."""
+    """x[..., i, i]: both dimensions of the main diagonal are one axis, which it keeps; other diagonals freeze both."""
     x = op.args[0]
     first, second = dim(op.arg("dim1", 0), x.ndim), dim(op.arg("dim2", 1), x.ndim)
     rest = [a for d, a in enumerate(x.axes) if d not in (first, second)]
