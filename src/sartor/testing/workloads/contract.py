@@ -139,7 +139,11 @@ def check_workload(entry: Workload, *, share: float = 0.7, exporter: str = ".pt2
     sizes = compare_sizes(entry, model, graph, plan, smaller, verdict)
     require_equal_copy(entry, edits, smaller)
     val = list(entry.data().val or ())
-    before, after_cut = entry.quality(model, val), entry.quality(smaller, val)
+    untrained, before, after_cut = (entry.quality(m, val) for m in (entry.build(), model, smaller))
+    require(
+        before > untrained or not entry.warm_up,
+        f"{entry.quality_name} is {before:.4g} after training, {untrained:.4g} before",
+    )
     train_(smaller, entry, 1)
     trained = entry.quality(smaller, val)
     require(trained > after_cut, f"{entry.quality_name} fell from {after_cut:.4g} to {trained:.4g} in one epoch")
@@ -186,11 +190,14 @@ def compare_sizes(
     with torch.no_grad(), borrowed(model), borrowed(smaller), borrowed(silenced), borrowed(comparable):
         for example in entry.examples():
             shapes = [tuple(t.shape) for t in tensors(example)]
+            for network in (model, smaller, silenced):
+                entry.begin(network)
             expected, actual = call(model, example), call(smaller, example)
             if [t.shape for t in tensors(expected)] != [t.shape for t in tensors(actual)]:
                 raise ContractBroken(f"{entry.name}: other output shapes on inputs {shapes}")
             reference = reference_output(silenced, graph, resolved.masks, example, rewritten_paths(comparable))
             if reference.complete:
+                entry.begin(comparable)
                 found = gap(reference.output, call(comparable, example))
                 if not found.error <= 1e-4:
                     raise ContractBroken(f"{entry.name}: error {found.error:.1e} at {found.where} on inputs {shapes}")

@@ -101,6 +101,9 @@ def oriented(n: int, seed: int, size: int = 16) -> tuple[Tensor, Tensor]:
 class Spach(Workload):
     """Convolution, attention and MLP as mixers of positions inside one skeleton."""
 
+    warm_up = 5
+    lr = 5e-3
+
     def network(self) -> nn.Module:
         return Skeleton()
 
@@ -178,7 +181,8 @@ def moving(n: int, seed: int, time: int = 4, size: int = 12) -> tuple[Tensor, Te
 class MvfNet(Workload):
     """Multi-view fusion: a part of the channels of a 2-D network is filtered along time, height and width."""
 
-    warm_up = 2
+    warm_up = 6
+    lr = 1e-2
 
     def network(self) -> nn.Module:
         return Clips()

@@ -69,6 +69,9 @@ def vibration(n: int, seed: int, length: int = 192) -> tuple[Tensor, Tensor]:
 class Mskacnn(Workload):
     """Convolutions of several kernel sizes side by side on a vibration signal, mixed by attention."""
 
+    warm_up = 4
+    lr = 5e-3
+
     def network(self) -> nn.Module:
         return MultiScaleKernels(classes=5)
 
