@@ -181,11 +181,10 @@ class CommonNeighbours(nn.Module):
 
     def __init__(self, width: int = 12, hidden: int = 24, complete: bool = True):
         super().__init__()
-        self.complete = complete
         self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
         self.pair = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, hidden))
         self.shared = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, hidden))
-        self.believe = nn.Linear(hidden, hidden, bias=False)
+        self.believe = nn.Linear(hidden, hidden, bias=False) if complete else None
         self.out = nn.Sequential(nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, features: Tensor, edges: Tensor, pairs: Tensor) -> Tensor:
@@ -198,7 +197,7 @@ class CommonNeighbours(nn.Module):
         a, b = pairs[0], pairs[1]
         of_a, of_b = linked[a], linked[b]  # [n, nodes]
         common = of_a * of_b
-        if self.complete:
+        if self.believe is not None:
             probable = (self.believe(h) @ h.T / h.shape[-1] ** 0.5).sigmoid()
             common = common + of_a * (1 - of_b) * probable[b] + of_b * (1 - of_a) * probable[a]
         return self.out(self.pair(h[a] * h[b]) + self.shared(common @ h))[:, 0]

@@ -108,7 +108,7 @@ class DeductiveSolver(nn.Module):
         q = read.gather(1, places[..., None].expand(-1, -1, read.shape[-1]))
         for alone, others in zip(self.alone, self.others):
             q = q + (alone(q) + (others(q.sum(1) + asked))[:, None]).relu()
-        return self.out(self.whole(q).relu().sum(1) + 0.0)
+        return self.out(self.whole(q).relu().sum(1))
 
 
 def problems(n: int, seed: int, length: int = 10, quantities: int = 3) -> tuple[tuple[Tensor, Tensor], Tensor]:
