@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,46 +58,47 @@ class Workloads(Study):
         )
 
     def _row(self, entry: Workload, seed: int, listener: Listener) -> dict[str, Any]:
+        """The row of one network; one that cannot be scored or cut has the reason in "why" and nothing behind it."""
         start = time.perf_counter()
         recipe = changed(find_recipe(self.recipe), {"calibration": _SAMPLES, "seed": seed})
         context = Context(judge=Judge(loss=entry.loss()), seed=seed, listener=listener)
         model, graph = understood(entry, self.epochs or None)
-        first, *others = entry.examples()
         data = entry.data()
         val, train = list(data.val or ()), list(data.train or ())
+        first, *others = entry.examples()
         subject = Subject(model, first, graph, count(graph), others=tuple(others), samples=tuple(train)).allowed(recipe)
+        row: dict[str, Any] = {
+            "field": entry.field, "source": entry.source, "budget": entry.budget, "target": self.target,
+            "groups": len(subject.graph.groups), "pinned": pinned_share(subject.graph), "macs": subject.original.macs,
+            "quality_name": entry.quality_name, "quality": {"original": entry.quality(model, val)},
+            "preserves": entry.preserves, "violation": {"before": entry.violation(model)}, "why": {},
+        }  # fmt: skip
         bounds = parse_budget(f"{entry.budget}<={self.share:g}%").against(subject.original)
-        quality = {"original": entry.quality(model, val)}
-        why: dict[str, str] = {}
         with seeded(seed):
-            scores = stages.score(subject, recipe, bounds, context)
-            plan = stages.decide(subject, recipe, scores, bounds, context).plan
-            cut = stages.apply(subject, plan)
-            quality["cut"] = entry.quality(cut.network, val)
+            try:
+                scores = stages.score(subject, recipe, bounds, context)
+                plan = stages.decide(subject, recipe, scores, bounds, context).plan
+                # the nodes of a graph cannot be told from samples, so the proof takes the example as it is
+                cut = stages.apply(replace(subject, samples=()), plan)
+            except SartorError as e:
+                return {**row, "why": {"cut": str(e)}, "seconds": time.perf_counter() - start}
+            row["quality"]["cut"] = entry.quality(cut.network, val)
             network = cut.network
             try:
                 network, _ = stages.heal(subject, plan, network, recipe, context)
-                quality["repaired"] = entry.quality(network, val)
+                row["quality"]["repaired"] = entry.quality(network, val)
             except SartorError as e:
-                why["repair"] = str(e)
-        violation = {"before": entry.violation(model), "after": entry.violation(network)}
-        latency: dict[str, Any] = {}
+                row["why"]["repair"] = str(e)
+        row["violation"]["after"] = entry.violation(network)
         try:
             compared = stages.observe(subject, network, self.target, _QUICK)
-            latency = {"ratio": compared.ratio, "interval": compared.interval, "original_s": compared.original.median_s}
+            row["latency"] = {"ratio": compared.ratio, "interval": compared.interval}
         except SartorError as e:
-            why["latency"] = str(e)
+            row["why"]["latency"] = str(e)
         train_(network, entry, 1, train)
-        quality["trained"] = entry.quality(network, val)
-        left = count(subject.graph, plan.counts())
-        return {
-            "field": entry.field, "source": entry.source, "budget": entry.budget,
-            "groups": len(subject.graph.groups), "pinned": pinned_share(subject.graph), "macs": subject.original.macs,
-            "left": left.get(entry.budget) / subject.original.get(entry.budget), "quality_name": entry.quality_name,
-            "quality": quality, "verdict": cut.verdict.to_plain(), "preserves": entry.preserves,
-            "violation": violation, "latency": latency, "why": why, "target": self.target,
-            "seconds": time.perf_counter() - start,
-        }  # fmt: skip
+        row["quality"]["trained"] = entry.quality(network, val)
+        left = count(subject.graph, plan.counts()).get(entry.budget) / subject.original.get(entry.budget)
+        return {**row, "left": left, "verdict": cut.verdict.to_plain(), "seconds": time.perf_counter() - start}
 
     def parts(self, answer: Mapping[str, Any]) -> Sequence[Part]:
         """A caption, one table, and what could not be done, with the reason."""
@@ -110,7 +111,10 @@ class Workloads(Study):
         ]
         failed = [f"`{r['name']}`, {stage}: {reason}" for r in rows for stage, reason in r["why"].items()]
         left_out = [
-            f"`{r['name']}`: {group} ({reason})" for r in rows for group, reason in r["verdict"]["left_out"][:2]
+            f"`{r['name']}`: {group} ({reason})"
+            for r in rows
+            if "verdict" in r
+            for group, reason in r["verdict"]["left_out"][:2]
         ]
         parts += ["Not done, and why:", bullets(failed)] if failed else []
         parts += ["Groups whose function has no reference, and why:", bullets(left_out)] if left_out else []
@@ -118,16 +122,17 @@ class Workloads(Study):
 
 
 def cells(row: Row) -> list[str]:
-    """The cells of one network, as many as HEADS."""
-    quality, latency, violation = row["quality"], row["latency"], row["violation"]
-    number = lambda key: f"{quality[key]:.2f}" if quality.get(key) is not None else "–"
+    """The cells of one network, as many as HEADS; those that could not be had are dashes."""
+    quality, latency, violation = row["quality"], row.get("latency"), row["violation"]
+    number = lambda key: f"{quality[key]:.2f}" if key in quality else "–"
     timed = "–"
     if latency:
         low, high = latency["interval"]
         timed = f"{100 * latency['ratio']:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+    errors = ", ".join(f"{violation[when]:.0e}" for when in ("before", "after") if when in violation)
     return [
-        row["name"], row["field"], str(row["groups"]), f"{100 * row['left']:.0f} % of {row['budget']}",
-        show_count(row["macs"]), timed, row["quality_name"],
-        *(number(key) for key in ("original", "cut", "repaired", "trained")), row["verdict"]["status"],
-        f"{row['preserves']}: {violation['before']:.0e}, {violation['after']:.0e}",
+        row["name"], row["field"], str(row["groups"]),
+        f"{100 * row['left']:.0f} % of {row['budget']}" if "left" in row else "–", show_count(row["macs"]), timed,
+        row["quality_name"], *(number(key) for key in ("original", "cut", "repaired", "trained")),
+        row["verdict"]["status"] if "verdict" in row else "–", f"{row['preserves']}: {errors}",
     ]  # fmt: skip

@@ -17,9 +17,9 @@ from sartor.types import Data
 
 
 class NodeTask(Workload):
-    """Nodes of one graph classified, judged on another graph; renumbering the nodes renumbers the answers."""
+    """Nodes of graphs classified, judged on other graphs; renumbering the nodes renumbers the answers."""
 
-    warm_up = 15
+    warm_up = 4
     lr = 1e-2
     tolerance = 1e-4
 
@@ -27,7 +27,7 @@ class NodeTask(Workload):
         return [communities(n, i)[0] for i, n in enumerate((24, 40, 17))]
 
     def data(self) -> Data:
-        train, val = ([communities(n, self.seed + n)] for n in (160, 120))
+        train, val = ([communities(n, self.seed + i) for i in r] for n, r in ((100, range(8)), (150, range(8, 11))))
         return Data(train=train, val=val)
 
     def violation(self, model: nn.Module) -> float:
@@ -262,11 +262,12 @@ class Erase(NodeTask):
         return Representations()
 
     def data(self) -> Data:
-        (graph, labels), (other, truth) = communities(160, self.seed), communities(120, self.seed + 1)
-        generator = torch.Generator().manual_seed(self.seed)
-        wrong = torch.rand(len(labels), generator=generator) < 0.2
-        noisy = torch.where(wrong, torch.randint(4, labels.shape, generator=generator), labels)
-        return Data(train=[(graph, noisy)], val=[(other, truth)])
+        whole = super().data()
+        generator, train = torch.Generator().manual_seed(self.seed), []
+        for graph, labels in whole.train or ():
+            wrong = torch.rand(len(labels), generator=generator) < 0.2
+            train.append((graph, torch.where(wrong, torch.randint(4, labels.shape, generator=generator), labels)))
+        return Data(train=train, val=whole.val)
 
     def loss(self) -> Callable[[Any, Any], Tensor]:
         def rate_reduction(output: Any, targets: Tensor) -> Tensor:
@@ -312,7 +313,8 @@ class RpHgnn(NodeTask):
         return [self._directed(communities(n, i)[0]) for i, n in enumerate((24, 40, 17))]
 
     def data(self) -> Data:
-        train, val = ([(self._directed(g), y)] for g, y in (communities(n, self.seed + n) for n in (160, 120)))
+        whole = super().data()
+        train, val = ([(self._directed(g), y) for g, y in part or ()] for part in (whole.train, whole.val))
         return Data(train=train, val=val)
 
     def _directed(self, graph: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -377,7 +379,8 @@ class ParetoGnn(NodeTask):
         return ManyTasks()
 
     def data(self) -> Data:
-        train, val = ([(g, (y, g[0]))] for g, y in (communities(n, self.seed + n) for n in (160, 120)))
+        whole = super().data()
+        train, val = ([(g, (y, g[0])) for g, y in part or ()] for part in (whole.train, whole.val))
         return Data(train=train, val=val)
 
     def score(self, output: Any, targets: Any) -> float:

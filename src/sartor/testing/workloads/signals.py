@@ -327,6 +327,7 @@ class NetMamba(Workload):
     """Traffic classified by selective state-space blocks; inner width and state size lie in six tensors each."""
 
     lr = 1e-2
+    warm_up = 4
 
     def network(self) -> nn.Module:
         return Traffic()
@@ -335,7 +336,7 @@ class NetMamba(Workload):
         return [flows(2, 0)[0], flows(3, 1, 32)[0], flows(1, 2, 60)[0]]
 
     def data(self) -> Data:
-        return two_parts(flows, (96, 48), 16, self.seed)
+        return two_parts(flows, (128, 64), 16, self.seed)
 
     def violation(self, model: nn.Module) -> float:
         x = torch.randn(1, 10, model.norm.normalized_shape[0], generator=torch.Generator().manual_seed(0))  # type: ignore
