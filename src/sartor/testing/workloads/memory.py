@@ -109,32 +109,41 @@ class EventMemory(nn.Module):
         self.memory.zero_()
         self.drift.zero_()
 
-    def forward(self, source: Tensor, target: Tensor, other: Tensor, gap: Tensor) -> Tensor:
-        """Nodes of events [n], the same with other targets, time since the last event [n] -> logits [n, 2]."""
+    def forward(self, past: tuple[Tensor, Tensor, Tensor], source: Tensor, target: Tensor, other: Tensor) -> Tensor:
+        """The last events (sources [m], targets [m], time since then [m]), nodes of new events [n] -> logits [n, 2].
+
+        Each new event is asked about with its target and with another one.
+        """
+        seen, met, gap = past
         old = self.memory
         state = old + self.start.weight
-        a, b, c = state[source], state[target], state[other]
-        logits = torch.cat([self.judge(torch.cat([a, b], -1)), self.judge(torch.cat([a, c], -1))], -1)
-        measured = self.update(self.message(torch.cat([a, b, gap[:, None]], -1)), old[source])
-        predicted = old[source] + self.drift[source] * gap[:, None]
+        message = self.message(torch.cat([state[seen], state[met], gap[:, None]], -1))
+        measured = self.update(message, old[seen])
+        predicted = old[seen] + self.drift[seen] * gap[:, None]
         gain = self.trust.sigmoid()
         new = gain * measured + (1 - gain) * predicted
-        self.drift = self.drift.index_copy(0, source, 0.9 * self.drift[source] + 0.1 * (new - old[source]).detach())
-        self.memory = old.index_copy(0, source, new.detach())
-        return logits + 0 * new.sum(-1, keepdim=True)
+        step = 0.9 * self.drift[seen] + 0.1 * (new - old[seen]).detach()
+        memory = old.index_copy(0, seen, new)
+        self.drift = self.drift.index_copy(0, seen, step)
+        self.memory = memory.detach()
+        state = memory + self.start.weight
+        asked = state[source]
+        pairs = (torch.cat([asked, state[node]], -1) for node in (target, other))
+        return torch.cat([self.judge(pair) for pair in pairs], -1)
 
 
-def events(batches: int, seed: int, users: int = 20) -> list[tuple[tuple[Tensor, ...], Tensor]]:
-    """Batches of events of every user: each user moves on through the items in steps of one; targets are [1, 0]."""
+def events(batches: int, seed: int, users: int = 20) -> list[tuple[tuple[Any, ...], Tensor]]:
+    """Batches of events of every user, with those before: each user moves on through the items; targets are 0."""
     generator = torch.Generator().manual_seed(seed)
     place = torch.randint(users, (users,), generator=generator)
     rows = []
     for _ in range(batches):
-        order = torch.randperm(users, generator=generator)
+        before, order = torch.randperm(users, generator=generator), torch.randperm(users, generator=generator)
+        past = before, users + place[before], torch.ones(users)
         place = (place + 1) % users
-        other = (place + torch.randint(2, users, (users,), generator=generator)) % users
-        gap = torch.ones(users)
-        rows.append(((order, users + place[order], users + other[order], gap), torch.zeros(users, dtype=torch.int64)))
+        other = (place + torch.randint(1, users, (users,), generator=generator)) % users
+        new = order, users + place[order], users + other[order]
+        rows.append(((past, *new), torch.zeros(users, dtype=torch.int64)))
     return rows
 
 

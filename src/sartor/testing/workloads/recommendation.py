@@ -14,7 +14,7 @@ from sartor.testing.workloads.pictures import two_parts
 from sartor.testing.workloads.workload import Workload, difference, workload
 from sartor.types import Data
 
-FIELDS, ROWS = 6, 50
+FIELDS, ROWS = 6, 20
 
 
 class Cross(nn.Module):
@@ -52,11 +52,11 @@ class FusedCross(nn.Module):
 
 def clicks(n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Rows of fields, and clicks that depend on products of hidden tastes of two fields each."""
-    taste = torch.randn(FIELDS, ROWS, 3, generator=torch.Generator().manual_seed(7))
+    taste = torch.randn(FIELDS, ROWS, generator=torch.Generator().manual_seed(7))
     generator = torch.Generator().manual_seed(seed)
     ids = (torch.rand(n, FIELDS, generator=generator).square() * ROWS).long()
     hidden = taste[torch.arange(FIELDS), ids]
-    logits = (hidden[:, 0] * hidden[:, 1] + hidden[:, 2] * hidden[:, 3]).sum(-1) * 0.8 - 0.3
+    logits = 1.5 * (hidden[:, 0] * hidden[:, 1] + hidden[:, 2] * hidden[:, 3]) + hidden[:, 4]
     return ids, (torch.rand(n, generator=generator) < logits.sigmoid()).float()
 
 
@@ -74,7 +74,7 @@ class Fcn(Workload):
     quality_name = "AUC (%)"
     budget = "bytes"
     lr = 1e-2
-    warm_up = 2
+    warm_up = 4
 
     def network(self) -> nn.Module:
         return FusedCross()
@@ -83,7 +83,7 @@ class Fcn(Workload):
         return [clicks(n, i)[0] for i, n in enumerate((4, 1, 9))]
 
     def data(self) -> Data:
-        return two_parts(clicks, (2048, 512), 128, self.seed)
+        return two_parts(clicks, (4096, 1024), 128, self.seed)
 
     def loss(self) -> Callable[[Any, Any], Tensor]:
         def of_three(output: Any, targets: Tensor) -> Tensor:
