@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 from sartor.budget import parse_budget
 from sartor.cost import count
-from sartor.errors import SartorError
 from sartor.recipes import changed, find_recipe
 from sartor.run import stages
 from sartor.run.context import Context
 from sartor.run.subject import Subject
 from sartor.seed import seeded
+from sartor.structure.example import batch_of
 from sartor.studies.grid import Grid, Part, bullets, machine
 from sartor.studies.registry import Option, Row, Study, study
 from sartor.studies.study_run import Case, StudyRun
@@ -80,21 +80,22 @@ class Workloads(Study):
                 plan = stages.decide(subject, recipe, scores, bounds, context).plan
                 # the nodes of a graph cannot be told from samples, so the proof takes the example as it is
                 cut = stages.apply(replace(subject, samples=()), plan)
-            except SartorError as e:
-                return {**row, "why": {"cut": str(e)}, "seconds": time.perf_counter() - start}
+            except Exception as e:
+                return {**row, "why": {"cut": _message(e)}, "seconds": time.perf_counter() - start}
             row["quality"]["cut"] = entry.quality(cut.network, val)
             network = cut.network
             try:
                 network, _ = stages.heal(subject, plan, network, recipe, context)
                 row["quality"]["repaired"] = entry.quality(network, val)
-            except SartorError as e:
-                row["why"]["repair"] = str(e)
+            except Exception as e:
+                row["why"]["repair"] = _message(e)
         row["violation"]["after"] = entry.violation(network)
         try:
-            compared = stages.observe(subject, network, self.target, _QUICK)
+            target = f"{self.target}{',' if ':' in self.target else ':'}batch={batch_of(first)}"  # the example as it is
+            compared = stages.observe(subject, network, target, _QUICK)
             row["latency"] = {"ratio": compared.ratio, "interval": compared.interval}
-        except SartorError as e:
-            row["why"]["latency"] = str(e)
+        except Exception as e:
+            row["why"]["latency"] = _message(e)
         train_(network, entry, 1, train)
         row["quality"]["trained"] = entry.quality(network, val)
         left = count(subject.graph, plan.counts()).get(entry.budget) / subject.original.get(entry.budget)
@@ -119,6 +120,10 @@ class Workloads(Study):
         parts += ["Not done, and why:", bullets(failed)] if failed else []
         parts += ["Groups whose function has no reference, and why:", bullets(left_out)] if left_out else []
         return parts
+
+
+def _message(e: Exception) -> str:
+    return f"{type(e).__name__}: {e}".split("\n")[0][:300]
 
 
 def cells(row: Row) -> list[str]:
