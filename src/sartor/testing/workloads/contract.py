@@ -23,6 +23,7 @@ from sartor.structure.axes import find, leaves
 from sartor.structure.example import Example, call, tensors
 from sartor.structure.other_inputs import other_inputs
 from sartor.surgery import Edits, apply_edits, cut, edits_for, probe, prove, silence
+from sartor.surgery.double import example_in_double, in_double
 from sartor.surgery.outputs import gap
 from sartor.surgery.survivors import reference_output, rewritten_paths
 from sartor.testing.plans import tie_of
@@ -199,6 +200,11 @@ def compare_sizes(
             if reference.complete:
                 entry.begin(comparable)
                 found = gap(reference.output, call(comparable, example))
+                if 1e-4 < found.error < 1e-2:  # an output may be the small difference of large numbers
+                    double, masked = example_in_double(example), in_double(silenced)
+                    entry.begin(masked)
+                    exact = reference_output(masked, graph, resolved.masks, double, rewritten_paths(comparable))
+                    found = gap(exact.output, call(in_double(comparable), double))
                 if not found.error <= 1e-4:
                     raise ContractBroken(f"{entry.name}: error {found.error:.1e} at {found.where} on inputs {shapes}")
                 done += 1

@@ -24,8 +24,8 @@ def facts(seed: int) -> tuple[Tensor, Tensor]:
     Entities have six kinds; each relation leads from a kind to any entity of another kind.
     """
     generator = torch.Generator().manual_seed(seed)
-    heads = torch.arange(ENTITIES).repeat(4 * RELATIONS)
-    relations = torch.arange(RELATIONS).repeat_interleave(ENTITIES).repeat(4)
+    heads = torch.arange(ENTITIES).repeat(8 * RELATIONS)
+    relations = torch.arange(RELATIONS).repeat_interleave(ENTITIES).repeat(8)
     kinds = (heads % 6 * torch.tensor([1, 5, 1, 5])[relations] + torch.tensor([1, 0, 3, 2])[relations]) % 6
     tails = kinds + 6 * torch.randint(ENTITIES // 6, heads.shape, generator=generator)
     triples = torch.stack([heads, relations, tails], 1)
@@ -79,6 +79,8 @@ class KnowledgeGraph(nn.Module):
         super().__init__()
         self.entities, self.relations = nn.Embedding(ENTITIES, width), nn.Embedding(RELATIONS, width)
         self.layers = nn.ModuleList(KnowledgeConvolution(width) for _ in range(layers))
+        for table in (self.entities, self.relations):
+            nn.init.normal_(table.weight, std=0.4)
 
     def forward(self, queries: Tensor, triples: Tensor) -> Tensor:
         """Queries [n, 2] (head, relation), known triples [m, 3] -> scores [n, entities]."""
@@ -99,7 +101,7 @@ class KeGcn(Completion):
     """Joint embeddings of entities and relations; their width is cut in both tables at once."""
 
     budget = "bytes"
-    warm_up = 6
+    warm_up = 8
 
     def network(self) -> nn.Module:
         return KnowledgeGraph()
@@ -158,7 +160,7 @@ class Interaction(nn.Module):
 class InteractE(Completion):
     """Permuted features in a picture with circular convolution; filters are cut, the picture keeps its places."""
 
-    warm_up = 4
+    warm_up = 8
     lr = 1e-2
 
     def network(self) -> nn.Module:

@@ -65,7 +65,7 @@ class Diagonals(nn.Module):
         products = h.transpose(1, 2) @ h
         y = products.diagonal(dim1=1, dim2=2) * 0.1
         y = (torch.diag_embed(y) + products) @ y[..., None]
-        beside = self.other(h.transpose(1, 2)).transpose(1, 2) @ h  # [n, 6, 8]
+        beside = self.other(h.transpose(1, 2)).transpose(1, 2)  # [n, 6, 8]
         return self.head(y[..., 0] * 0.1 + h.mean(1) * beside.diagonal(1, 1, 2).sum(-1, keepdim=True).tanh())
 
 
