@@ -21,14 +21,14 @@ ENTITIES, RELATIONS = 60, 4
 def facts(seed: int) -> tuple[Tensor, Tensor]:
     """Triples [count, 3] (head, relation, tail) of a toy world, for training and to judge by.
 
-    Entities have six kinds; each relation leads from a kind to any entity of another kind.
+    Entities have six kinds in a row; each relation leads some kinds on, to any entity of the kind that it leads to.
     """
     generator = torch.Generator().manual_seed(seed)
     heads = torch.arange(ENTITIES).repeat(8 * RELATIONS)
     relations = torch.arange(RELATIONS).repeat_interleave(ENTITIES).repeat(8)
-    kinds = (heads % 6 * torch.tensor([1, 5, 1, 5])[relations] + torch.tensor([1, 0, 3, 2])[relations]) % 6
+    kinds = heads % 6 + torch.tensor([1, 2, -1, -2])[relations]
     tails = kinds + 6 * torch.randint(ENTITIES // 6, heads.shape, generator=generator)
-    triples = torch.stack([heads, relations, tails], 1)
+    triples = torch.stack([heads, relations, tails], 1)[(kinds >= 0) & (kinds < 6)]
     order = torch.randperm(len(triples), generator=generator)
     return triples[order[120:]], triples[order[:120]]
 
@@ -139,7 +139,9 @@ class Interaction(nn.Module):
         self.norm = nn.BatchNorm2d(permutations)
         self.filters = nn.Conv2d(permutations, filters * permutations, 3, groups=permutations)
         self.norm2 = nn.BatchNorm2d(filters * permutations)
-        self.fold = nn.Linear(filters * permutations * 2 * width, width)
+        self.fold, self.norm3 = nn.Linear(filters * permutations * 2 * width, width), nn.BatchNorm1d(width)
+        for table in (self.entities, self.relations):
+            nn.init.xavier_normal_(table.weight)
         self.bias = nn.Parameter(torch.zeros(sizes[0]))
 
     def forward(self, queries: Tensor) -> Tensor:
@@ -147,7 +149,7 @@ class Interaction(nn.Module):
         pair = torch.cat([self.entities(queries[:, 0]), self.relations(queries[:, 1])], 1)
         grid = pair[:, self.order].view(len(pair), self.permutations, self.rows, -1)
         seen = self.filters(F.pad(self.norm(grid), (1, 1, 1, 1), mode="circular"))
-        y = self.fold(self.norm2(seen).relu().flatten(1)).relu()
+        y = self.norm3(self.fold(self.norm2(seen).relu().flatten(1))).relu()
         return y @ self.entities.weight.T + self.bias
 
 

@@ -58,14 +58,15 @@ class Diagonals(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lift, self.other, self.head = nn.Linear(4, 8), nn.Linear(5, 6), nn.Linear(8, 3)
+        self.lift, self.side = nn.Linear(4, 8), nn.Linear(4, 7)
+        self.other, self.head = nn.Linear(5, 6), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.lift(x).relu()  # [n, 5, 8]
         products = h.transpose(1, 2) @ h
         y = products.diagonal(dim1=1, dim2=2) * 0.1
         y = (torch.diag_embed(y) + products) @ y[..., None]
-        beside = self.other(h.transpose(1, 2)).transpose(1, 2)  # [n, 6, 8]
+        beside = self.other(self.side(x).relu().transpose(1, 2))  # [n, 7, 6]
         return self.head(y[..., 0] * 0.1 + h.mean(1) * beside.diagonal(1, 1, 2).sum(-1, keepdim=True).tanh())
 
 
