@@ -65,17 +65,7 @@ from sartor.seed import seeded
 from sartor.structure import Example
 from sartor.train import History
 from sartor.train.batch import split
-from sartor.types import (
-    Batches,
-    Budget,
-    Comparison,
-    Data,
-    Effort,
-    Judge,
-    Plan,
-    Recipe,
-    to_plain,
-)
+from sartor.types import Batches, Budget, Comparison, Data, Effort, Judge, Plan, Recipe, to_plain
 from sartor.version import version
 from sartor.wrappers import unwrapped, wrapper_note
 

@@ -318,9 +318,9 @@ class TrainingSession:
             BadInput: see `stages.score`.
         """
         graph, bounds = self.subject.graph, self.bounds
+        caps = share_caps(graph, bounds)
         if not bounds.timed and all(bounds.holds(x, bounds.original) for x in bounds.counted):
             raise NothingToDo("the dense network already meets every limit of the budget")
-        caps = share_caps(graph, bounds)
         if not caps:
             raise BadInput(
                 f"session: expected a counted or a relative limit; got {show_budget(self.budget)}, absolute latencies "

@@ -17,6 +17,7 @@ from sartor.studies import (  # noqa: F401
     snapshot,
     trained_recipes,
     verdicts,
+    workloads,
 )
 from sartor.studies.grid import Grid, Part, bullets, machine, markdown
 from sartor.studies.registry import STUDIES, Option, Row, Study, study
