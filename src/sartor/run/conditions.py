@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from sartor.errors import BadInput
-from sartor.measure import environment
+from sartor.measure import environment, parse_target
 from sartor.structure import Example
 from sartor.structure.example import batch_of, tensors
+from sartor.train.batch import split
+from sartor.types import Batches, Budget
 from sartor.units import show_bytes
 
 MOST_SEED = 2**63 - 1  # seeds of parts of a run are derived from it by adding small numbers
@@ -96,6 +98,36 @@ def check_weights(model: nn.Module) -> None:
             )
 
 
+def check_limits(budget: Budget) -> None:
+    """Check the targets of a budget, before anything is loaded or computed.
+
+    Raises:
+        UnknownName, BadInput: a target does not exist, or quality would not be that of what runs there.
+    """
+    for limit in budget.limits:
+        if limit.target is None:
+            continue
+        if parse_target(limit.target).dtype == "int8" and budget.max_drop is not None:
+            raise BadInput(
+                f"budget: drop<={budget.max_drop:g} would be judged on the network in floating point, while "
+                f"{limit.target} runs it quantised to int8, which loses more. Limit the time in float32 or float16, or "
+                "leave out drop<=... and judge the int8 file yourself"
+            )
+
+
+def first_inputs(batches: Batches | None) -> Example:
+    """The inputs of the first batch.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if batches is None:
+        raise BadInput("fit: expected example inputs or data; got neither (pass example=..., or a train or val loader)")
+    for batch in batches:
+        return split(batch)[0]
+    raise BadInput("fit: the data loader gave no batch")
+
+
 __all__ = [
-    "check_example", "check_weights","checked_seed", "one_at_a_time", "usable_device",
+    "check_example", "check_limits", "check_weights", "checked_seed", "first_inputs", "one_at_a_time", "usable_device",
 ]  # fmt: skip

@@ -6,8 +6,8 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,16 +19,35 @@ from sartor.errors import BadInput, BudgetNotMet, SartorError
 from sartor.export.delivery import Delivery
 from sartor.export.files import atomic_write
 from sartor.folder_lock import held
-from sartor.measure import default_target, environment, parse_target
+from sartor.measure import default_target, environment
 from sartor.run import stages
 from sartor.run.chance import beside_chance
-from sartor.run.conditions import check_example, check_weights, checked_seed, one_at_a_time, usable_device
+from sartor.run.conditions import (
+    check_example,
+    check_limits,
+    check_weights,
+    checked_seed,
+    first_inputs,
+    one_at_a_time,
+    usable_device,
+)
 from sartor.run.context import Context
 from sartor.run.doubts import doubts, worse_than_chance
-from sartor.run.folder import RECORD, new_folder, write_model, write_result
+from sartor.run.folder import RECORD, check_unfinished, new_folder, write_model, write_result
+from sartor.run.kept_stages import (
+    KeptStages,
+    batches_key,
+    data_key,
+    mark_incomplete,
+    network_key,
+    request_key,
+    training_key,
+    unfinished,
+)
+from sartor.run.kept_values import NOTHING, decision_of, plain_decision, quality_of, scores_of, tensors_of, with_tensors
+from sartor.run.outcome import Options, Outcome
 from sartor.run.record import (
     FORMAT,
-    HOLDS,
     NOT_WRITTEN,
     AskedRow,
     JudgedQuality,
@@ -48,6 +67,7 @@ from sartor.run.record_rows import (
     noise_note,
     not_measured_note,
     rewrite_note,
+    score_name,
     slower_note,
     worst_status,
 )
@@ -55,21 +75,17 @@ from sartor.run.stages import Cut, Decision, Quality
 from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.structure import Example
-from sartor.surgery import Edits
 from sartor.train import History
-from sartor.train.batch import split
 from sartor.types import (
-    SILENT,
-    Batches,
+    Bounds,
     Budget,
     Comparison,
     Data,
     Effort,
     Judge,
-    Listener,
     Plan,
     Recipe,
-    Verdict,
+    Scores,
     to_plain,
 )
 from sartor.version import version
@@ -79,49 +95,20 @@ TO_HOLD = Effort(sessions=6, precision=0.01, min_seconds=0.5, max_seconds=1.5)  
 TO_KNOW = Effort(sessions=2, precision=0.02, min_seconds=0.5, max_seconds=1.5)  # where nobody named a limit
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a run is carried out: where, with which seed, and what is written."""
-
-    example: Example | None = None  # None: the first batch of the data
-    out: str | Path | None = None  # the run folder; None: nothing is written
-    seed: int | None = None  # None: the recipe's
-    device: torch.device | str | None = None  # None: where the model lies
-    listener: Listener = SILENT
-    model_name: str | None = None  # for the record; None: the name of the class
-    notes: tuple[str, ...] = ()  # what was decided before the run began
-    keep_better: bool = False  # deliver the repaired network if training makes validation quality worse
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished run."""
-
-    model: nn.Module
-    original: nn.Module
-    example: Example
-    plan: Plan
-    edits: Edits
-    verdict: Verdict
-    record: Record
-    delivery: Delivery  # the exported files that were timed
-    best_state: Mapping[str, Any] | None = None  # of the epoch validation would choose; the model holds the last
-
-    @property
-    def met(self) -> bool:
-        """Whether every limit and the quality floor hold, or are missed by less than the measurement can tell."""
-        return self.record.status in HOLDS
-
-
 def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
-    """See `sartor.fit`. Meanwhile nobody else may write to the run folder, and other threads of this process wait."""
+    """See `sartor.fit`. Meanwhile nobody else may write to the run folder, and other threads of this process wait.
+
+    A run in the same folder that was interrupted is continued if it was asked for the same; see `KeptStages`.
+    """
     with one_at_a_time():
         if options.out is None:
             return _run(model, data, budget, recipe, judge, options)
         sentences: list[str] = []
         with held(options.out, sentences.append):
+            check_unfinished(Path(options.out))
             options = replace(options, notes=(*sentences, *options.notes))
-            return _run(model, data, budget, recipe, judge, options)
+            with unfinished(Path(options.out)):
+                return _run(model, data, budget, recipe, judge, options)
 
 
 def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
@@ -132,7 +119,7 @@ def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Ju
     check_limits(budget)
     example = options.example
     if example is None:
-        example = _first_inputs(data.for_scores if data.for_scores is not None else data.val)
+        example = first_inputs(data.for_scores if data.for_scores is not None else data.val)
     check_example(example)
     if budget.max_drop is not None and data.val is None and judge.evaluate is None:
         raise BadInput("budget 'drop': quality can only be limited where it is measured; pass val=... or evaluate=...")
@@ -148,7 +135,9 @@ def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Ju
         recorder.note(sentence)
     with seeded(seed), torch.random.fork_rng(devices=[]):
         name = options.model_name or type(inside).__name__
-        fitting = _Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder, name, options)
+        kept = KeptStages(folder, recorder, data, request_key(recipe, show_budget(budget), seed, where, judge))
+        context = Context(judge, seed, recorder, checkpoints=kept.checkpoints(recipe))
+        fitting = _Fitting(data, budget, recipe, context, recorder, kept, name, options)
         return fitting.outcome(model, example, where)
 
 
@@ -161,22 +150,29 @@ class _Fitting:
     recipe: Recipe
     context: Context
     recorder: Recorder
-    folder: Path | None
+    kept: KeptStages
     model_name: str
     options: Options
 
+    @property
+    def folder(self) -> Path | None:
+        """The run folder."""
+        return self.kept.folder
+
     def outcome(self, model: nn.Module, example: Example, device: torch.device) -> Outcome:
-        recorder, recipe = self.recorder, self.recipe
+        recorder, recipe, kept = self.recorder, self.recipe, self.kept
         subject = self._understand(model, example, device)
+        if self.folder:
+            kept.key |= network_key(subject.model, subject.graph.fingerprint) | data_key(self.data)
         delivery = Delivery(subject.model, subject.example, self.folder)
         self._check_targets(delivery)
-        quality = {"original": self._judge("judge the original", subject, subject.model)}
-        for sentence in doubts(subject.model, self.data, self.context.judge, quality["original"].val):
-            recorder.note(sentence)
+        quality = {"original": self._judge_original(subject)}
         subject = stages.with_samples(subject, self.data.for_scores, recipe.calibration)
+        if self.folder:
+            kept.key |= batches_key("calibration data", subject.samples)
         decision = self._decide(subject, delivery)
         cut = self._apply(subject, decision.plan)
-        self._doubt_the_scores(subject, decision.plan)
+        kept.stage("compare with random units", lambda: self._doubt_the_scores(subject, decision.plan), *NOTHING)
         quality["after_cut"] = self._judge("judge the cut network", subject, cut.network)
         network = self._heal(subject, cut)
         quality["after_repair"] = self._judge("judge the repair", subject, network)
@@ -189,18 +185,19 @@ class _Fitting:
         stages.verify_layout(cut, network)
         quality["final"] = self._judge("judge the result", subject, network) if history else quality["after_repair"]
         before, after = quality["after_repair"].val, quality["final"].val
-        if history and repaired and before is not None and after is not None and not after >= before:
-            recorder.note(
-                f"training made quality worse, {before:.4g} to {after:.4g}: the repaired network is delivered"
-            )
-            network.load_state_dict(repaired)
-            files, quality["final"] = self._write(network, cut), quality["after_repair"]
+        if history and before is not None and after is not None and not after >= before:
+            worse = f"training made quality worse, {before:.4g} to {after:.4g}"
+            if repaired:
+                recorder.note(f"{worse}: the repaired network is delivered")
+                network.load_state_dict(repaired)
+                files, quality["final"] = self._write(network, cut), quality["after_repair"]
+            else:
+                recorder.note(f"{worse}: the trained network is delivered, since training was asked for")
         if history and history.best_state is not None and self.data.test is not None:
             best = copy.deepcopy(network)
             best.load_state_dict(history.best_state)
-            reported = replace(self.context.judge, evaluate=None)
-            chosen = stages.judge(subject, best, Data(test=self.data.test), reported)
-            quality["chosen_by_validation"] = Quality(None, chosen.test)
+            reported = Quality(None, self._judge("judge the chosen epoch", subject, best, reported=True).test)
+            quality["chosen_by_validation"] = reported
         latency, rows = self._observe(subject, network, delivery)
         limits = budget_rows(
             self.budget.against(subject.original), count(subject.graph, cut.plan.counts()), latency, _drop(quality)
@@ -219,9 +216,22 @@ class _Fitting:
         if self.folder:
             with self._kept_going("result.json"):
                 write_result(self.folder, record)
+            if any(note.startswith(NOT_WRITTEN) for note in recorder.notes):
+                mark_incomplete(self.folder)
             record = record.model_copy(update={"notes": recorder.notes})
         best_state = history.best_state if history else None
         return Outcome(network, model, subject.example, cut.plan, cut.edits, cut.verdict, record, delivery, best_state)
+
+    def _judge_original(self, subject: Subject) -> Quality:
+        """Quality of the original, and notes about what makes it meaningless."""
+
+        def judged() -> Quality:
+            quality = self._judged("judge the original", subject, subject.model)
+            for sentence in doubts(subject.model, self.data, self.context.judge, quality.val):
+                self.recorder.note(sentence)
+            return quality
+
+        return self.kept.stage("judge the original", judged, list, quality_of)
 
     def _check_targets(self, delivery: Delivery) -> None:
         """Put the original on every target of the budget before anything is computed."""
@@ -269,15 +279,31 @@ class _Fitting:
         return subject
 
     def _decide(self, subject: Subject, delivery: Delivery) -> Decision:
-        recipe, bounds = self.recipe, self.budget.against(subject.original)
-        with self.recorder.timed("score", _score_name(recipe)):
-            scores = stages.score(subject, recipe, bounds, self.context)
+        recipe, bounds, kept = self.recipe, self.budget.against(subject.original), self.kept
+
+        def scored() -> Scores:
+            with self.recorder.timed("score", score_name(recipe)):
+                return stages.score(subject, recipe, bounds, self.context)
+
+        scores = kept.stage("score", scored, dict, partial(scores_of, subject.graph))
         if recipe.allocate.kind == "search":
-            with self.recorder.timed("search", f"{recipe.allocate.tries} allocations") as facts:
-                scores, facts["improved"] = stages.search(subject, recipe, scores, bounds, self.context)
+
+            def searched() -> Scores:
+                with self.recorder.timed("search", f"{recipe.allocate.tries} allocations") as facts:
+                    found, facts["improved"] = stages.search(subject, recipe, scores, bounds, self.context)
+                return found
+
+            scores = kept.stage("search", searched, dict, partial(scores_of, subject.graph))
+        return kept.stage(
+            "decide", partial(self._decided, subject, scores, bounds, delivery), plain_decision,
+            partial(decision_of, subject.graph),
+        )  # fmt: skip
+
+    def _decided(self, subject: Subject, scores: Scores, bounds: Bounds, delivery: Delivery) -> Decision:
         with self.recorder.timed("decide") as facts:
             try:
-                decision = stages.decide(subject, recipe, scores, bounds, replace(self.context, delivery=delivery))
+                context = replace(self.context, delivery=delivery)
+                decision = stages.decide(subject, self.recipe, scores, bounds, context)
             except BudgetNotMet as e:
                 if self.folder and isinstance(e.plan, Plan):
                     atomic_write(self.folder / "plan.best.json", e.plan.to_json())
@@ -298,7 +324,7 @@ class _Fitting:
                 return
             if beside is not None:
                 facts.update(chosen=beside.chosen, random=list(beside.random))
-        if sentence := worse_than_chance(beside, _score_name(self.recipe)):
+        if sentence := worse_than_chance(beside, score_name(self.recipe)):
             self.recorder.note(sentence)
 
     def _apply(self, subject: Subject, plan: Plan) -> Cut:
@@ -319,10 +345,14 @@ class _Fitting:
     def _heal(self, subject: Subject, cut: Cut) -> nn.Module:
         if not subject.samples or not self.recipe.repairs:
             return cut.network
-        with self.recorder.timed("repair") as facts:
-            network, done = stages.heal(subject, cut.plan, cut.network, self.recipe, self.context)
-            facts.update(done)
-        return network
+
+        def healed() -> nn.Module:
+            with self.recorder.timed("repair") as facts:
+                network, done = stages.heal(subject, cut.plan, cut.network, self.recipe, self.context)
+                facts.update(done)
+            return network
+
+        return self.kept.stage("repair", healed, tensors_of, partial(with_tensors, cut.network))
 
     def _train(self, subject: Subject, network: nn.Module) -> History | None:
         epochs = self.recipe.training.epochs
@@ -334,14 +364,23 @@ class _Fitting:
             )
             assert history is not None
             facts.update(last=history.last, chosen=history.best)
+        self.kept.trained = True
+        self.kept.key |= training_key(self.recipe)
         return history
 
-    def _judge(self, step: str, subject: Subject, network: nn.Module) -> Quality:
+    def _judge(self, step: str, subject: Subject, network: nn.Module, *, reported: bool = False) -> Quality:
+        """Quality of a network; `reported`: by the judge's measure only, also where the user evaluates."""
         judge = self.context.judge
-        if judge.evaluate is None and self.data.val is None and self.data.test is None and network is not subject.model:
+        if judge.evaluate is None and self.data.val is None and self.data.test is None:
             return Quality(None, None)
+        return self.kept.stage(step, partial(self._judged, step, subject, network, reported=reported), list, quality_of)
+
+    def _judged(self, step: str, subject: Subject, network: nn.Module, *, reported: bool = False) -> Quality:
+        judge, data = self.context.judge, self.data
+        if reported:
+            return stages.judge(subject, network, Data(test=data.test), replace(judge, evaluate=None))
         with self.recorder.timed(step) as facts:
-            quality = stages.judge(subject, network, self.data, judge)
+            quality = stages.judge(subject, network, data, judge)
             facts.update(val=quality.val, test=quality.test)
         return quality
 
@@ -398,42 +437,10 @@ class _Fitting:
         )
 
 
-def check_limits(budget: Budget) -> None:
-    """Check the targets of a budget, before anything is loaded or computed.
-
-    Raises:
-        UnknownName, BadInput: a target does not exist, or quality would not be that of what runs there.
-    """
-    for limit in budget.limits:
-        if limit.target is None:
-            continue
-        if parse_target(limit.target).dtype == "int8" and budget.max_drop is not None:
-            raise BadInput(
-                f"budget: drop<={budget.max_drop:g} would be judged on the network in floating point, while "
-                f"{limit.target} runs it quantised to int8, which loses more. Limit the time in float32 or float16, or "
-                "leave out drop<=... and judge the int8 file yourself"
-            )
-
-
 def _drop(quality: Mapping[str, Quality]) -> tuple[float, float] | None:
     """Quality of the original and of the result; None: it was not judged."""
     before, after = quality["original"].val, quality["final"].val
     return None if before is None or after is None else (before, after)
-
-
-def _score_name(recipe: Recipe) -> str:
-    how = recipe.score
-    if how.kind != "criterion":
-        return how.kind
-    return str(getattr(how.criterion, "__name__", how.criterion))
-
-
-def _first_inputs(batches: Batches | None) -> Example:
-    if batches is None:
-        raise BadInput("fit: expected example inputs or data; got neither (pass example=..., or a train or val loader)")
-    for batch in batches:
-        return split(batch)[0]
-    raise BadInput("fit: the data loader gave no batch")
 
 
 __all__ = ["Options", "Outcome", "check_limits", "run"]
