@@ -21,6 +21,7 @@ from sartor.report import write_report
 from sartor.run import Options, Outcome, run
 from sartor.run.fit import check_limits
 from sartor.run.folder import EDITS, PLAN, RECORD, WEIGHTS, write_network, write_result
+from sartor.run.kept_stages import remove_stages
 from sartor.run.record import Record
 from sartor.structure import Example
 from sartor.train.arrangement import Arrangement, arranged
@@ -78,6 +79,7 @@ class Fitted:
             files |= outcome.delivery.copy_to(outcome.model, stage)
             atomic_write(stage / RECORD, lines)
             write_result(folder, outcome.record.model_copy(update={"run": str(folder), "files": files}), stage)
+        remove_stages(folder)
         return folder
 
     def export(self, path: str | Path) -> dict[str, Any]:
@@ -156,7 +158,8 @@ def fit(
         evaluate: evaluate(model) -> float, larger is better; None: `metric` on `val`.
         metric: a name in `sartor.train.metrics.METRICS`, or metric(model, batches) -> float, larger is better; None:
             top-1 accuracy in percent for classes, else minus the mean loss. With `evaluate`: its name in the report.
-        out: run folder, written as the run goes on. None: nothing is written until `save`.
+        out: run folder, written as the run goes on. None: nothing is written until `save`. If a run in it was
+            interrupted, the same call continues there, and ends with the same bits; a note says so.
         seed: of everything random; None: the recipe's.
         device: where scores and training run; None: where the model lies.
         progress: called as progress(step, share done or None, text).

@@ -276,7 +276,7 @@ class Recorder(Listener):
         return {"steps": list(self.steps), "seconds": dict(self.seconds), "notes": list(self.notes)}
 
     def restore(self, state: Any) -> None:
-        """Put back what `state` gave, in place of what was recorded since; notes that are new stay.
+        """Put back what `state` gave, in place of what was recorded since; the first row and new notes stay.
 
         Raises:
             CorruptFile: it is no such state.
@@ -288,11 +288,11 @@ class Recorder(Listener):
             notes = [str(note) for note in state["notes"]]
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise CorruptFile(f"record of an interrupted run: {type(e).__name__}: {e}") from e
-        self.steps, self.seconds = steps, seconds
+        self.steps, self.seconds = [*self.steps[:1], *steps[1:]], seconds
         self.notes = notes + [note for note in self.notes if note not in notes]
         if self.path is not None and not self._unwritable:
             try:
-                atomic_write(self.path, "".join(json.dumps(row) + "\n" for row in steps))
+                atomic_write(self.path, "".join(json.dumps(row) + "\n" for row in self.steps))
             except SartorError as e:
                 self._unwritable = True
                 self.note(f"{e}; the later steps of the run are in its result only")
