@@ -86,6 +86,7 @@ from sartor.types import (
     Plan,
     Recipe,
     Scores,
+    Search,
     to_plain,
 )
 from sartor.version import version
@@ -103,11 +104,12 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
     with one_at_a_time():
         if options.out is None:
             return _run(model, data, budget, recipe, judge, options)
+        folder = Path(options.out)
         sentences: list[str] = []
-        with held(options.out, sentences.append):
-            check_unfinished(Path(options.out))
+        with held(folder, sentences.append):
+            check_unfinished(folder)
             options = replace(options, notes=(*sentences, *options.notes))
-            with unfinished(Path(options.out)):
+            with unfinished(folder):
                 return _run(model, data, budget, recipe, judge, options)
 
 
@@ -286,10 +288,11 @@ class _Fitting:
                 return stages.score(subject, recipe, bounds, self.context)
 
         scores = kept.stage("score", scored, dict, partial(scores_of, subject.graph))
-        if recipe.allocate.kind == "search":
+        if isinstance(recipe.allocate, Search):
+            tries = recipe.allocate.tries
 
             def searched() -> Scores:
-                with self.recorder.timed("search", f"{recipe.allocate.tries} allocations") as facts:
+                with self.recorder.timed("search", f"{tries} allocations") as facts:
                     found, facts["improved"] = stages.search(subject, recipe, scores, bounds, self.context)
                 return found
 
