@@ -79,7 +79,9 @@ def rewritten(flip: Flip) -> None:
     _write(flip, flip.after)
 
 
-TIMES = {"seconds", "environment", "date", "latency", "sha256", "run", "files"}  # what may differ between equal runs
+MEASURED = {  # fields that may differ between equal runs
+    "seconds", "environment", "date", "latency", "sha256", "run", "files", "ratio", "interval",
+}  # fmt: skip
 
 
 def comparable_record(folder: str | Path) -> dict[str, Any]:
@@ -92,13 +94,24 @@ def comparable_record(folder: str | Path) -> dict[str, Any]:
 
 
 def _about_this_run(note: str) -> bool:
-    words = ("CONTINUED", "taken over from", "interrupted run", "is damaged", "was interrupted", "checkpoint", " kept")
+    words = (
+        "CONTINUED",
+        "taken over from",
+        "interrupted run",
+        "is damaged",
+        "was interrupted",
+        "checkpoint",
+        " kept",
+        "was measured",
+        "were measured",
+        "slower",
+    )
     return any(word in note for word in words)
 
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _timeless(v) for k, v in value.items() if k not in TIMES}
+        return {k: _timeless(v) for k, v in value.items() if k not in MEASURED}
     return [_timeless(v) for v in value] if isinstance(value, list) else value
 
 
