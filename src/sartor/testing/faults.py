@@ -104,7 +104,7 @@ def _about_this_run(note: str) -> bool:
         " kept",
         "was measured",
         "were measured",
-        "slower",
+        "SLOWER",
     )
     return any(word in note for word in words)
 
