@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 import sartor
 from sartor.errors import BadInput, TrainingDiverged
-from sartor.run import fit as fit_module
 from sartor.run import stages
 from sartor.run.kept_stages import STAGES, is_unfinished
+from sartor.run.record import Recorder
 from sartor.testing.faults import comparable_record, random_flips, rewritten
 from sartor.train import checkpoint
 
@@ -71,7 +71,7 @@ STEPS = (
 
 def stop_in(monkeypatch: pytest.MonkeyPatch, step: str, at_end: bool) -> None:
     """The run ends when this step begins, or when it was recorded."""
-    recorder = fit_module.Recorder
+    recorder = Recorder
     begin, add = recorder.begin, recorder.add
 
     def begins(self: Any, name: str, text: str = "") -> None:
@@ -192,3 +192,32 @@ def test_a_stage_that_cannot_be_written_is_noted(tmp_path: Path, whole: Path, mo
     for name in ("plan.json", "edits.json", "model.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (whole / name).read_bytes()
     assert json.loads((tmp_path / "a" / "result.json").read_text())["status"] == "met"
+
+
+@pytest.mark.parametrize("recipe", ["chex", "set"])
+def test_a_training_that_prunes_is_continued_too(recipe: str, tmp_path: Path) -> None:
+    more: dict[str, Any] = {
+        "recipe": recipe,
+        "epochs": 4,
+        "budget": "macs<=60%" if recipe == "chex" else "weights<=50%",
+    }
+    ends = []
+    for name, stop_at in (("whole", 0), ("a", 9)):
+        count = 0
+
+        def counted(output: Tensor, targets: Tensor) -> Tensor:
+            nonlocal count
+            count += 1
+            if count == stop_at and torch.is_grad_enabled():  # noqa: B023
+                raise Stopped
+            return loss(output, targets)
+
+        if stop_at:
+            with pytest.raises(Stopped):
+                fit(tmp_path / name, **more, loss=counted)
+            stop_at = 0
+        count = 0
+        fitted = fit(tmp_path / name, **more, loss=counted)
+        ends.append((tmp_path / name, fitted))
+    ends_alike(ends[0][0], ends[1][0])
+    assert any("CONTINUED training" in note for note in ends[1][1].record.notes), ends[1][1].record.notes

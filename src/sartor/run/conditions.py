@@ -16,7 +16,7 @@ from sartor.measure import environment, parse_target
 from sartor.structure import Example
 from sartor.structure.example import batch_of, tensors
 from sartor.train.batch import split
-from sartor.types import Batches, Budget
+from sartor.types import Batches, Budget, Recipe
 from sartor.units import show_bytes
 
 MOST_SEED = 2**63 - 1  # seeds of parts of a run are derived from it by adding small numbers
@@ -84,20 +84,6 @@ def check_example(example: Example) -> None:
         raise BadInput(f"example inputs: one sample takes {show_bytes(needed)}; this machine has {show_bytes(memory)}")
 
 
-def check_weights(model: nn.Module) -> None:
-    """Check that a model holds weights, which scores read.
-
-    Raises:
-        BadInput: its parameters are on the meta device.
-    """
-    for name, p in model.named_parameters():
-        if p.device.type == "meta":
-            raise BadInput(
-                f"model: expected weights; parameter {name!r} is on the meta device. Load them first, such as with "
-                "model.to_empty(device='cpu') and load_state_dict"
-            )
-
-
 def check_limits(budget: Budget) -> None:
     """Check the targets of a budget, before anything is loaded or computed.
 
@@ -115,6 +101,33 @@ def check_limits(budget: Budget) -> None:
             )
 
 
+def check_one_shot(recipe: Recipe) -> None:
+    """Check that a recipe can be carried out where nothing is trained.
+
+    Raises:
+        BadInput: it prunes while a network trains.
+    """
+    if recipe.when.kind != "one-shot":
+        raise BadInput(
+            f"recipe {recipe.name!r} prunes while a network trains (when={recipe.when.kind!r}), and nothing is trained "
+            "here: call sartor.fit with train= and epochs=, or use a sartor.Session in a loop of your own"
+        )
+
+
+def check_weights(model: nn.Module) -> None:
+    """Check that a model holds weights, which scores read.
+
+    Raises:
+        BadInput: its parameters are on the meta device.
+    """
+    for name, p in model.named_parameters():
+        if p.device.type == "meta":
+            raise BadInput(
+                f"model: expected weights; parameter {name!r} is on the meta device. Load them first, such as with "
+                "model.to_empty(device='cpu') and load_state_dict"
+            )
+
+
 def first_inputs(batches: Batches | None) -> Example:
     """The inputs of the first batch.
 
@@ -129,5 +142,6 @@ def first_inputs(batches: Batches | None) -> Example:
 
 
 __all__ = [
-    "check_example", "check_limits", "check_weights", "checked_seed", "first_inputs", "one_at_a_time", "usable_device",
+    "check_example", "check_limits", "check_one_shot", "check_weights", "checked_seed", "first_inputs",
+    "one_at_a_time", "usable_device",
 ]  # fmt: skip

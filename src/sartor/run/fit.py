@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,13 +13,11 @@ from torch import nn
 from sartor.borrow import device_of
 from sartor.budget import show_budget
 from sartor.cost import count
-from sartor.errors import BadInput, BudgetNotMet, SartorError
+from sartor.errors import BadInput
 from sartor.export.delivery import Delivery
-from sartor.export.files import atomic_write
 from sartor.folder_lock import held
-from sartor.measure import default_target, environment
+from sartor.measure import environment
 from sartor.run import stages
-from sartor.run.chance import beside_chance
 from sartor.run.conditions import (
     check_example,
     check_limits,
@@ -32,8 +28,7 @@ from sartor.run.conditions import (
     usable_device,
 )
 from sartor.run.context import Context
-from sartor.run.doubts import doubts, worse_than_chance
-from sartor.run.folder import RECORD, check_unfinished, new_folder, write_model, write_result
+from sartor.run.folder import RECORD, check_unfinished, new_folder, write_result
 from sartor.run.kept_stages import (
     KeptStages,
     batches_key,
@@ -41,59 +36,36 @@ from sartor.run.kept_stages import (
     mark_incomplete,
     network_key,
     request_key,
-    training_key,
     unfinished,
 )
-from sartor.run.kept_values import NOTHING, decision_of, plain_decision, quality_of, scores_of, tensors_of, with_tensors
+from sartor.run.kept_values import NOTHING
 from sartor.run.outcome import Options, Outcome
+from sartor.run.pruned_training import PrunedTraining
 from sartor.run.record import (
     FORMAT,
     NOT_WRITTEN,
-    AskedRow,
-    JudgedQuality,
-    LatencyRow,
-    QualityRow,
     Record,
     Recorder,
-    TrailRow,
-    VerdictRow,
 )
 from sartor.run.record_rows import (
     budget_rows,
-    counted_rows,
-    frozen_rows,
-    group_rows,
-    latency_row,
-    noise_note,
-    not_measured_note,
-    rewrite_note,
-    score_name,
-    slower_note,
     worst_status,
 )
+from sartor.run.run_steps import RunSteps
+from sartor.run.session import TrainingSession
 from sartor.run.stages import Cut, Decision, Quality
 from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.structure import Example
 from sartor.train import History
 from sartor.types import (
-    Bounds,
     Budget,
-    Comparison,
     Data,
-    Effort,
     Judge,
-    Plan,
     Recipe,
-    Scores,
-    Search,
-    to_plain,
 )
 from sartor.version import version
-from sartor.wrappers import unwrapped, wrapper_note
-
-TO_HOLD = Effort(sessions=6, precision=0.01, min_seconds=0.5, max_seconds=1.5)  # where a limit has to hold
-TO_KNOW = Effort(sessions=2, precision=0.02, min_seconds=0.5, max_seconds=1.5)  # where nobody named a limit
+from sartor.wrappers import unwrapped
 
 
 def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
@@ -139,33 +111,35 @@ def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Ju
         name = options.model_name or type(inside).__name__
         kept = KeptStages(folder, recorder, data, request_key(recipe, show_budget(budget), seed, where, judge))
         context = Context(judge, seed, recorder, checkpoints=kept.checkpoints(recipe))
-        fitting = _Fitting(data, budget, recipe, context, recorder, kept, name, options)
+        fitting = Fitting(data, budget, recipe, context, recorder, kept, name, options)
         return fitting.outcome(model, example, where)
 
 
 @dataclass(frozen=True)
-class _Fitting:
-    """What the steps of one run share; each method is one or two lines of the record."""
+class Ending:
+    """What a run has at the end, before it is timed and recorded."""
 
-    data: Data
-    budget: Budget
-    recipe: Recipe
-    context: Context
-    recorder: Recorder
-    kept: KeptStages
-    model_name: str
-    options: Options
+    original: nn.Module  # as the user passed it
+    network: nn.Module
+    quality: Mapping[str, Quality]
+    delivery: Delivery
+    files: dict[str, str]
+    history: History | None = None
+    weights: int = 0  # live ones, where weights are masked
 
-    @property
-    def folder(self) -> Path | None:
-        """The run folder."""
-        return self.kept.folder
+
+@dataclass(frozen=True)
+class Fitting(RunSteps):
+    """The courses of a run: cut once, or pruned while it trains."""
 
     def outcome(self, model: nn.Module, example: Example, device: torch.device) -> Outcome:
+        """The whole run."""
         recorder, recipe, kept = self.recorder, self.recipe, self.kept
         subject = self._understand(model, example, device)
         if self.folder:
             kept.key |= network_key(subject.model, subject.graph.fingerprint) | data_key(self.data)
+        if recipe.when.kind != "one-shot":
+            return self._while_training(model, subject)
         delivery = Delivery(subject.model, subject.example, self.folder)
         self._check_targets(delivery)
         quality = {"original": self._judge_original(subject)}
@@ -200,13 +174,17 @@ class _Fitting:
             best.load_state_dict(history.best_state)
             reported = Quality(None, self._judge("judge the chosen epoch", subject, best, reported=True).test)
             quality["chosen_by_validation"] = reported
-        latency, rows = self._observe(subject, network, delivery)
-        limits = budget_rows(
-            self.budget.against(subject.original), count(subject.graph, cut.plan.counts()), latency, _drop(quality)
-        )
-        record = self._record(subject, decision, cut, quality, history)
+        return self._concluded(subject, decision, cut, Ending(model, network, quality, delivery, files, history))
+
+    def _concluded(self, subject: Subject, decision: Decision, cut: Cut, end: Ending) -> Outcome:
+        """The network timed, the record complete and written."""
+        recorder, quality, files, delivery = self.recorder, end.quality, end.files, end.delivery
+        latency, rows = self._observe(subject, end.network, delivery)
+        fitted = replace(count(subject.graph, cut.plan.counts()), weights=end.weights)
+        limits = budget_rows(self.budget.against(subject.original), fitted, latency, _drop(quality))
+        record = self._record(subject, decision, cut, quality, end.history)
         if self.folder:
-            files |= delivery.names(network)
+            files |= delivery.names(end.network)
         status = worst_status(limits)
         recorder.add("done", status=status)
         record = record.model_copy(
@@ -221,223 +199,45 @@ class _Fitting:
             if any(note.startswith(NOT_WRITTEN) for note in recorder.notes):
                 mark_incomplete(self.folder)
             record = record.model_copy(update={"notes": recorder.notes})
-        best_state = history.best_state if history else None
-        return Outcome(network, model, subject.example, cut.plan, cut.edits, cut.verdict, record, delivery, best_state)
-
-    def _judge_original(self, subject: Subject) -> Quality:
-        """Quality of the original, and notes about what makes it meaningless."""
-
-        def judged() -> Quality:
-            quality = self._judged("judge the original", subject, subject.model)
-            for sentence in doubts(subject.model, self.data, self.context.judge, quality.val):
-                self.recorder.note(sentence)
-            return quality
-
-        return self.kept.stage("judge the original", judged, list, quality_of)
-
-    def _check_targets(self, delivery: Delivery) -> None:
-        """Put the original on every target of the budget before anything is computed."""
-        for target in self._timed:
-            with self.recorder.timed(f"try {target}"):
-                delivery.check_target(target)
-
-    @property
-    def _timed(self) -> list[str]:
-        """The targets of the budget."""
-        return list(dict.fromkeys(str(x.target) for x in self.budget.limits if x.metric == "latency"))
-
-    def _write(self, network: nn.Module, cut: Cut) -> dict[str, str]:
-        """Write plan, edits and weights into the run folder, if there is one; {kind: file name}."""
-        files: dict[str, str] = {}
-        if self.folder:
-            with self._kept_going("the network"), self.recorder.timed("write"):
-                files = write_model(self.folder, network, cut.plan, cut.edits)
-        return files
-
-    @contextmanager
-    def _kept_going(self, what: str) -> Iterator[None]:
-        """A file that cannot be written becomes a note: the network is still in memory."""
-        try:
-            yield
-        except SartorError as e:
-            self.recorder.note(
-                f"{NOT_WRITTEN}: {what} ({e}); the fitted network is in memory only: call fitted.save(folder)"
-            )
-
-    def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
-        with self.recorder.timed("understand") as facts:
-            subject = stages.understand(model, example, device, self.recipe.cut.rewrite)
-            if wrappers := unwrapped(model).wrappers:
-                self.recorder.note(wrapper_note(wrappers))
-            if subject.reading:
-                self.recorder.note(f"example inputs: {subject.reading}")
-            if subject.lost_groups:
-                self.recorder.note(f"{subject.lost_groups} groups cannot be cut in this class; the frozen axes say why")
-            if subject.graph.rewritten:
-                self.recorder.note(rewrite_note(subject.graph.rewritten))
-            subject = subject.allowed(self.recipe)
-            graph = subject.graph
-            facts.update(groups=len(graph.groups), frozen=len(graph.frozen), operators=len(graph.ops))
-        return subject
-
-    def _decide(self, subject: Subject, delivery: Delivery) -> Decision:
-        recipe, bounds, kept = self.recipe, self.budget.against(subject.original), self.kept
-
-        def scored() -> Scores:
-            with self.recorder.timed("score", score_name(recipe)):
-                return stages.score(subject, recipe, bounds, self.context)
-
-        scores = kept.stage("score", scored, dict, partial(scores_of, subject.graph))
-        if isinstance(recipe.allocate, Search):
-            tries = recipe.allocate.tries
-
-            def searched() -> Scores:
-                with self.recorder.timed("search", f"{tries} allocations") as facts:
-                    found, facts["improved"] = stages.search(subject, recipe, scores, bounds, self.context)
-                return found
-
-            scores = kept.stage("search", searched, dict, partial(scores_of, subject.graph))
-        return kept.stage(
-            "decide", partial(self._decided, subject, scores, bounds, delivery), plain_decision,
-            partial(decision_of, subject.graph),
-        )  # fmt: skip
-
-    def _decided(self, subject: Subject, scores: Scores, bounds: Bounds, delivery: Delivery) -> Decision:
-        with self.recorder.timed("decide") as facts:
-            try:
-                context = replace(self.context, delivery=delivery)
-                decision = stages.decide(subject, self.recipe, scores, bounds, context)
-            except BudgetNotMet as e:
-                if self.folder and isinstance(e.plan, Plan):
-                    atomic_write(self.folder / "plan.best.json", e.plan.to_json())
-                raise
-            plan = decision.plan
-            facts.update(kept=plan.counts(), trail=decision.trail, fibres=list(plan.fibres))
-        return decision
-
-    def _doubt_the_scores(self, subject: Subject, plan: Plan) -> None:
-        """Note that random units would have been a better choice. A comparison that fails becomes a note, too."""
-        if not subject.samples:
-            return
-        with self.recorder.timed("compare with random units") as facts:
-            try:
-                beside = beside_chance(subject, plan, self.recipe, self.context)
-            except Exception as e:
-                self.recorder.note(f"the scores were not compared with random ones: {type(e).__name__}: {e}")
-                return
-            if beside is not None:
-                facts.update(chosen=beside.chosen, random=list(beside.random))
-        if sentence := worse_than_chance(beside, score_name(self.recipe)):
-            self.recorder.note(sentence)
-
-    def _apply(self, subject: Subject, plan: Plan) -> Cut:
-        with self.recorder.timed("prove") as facts:
-            cut = stages.apply(subject, plan)
-            rewritten, verdict = list(cut.edits.programs), cut.verdict
-            facts.update(rewritten=rewritten, **verdict.to_plain())
-        unannounced = {p: cut.edits.programs[p].fixed for p in rewritten if p not in subject.graph.rewritten}
-        if unannounced:
-            self.recorder.note(rewrite_note(unannounced))
-        if verdict.status != "exact":
-            named = "; ".join(f"{name}: {why}" for name, why in verdict.left_out[:3])
-            self.recorder.note(
-                f"the function of {len(verdict.left_out)} cut groups was not compared with the original's ({named})"
-            )
-        return cut
-
-    def _heal(self, subject: Subject, cut: Cut) -> nn.Module:
-        if not subject.samples or not self.recipe.repairs:
-            return cut.network
-
-        def healed() -> nn.Module:
-            with self.recorder.timed("repair") as facts:
-                network, done = stages.heal(subject, cut.plan, cut.network, self.recipe, self.context)
-                facts.update(done)
-            return network
-
-        return self.kept.stage("repair", healed, tensors_of, partial(with_tensors, cut.network))
-
-    def _train(self, subject: Subject, network: nn.Module) -> History | None:
-        epochs = self.recipe.training.epochs
-        if not epochs:
-            return None
-        with self.recorder.timed("train", f"{epochs} epochs") as facts:
-            history = stages.train(
-                subject, network, self.recipe, self.data, self.context, lambda row: self.recorder.add("epoch", **row)
-            )
-            assert history is not None
-            facts.update(last=history.last, chosen=history.best)
-        self.kept.trained = True
-        self.kept.key |= training_key(self.recipe)
-        return history
-
-    def _judge(self, step: str, subject: Subject, network: nn.Module, *, reported: bool = False) -> Quality:
-        """Quality of a network; `reported`: by the judge's measure only, also where the user evaluates."""
-        judge = self.context.judge
-        if judge.evaluate is None and self.data.val is None and self.data.test is None:
-            return Quality(None, None)
-        return self.kept.stage(step, partial(self._judged, step, subject, network, reported=reported), list, quality_of)
-
-    def _judged(self, step: str, subject: Subject, network: nn.Module, *, reported: bool = False) -> Quality:
-        judge, data = self.context.judge, self.data
-        if reported:
-            return stages.judge(subject, network, Data(test=data.test), replace(judge, evaluate=None))
-        with self.recorder.timed(step) as facts:
-            quality = stages.judge(subject, network, data, judge)
-            facts.update(val=quality.val, test=quality.test)
-        return quality
-
-    def _observe(
-        self, subject: Subject, network: nn.Module, delivery: Delivery
-    ) -> tuple[dict[str, Comparison], list[LatencyRow]]:
-        """The delivered file against the original's on every target of the budget; if it names none, on a default one.
-
-        By now the network is written. A timing that fails becomes a note, and a limit on it is "not measured".
-        """
-        comparisons: dict[str, Comparison] = {}
-        rows: list[LatencyRow] = []
-        limits = self._timed
-        for target in limits or [default_target()]:
-            try:
-                with self.recorder.timed(f"measure on {target}") as facts:
-                    measured = stages.deliver(network, target, TO_HOLD if limits else TO_KNOW, delivery)
-                    facts.update(ratio=measured.ratio, interval=measured.interval)
-                    file = delivery.file_for(network, target)
-                    rows.append(latency_row(target, measured, file))
-            except Exception as e:
-                self.recorder.note(not_measured_note(target, e, self.folder, limited=bool(limits)))
-                continue
-            comparisons[target] = measured
-            if measured.noisy:
-                self.recorder.note(noise_note(target, measured))
-            if measured.interval[0] > 1:
-                self.recorder.note(slower_note(target, measured))
-        return comparisons, rows
-
-    def _record(
-        self, subject: Subject, decision: Decision, cut: Cut, quality: Mapping[str, Quality], history: History | None
-    ) -> Record:
-        """Everything but the budget and what was timed."""
-        graph, plan = subject.graph, decision.plan
-        val = {stage: q.val for stage, q in quality.items() if stage != "chosen_by_validation"}
-        return Record(
-            run=str(self.folder) if self.folder else None,
-            model=self.model_name,
-            recipe=self.recipe.name,
-            status="not measured",
-            budget=[],
-            quality=JudgedQuality(metric=self.context.judge.metric, **val),
-            test=QualityRow(**{stage: q.test for stage, q in quality.items()}),
-            proof=VerdictRow(**cut.verdict.to_plain()),
-            counted=counted_rows(subject.original, count(graph, plan.counts())),
-            asked=AskedRow(budget=show_budget(self.budget), recipe=to_plain(self.recipe)),
-            groups=group_rows(graph, plan),
-            frozen=frozen_rows(graph),
-            training=to_plain([dict(e) for e in history]) if history else [],
-            chosen_epoch=history.best_epoch if history else None,
-            trail=[TrailRow(**to_plain(s)) for s in decision.trail],
-            environment=to_plain(environment()),
+        best_state = end.history.best_state if end.history else None
+        return Outcome(
+            end.network, end.original, subject.example, cut.plan, cut.edits, cut.verdict, record, delivery, best_state
         )
+
+    def _while_training(self, model: nn.Module, subject: Subject) -> Outcome:
+        """A copy of the model is trained under the recipe's schedule, then cut."""
+        before = self._judge("judge the original", subject, subject.model)
+        network = copy.deepcopy(subject.model)
+        training = PrunedTraining(self.budget, self.recipe, self.data, self.context)
+        with self.recorder.timed("train", f"{self.recipe.training.epochs} epochs") as facts:
+            session, history = training.run(
+                network, subject.example, subject.model, lambda row: self.recorder.add("epoch", **row)
+            )
+            facts.update(last=history.last)
+        session.given = model
+        return self.finished(session, before, history)
+
+    def finished(
+        self, session: TrainingSession, before: Quality, history: History | None = None,
+        average: nn.Module | None = None,
+    ) -> Outcome:  # fmt: skip
+        """The end of a run that pruned while it trained: cut, proof against the trained network, measurement."""
+        subject, plan = session.finished_subject(average)
+        self.recorder.add("while training", **session.course())
+        delivery = Delivery(subject.model, subject.example, self.folder)
+        masks = session.masks
+        cut = self._apply(subject, plan, masks)
+        after_cut = self._judge("judge the cut network", subject, cut.network)
+        network = cut.network if masks else self._heal(subject, cut)  # of masked weights, nothing is missing
+        network.eval()
+        healed = after_cut if network is cut.network else self._judge("judge the repair", subject, network)
+        files = self._write(network, cut)
+        stages.verify_layout(cut, network)
+        quality = {"original": before, "after_cut": after_cut, "after_repair": healed, "final": healed}
+        end = Ending(
+            session.given, network, quality, delivery, files, history, sum(int(m.sum()) for m in masks.values())
+        )
+        return self._concluded(subject, Decision(plan), cut, end)
 
 
 def _drop(quality: Mapping[str, Quality]) -> tuple[float, float] | None:
@@ -446,4 +246,4 @@ def _drop(quality: Mapping[str, Quality]) -> tuple[float, float] | None:
     return None if before is None or after is None else (before, after)
 
 
-__all__ = ["Options", "Outcome", "check_limits", "run"]
+__all__ = ["Fitting", "Options", "Outcome", "check_limits", "run"]

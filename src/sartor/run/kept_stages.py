@@ -106,12 +106,15 @@ class KeptStages:
         folder: the run folder; None: nothing is kept.
         recorder: of the run.
         data: whose loaders may have generators of their own.
+        key: what the run is made from; grows while that becomes known.
+        active: whether stages are kept. Not where a loop of the user's own has trained.
     """
 
     folder: Path | None
     recorder: Recorder
     data: Data
     key: dict[str, str] = field(default_factory=dict)
+    active: bool = True
     trained: bool = False  # whether the training is done: its checkpoints stay, whatever is computed later
     _last: str = ""  # the stage that was taken from the folder last
     _complete: bool = True  # whether all stages so far were
@@ -127,7 +130,7 @@ class KeptStages:
             unpack: the inverse of `pack`; raises CorruptFile, BadInput or one of Python's errors if it does not fit.
         """
         self._number += 1
-        if self.folder is None:
+        if self.folder is None or not self.active:
             return compute()
         path = self.folder / STAGES / f"{self._number:02}-{name.replace(' ', '-')}.safetensors"
         if self._complete:

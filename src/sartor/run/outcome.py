@@ -1,4 +1,4 @@
-"""How a run is carried out, and what it gives."""
+"""How a run is carried out, and what a finished run is."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from sartor.export import export_pt2
 from sartor.export.manifest import replacing_file
 from sartor.recipes import find_recipe
 from sartor.run import Options, load
+from sartor.run import run as run_fit
 from sartor.run.folder import problems_of
 from sartor.run.kept_stages import unfinished
 from sartor.studies.grid import Grid, Part, bullets
@@ -37,7 +38,7 @@ from sartor.types import Data, FineTune, Judge, Listener
 
 HEADS = ("fault", "promised", "tried", "held", "did not hold")
 latency: Any = import_module("sartor.measure.latency")  # the package has a function of this name
-fit_: Any = import_module("sartor.run.fit")
+steps: Any = import_module("sartor.run.run_steps")
 UNDISTURBED = Place(0, "file operation")  # counts nothing but file operations: calls take time to count
 _EXACT = ("plan.json", "edits.json", "model.safetensors")  # equal bit for bit
 _MOST_PROBLEMS = 10
@@ -137,13 +138,13 @@ def _fit(folder: Path, begin: Any = lambda stage: None, *, exported: bool = Fals
     limits = parse_budget("macs<=50%")
     listener = Listener(lambda step, done, text: begin(step) if done == 0.0 else None)
     options = Options(out=folder, seed=1, listener=listener)
-    usual = fit_.default_target
+    usual = steps.default_target
     with unfinished(folder):
         try:
-            fit_.default_target = usual if exported else lambda: "eager-cpu:threads=1"
-            outcome = fit_.run(_network(), _data(), limits, recipe, Judge(_loss), options)
+            steps.default_target = usual if exported else lambda: "eager-cpu:threads=1"
+            outcome = run_fit(_network(), _data(), limits, recipe, Judge(_loss), options)
         finally:
-            fit_.default_target = usual
+            steps.default_target = usual
         if exported:
             begin("export")
             with replacing_file(folder / "model.pt2") as place:

@@ -54,7 +54,12 @@ def situations(model: nn.Module, example: Example) -> Iterator[tuple[str, Exampl
 
 
 def _with_length(t: Tensor, old: int, new: int) -> Tensor:
-    """Every dimension of this length with another one; what is added repeats the beginning."""
+    """Every dimension of this length with another one; what is added repeats the beginning.
+
+    A vector of whole numbers whose largest is this length holds the lengths of the samples: they follow.
+    """
+    if t.dim() == 1 and not t.is_floating_point() and t.numel() and int(t.max()) == old:
+        return torch.where(t == old, new, t.clamp(max=new))
     for d in range(1, t.dim()):
         if t.shape[d] == old:
             t = t.narrow(d, 0, new) if new < old else torch.cat([t] * (-(-new // old)), d).narrow(d, 0, new)

@@ -257,7 +257,7 @@ class _Recorder:
         """The operators that the forward calls, and the shapes of its outputs."""
         funcs: list[OpOverload] = []
         with self.shadow.lent() as meta_model, watching(
-            None, lambda func, *_: funcs.append(func), meta=True, instead=_answers(graph)
+            None, lambda func, *_: funcs.append(func), meta=True, instead=_answers(graph, example)
         ):  # fmt: skip
             out = call(meta_model, example)
         return funcs, [tuple(t.shape) for t in tensors(out)]
@@ -296,7 +296,7 @@ class _Recorder:
             handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
             handles.append(module.register_forward_hook(leave(name), with_kwargs=True))
         try:
-            with watching(meta_model, rec.see, meta=True, instead=_answers(graph), same=rec.same):
+            with watching(meta_model, rec.see, meta=True, instead=_answers(graph, example), same=rec.same):
                 out = call(meta_model, example)
         finally:
             for h in handles:
@@ -306,14 +306,23 @@ class _Recorder:
         return rec, found
 
 
-def _answers(graph: Graph) -> Callable[..., Any]:
-    """The values that the forward read when it was traced, for another forward in their order."""
+def _answers(graph: Graph, other: Example) -> Callable[..., Any]:
+    """The values that the forward read when it was traced, for a forward with inputs of other sizes in their order.
+
+    A whole number that was a size of the inputs is that size still: the largest of the lengths of padded samples.
+    """
     questions = iter([op for op in graph.ops if op.name in QUESTIONS])
+    sizes: dict[int, set[int]] = {}
+    for before, after in zip(tensors(graph.example), tensors(other), strict=True):
+        for old, new in zip(before.shape, after.shape):
+            sizes.setdefault(old, set()).add(new)
 
     def instead(func: OpOverload, args: Any, kwargs: Any) -> Any:
         if short_name(func) not in QUESTIONS:
             return NotImplemented
-        return repeated(next(questions, graph.ops[0]), func)  # its index may be another one at other sizes
+        value = repeated(next(questions, graph.ops[0]), func)  # its index may be another one at other sizes
+        now = sizes.get(value, set()) if type(value) is int else set()
+        return next(iter(now)) if len(now) == 1 else value
 
     return instead
 

@@ -22,6 +22,7 @@ from sartor.train.average import Average
 from sartor.train.checkpoint import Checkpoints
 from sartor.train.evaluate import evaluator
 from sartor.train.interruption import Interruption, deferred_signals
+from sartor.train.pruning import MakePruning
 from sartor.train.step import TrainingStep, cross_entropy, optimizer_of
 from sartor.train.training_state import TrainingState
 from sartor.types import SILENT, Data, FineTune, Judge, Listener
@@ -42,6 +43,7 @@ class TrainingSetup:
     teacher: nn.Module | None = None  # loss = (1 - distill) * loss + distill * T^2 KL; None: no distillation
     seed: int = 0
     checkpoints: Checkpoints | None = None  # where the training is kept, and continued from; None: in memory only
+    pruning: MakePruning | None = None  # makes the session that prunes while this trains; None: every unit stays
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,13 @@ def fine_tune(
         average = Average(model, options.ema) if options.ema else None
         loss = judge.loss or cross_entropy(options)
         step = TrainingStep(model, optimizer_of(trained, options), options, loss, teacher, average)
+        if setup.pruning is not None:
+            steps = _length(data.train)
+            if steps is None:
+                raise BadInput(
+                    "pruning while training: expected a train loader with a length; schedules are shares of it"
+                )
+            step.pruning = setup.pruning(model, step.optimizer, steps * options.epochs)
         state = TrainingState(step, [data.train, data.val])
         interruption = stack.enter_context(deferred_signals())
         course = _Course(state, data.train, setup, listener, interruption, setup.checkpoints or Checkpoints(None))

@@ -15,6 +15,7 @@ from sartor.structure.example import batch_of, call, call_in_training, first_ten
 from sartor.train.average import Average
 from sartor.train.batch import move, split
 from sartor.train.distill import distillation
+from sartor.train.pruning import Pruning
 from sartor.train.targets import check_classes
 from sartor.types import FineTune
 
@@ -36,6 +37,7 @@ class TrainingStep:
     ):
         self.model, self.optimizer, self.options = model, optimizer, options
         self.loss, self.teacher, self.average = loss, teacher, average
+        self.pruning: Pruning | None = None  # None: every unit stays
         self.device = device_of(model)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "float16")
 
@@ -48,7 +50,7 @@ class TrainingStep:
         inputs = move(inputs, self.device, channels_last=options.channels_last)
         targets = move(targets, self.device)
         with torch.autocast(self.device.type, _DTYPE[options.precision], enabled=options.precision != "float32"):
-            output = call_in_training(self.model, inputs)
+            output = call_in_training(self.model if self.pruning is None else self.pruning.network, inputs)
             value = self.loss(output, targets)
             if not isinstance(value, Tensor) or value.numel() != 1:
                 got = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -65,6 +67,8 @@ class TrainingStep:
             nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.pruning is not None:
+            self.pruning.step()
         if self.average:
             self.average.update()
         return value.detach(), batch_of(inputs)

@@ -63,6 +63,7 @@ class TrainingState:
             "optimizer": step.optimizer.state_dict(),
             "scaler": step.scaler.state_dict(),
             "average": None if average is None else average.state_dict(),
+            "pruning": None if step.pruning is None else step.pruning.state_dict(),
             "rows": [dict(row) for row in self.rows],
             "best": {"epoch": self.best_epoch, "val": self.best_val, "state": self.best_state},
             "rate": {"scale": self.rate_scale, "setbacks": self.setbacks, "first_loss": self.first_loss},
@@ -85,6 +86,8 @@ class TrainingState:
             step.scaler.load_state_dict(parts["scaler"])
             if step.average is not None:
                 step.average.load_state_dict(parts["average"])
+            if step.pruning is not None:
+                step.pruning.load_state_dict(parts["pruning"])
             self.epoch, self.done = int(parts["epoch"]), int(parts["step"])
             self.rows = [dict(row) for row in parts["rows"]]
             best, rate, loss, generators = parts["best"], parts["rate"], parts["loss"], parts["generators"]

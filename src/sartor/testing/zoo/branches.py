@@ -72,6 +72,24 @@ class OptionalMask(nn.Module):
         return self.out(x.mean(1))
 
 
+@case(
+    "lengths", lambda: (rows(7, 12)(), torch.tensor([7, 5])), exact=False, source="Gulati et al. 2020, arXiv:2005.08100"
+)
+class Lengths(nn.Module):
+    """Attention over padded samples; the mask is made from their lengths, and is as long as the longest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.attention = nn.Linear(12, 16), nn.MultiheadAttention(16, 4, batch_first=True)
+        self.out = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        padded = torch.arange(int(lengths.max()), device=x.device)[None] >= lengths[:, None]
+        x = self.embed(x)
+        x = x + self.attention(x, x, x, key_padding_mask=padded, need_weights=False)[0]
+        return self.out(x.masked_fill(padded[:, :, None], 0.0).sum(1))
+
+
 @case("loop-by-input", lambda: (rows(12)(), torch.tensor([2, 3])))
 class LoopByInput(nn.Module):
     """One block is applied as often as the first entry of an input says."""
