@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from sartor.allocate import narrowed
+from sartor.borrow import unchanged
 from sartor.budget import parse_budget
 from sartor.errors import BadInput
 from sartor.export import atomic_write, export_onnx, export_pt2
@@ -24,6 +26,7 @@ from sartor.run.fit import check_limits
 from sartor.run.folder import EDITS, PLAN, RECORD, WEIGHTS, write_network, write_result
 from sartor.run.kept_stages import remove_stages
 from sartor.run.record import Record
+from sartor.seed import kept_states
 from sartor.sparse.sparse_file import save_sparse
 from sartor.structure import Example
 from sartor.train import callbacks
@@ -366,7 +369,8 @@ def fit(
     limits = parse_budget(budget)
     check_limits(limits)
     given = Data(train, val, test, calibration)
-    seen = arranged(model, given, Judge(loss, evaluate), target=target, metric=metric)
+    with kept_states(), unchanged(model) if isinstance(model, nn.Module) else nullcontext():
+        seen = arranged(model, given, Judge(loss, evaluate), target=target, metric=metric)
     chosen, notes = _recipe(model, seen, recipe, epochs)
     first = seen.example if example is None else example
     options = Options(first, out, seed, device, Listener(progress), model_name, notes, recipe is None)

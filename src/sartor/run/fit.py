@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sartor.borrow import device_of
+from sartor.borrow import device_of, unchanged
 from sartor.budget import show_budget
 from sartor.cost import count
 from sartor.errors import BadInput
@@ -55,7 +55,7 @@ from sartor.run.run_steps import RunSteps
 from sartor.run.session import TrainingSession
 from sartor.run.stages import Cut, Decision, Quality
 from sartor.run.subject import Subject
-from sartor.seed import seeded
+from sartor.seed import kept_states, seeded
 from sartor.structure import Example
 from sartor.train import History
 from sartor.types import (
@@ -73,7 +73,7 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
 
     A run in the same folder that was interrupted is continued if it was asked for the same; see `KeptStages`.
     """
-    with one_at_a_time():
+    with one_at_a_time(), kept_states():
         if options.out is None:
             return _run(model, data, budget, recipe, judge, options)
         folder = Path(options.out)
@@ -107,7 +107,7 @@ def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Ju
     )  # fmt: skip
     for sentence in options.notes:
         recorder.note(sentence)
-    with seeded(seed), torch.random.fork_rng(devices=[]):
+    with seeded(seed), torch.random.fork_rng(devices=[]), unchanged(inside):
         name = options.model_name or type(inside).__name__
         kept = KeptStages(folder, recorder, data, request_key(recipe, show_budget(budget), seed, where, judge))
         context = Context(judge, seed, recorder, checkpoints=kept.checkpoints(recipe))
