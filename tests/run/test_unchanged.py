@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -177,6 +179,14 @@ def test_model_and_process_are_as_they_were(made: Callable[[], Net]) -> None:
     now = around()
     for name in process:
         assert same(process[name], now[name]), name
+
+
+def test_importing_changes_neither_warnings_nor_generators() -> None:
+    code = (
+        "import random, warnings, torch, numpy; r = random.getstate(); f = list(warnings.filters); import sartor; "
+        "sartor.fit, sartor.load, sartor.trace; assert r == random.getstate() and f == list(warnings.filters)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_a_forward_that_changes_parameters_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,7 +74,7 @@ def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Jud
 
     A run in the same folder that was interrupted is continued if it was asked for the same; see `KeptStages`.
     """
-    with one_at_a_time(), kept_states():
+    with one_at_a_time(), kept_states(), warnings.catch_warnings():  # libraries change filters when first imported
         if options.out is None:
             return _run(model, data, budget, recipe, judge, options)
         folder = Path(options.out)

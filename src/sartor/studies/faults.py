@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,9 +31,11 @@ from sartor.run import run as run_fit
 from sartor.run.folder import problems_of
 from sartor.run.kept_stages import unfinished
 from sartor.studies.grid import Grid, Part, bullets
+from sartor.studies.parsers import parsers
 from sartor.studies.registry import Option, Row, Study, study
 from sartor.studies.study_run import Case, StudyRun
 from sartor.testing.faults import comparable_record, flipped, random_flips
+from sartor.testing.garbled import many
 from sartor.testing.process_faults import Course, Place, full_disk, in_process
 from sartor.train import checkpoint
 from sartor.types import Data, FineTune, Judge, Listener
@@ -42,6 +46,7 @@ steps: Any = import_module("sartor.run.run_steps")
 UNDISTURBED = Place(0, "file operation")  # counts nothing but file operations: calls take time to count
 _EXACT = ("plan.json", "edits.json", "model.safetensors")  # equal bit for bit
 _MOST_PROBLEMS = 10
+LONGEST_S = 2.0  # CPU time of one text
 
 
 @study("faults", marker="faults", key=("fault", "tried"), source="sartor")
@@ -51,6 +56,7 @@ class Faults(Study):
 
     kills: Annotated[int, Option("Runs that are killed at a random place.", minimum=1)] = 200
     flips: Annotated[int, Option("Bytes of a finished run folder that are changed.", minimum=1)] = 300
+    inputs: Annotated[int, Option("Garbled texts for all parsers together.", minimum=1)] = 100_000
     writes: Annotated[int, Option("First file operations after which the disk is full.", minimum=1)] = 40
 
     def rows(self, run: StudyRun) -> Iterator[Row]:
@@ -65,6 +71,7 @@ class Faults(Study):
             ("killed, and the continued run killed too", again, partial(_kills, _Kills("call", 2))),
             ("the disk is full after n file operations", self.writes, _full_disks),
             ("one byte of a finished run changed", self.flips, _flips),
+            ("a parser reads a garbled text", self.inputs, _garbled_texts),
         ]
         yield from run.rows_of(
             Case({"fault": name, "tried": count}, partial(_in_folder, act, count, run.seed, run.listener), name)
@@ -256,6 +263,33 @@ def _full_disks(folder: Path, count: int, seed: int, listener: Listener) -> dict
 
 def _unfinished(folder: Path) -> bool:
     return not (folder / "result.json").is_file() or (folder / "checkpoint").is_dir()
+
+
+def _garbled_texts(folder: Path, count: int, seed: int, listener: Listener) -> dict[str, Any]:
+    """Texts that are nearly right, the same number for each parser."""
+    by_name = parsers(folder)
+    held, problems = 0, []
+    accepted: Counter[str] = Counter()
+    for i, (name, parser) in enumerate(by_name.items()):
+        listener.tell(name, i / len(by_name))
+        share = count // len(by_name) + (i < count % len(by_name))
+        for text in many(parser.grammar, share, seed):
+            began = time.process_time()
+            try:
+                parser.parse(text)
+                accepted[name] += 1
+            except SartorError:
+                pass
+            except Exception as e:
+                problems.append(f"{name}: {text[:80]!r}: {type(e).__name__}: {e!s:.80}")
+                continue
+            if time.process_time() - began > LONGEST_S:
+                problems.append(f"{name}: {text[:80]!r}: took {time.process_time() - began:.1f} s")
+                continue
+            held += 1
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    promised = f"accepted, or refused with an error of Sartor, within {LONGEST_S:g} s of CPU time"
+    return {"promised": promised, "held": held, "problems": problems, "accepted": dict(accepted), "peak_mib": peak}
 
 
 def _flips(folder: Path, count: int, seed: int, listener: Listener) -> dict[str, Any]:
