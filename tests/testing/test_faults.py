@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,8 @@ def test_a_parser_accepts_or_refuses_with_an_error_of_sartor(name: str, every: A
 @pytest.mark.parametrize("name", NAMES)
 def test_many_garbled_texts(name: str, every: Any) -> None:
     for text in many(every[name].grammar, 11_000, seed=5):
-        try:
+        with suppress(SartorError):
             every[name].parse(text)
-        except SartorError:
-            pass
 
 
 def test_garbled_texts_repeat_by_their_seed(every: Any) -> None:
