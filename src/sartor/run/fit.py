@@ -50,6 +50,7 @@ from sartor.run.record import (
 )
 from sartor.run.record_rows import (
     budget_rows,
+    counted_rows,
     worst_status,
 )
 from sartor.run.run_steps import RunSteps
@@ -183,7 +184,8 @@ class Fitting(RunSteps):
         latency, rows = self._observe(subject, end.network, delivery)
         fitted = replace(count(subject.graph, cut.plan.counts()), weights=end.weights)
         limits = budget_rows(self.budget.against(subject.original), fitted, latency, _drop(quality))
-        record = self._record(subject, decision, cut, quality, end.history)
+        counted = {"counted": counted_rows(subject.original, fitted)}
+        record = self._record(subject, decision, cut, quality, end.history).model_copy(update=counted)
         if self.folder:
             files |= delivery.names(end.network)
         status = worst_status(limits)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from sartor.budget import show_budget
-from sartor.cost import count
 from sartor.errors import BudgetNotMet, SartorError
 from sartor.export.delivery import Delivery
 from sartor.export.files import atomic_write
@@ -40,7 +39,6 @@ from sartor.run.record import (
     VerdictRow,
 )
 from sartor.run.record_rows import (
-    counted_rows,
     frozen_rows,
     group_rows,
     latency_row,
@@ -284,7 +282,7 @@ class RunSteps:
     def _record(
         self, subject: Subject, decision: Decision, cut: Cut, quality: Mapping[str, Quality], history: History | None
     ) -> Record:
-        """Everything but the budget and what was timed."""
+        """Everything but the budget and what was counted or timed."""
         graph, plan = subject.graph, decision.plan
         val = {stage: q.val for stage, q in quality.items() if stage != "chosen_by_validation"}
         return Record(
@@ -296,7 +294,7 @@ class RunSteps:
             quality=JudgedQuality(metric=self.context.judge.metric, **val),
             test=QualityRow(**{stage: q.test for stage, q in quality.items()}),
             proof=VerdictRow(**cut.verdict.to_plain()),
-            counted=counted_rows(subject.original, count(graph, plan.counts())),
+            counted={},
             asked=AskedRow(budget=show_budget(self.budget), recipe=to_plain(self.recipe)),
             groups=group_rows(graph, plan),
             frozen=frozen_rows(graph),
