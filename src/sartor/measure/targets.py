@@ -173,7 +173,7 @@ def _read(text: str) -> Target:
         seen.add(key)
         if key == "dtype":
             target = dataclasses.replace(target, dtype=value)
-        elif value.lstrip("-").isdecimal() and len(value) < 12:
+        elif value.removeprefix("-").isdecimal() and len(value) < 12:
             number = int(value)
             target = (
                 dataclasses.replace(target, threads=number)

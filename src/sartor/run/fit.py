@@ -181,6 +181,7 @@ class Fitting(RunSteps):
     def _concluded(self, subject: Subject, decision: Decision, cut: Cut, end: Ending) -> Outcome:
         """The network timed, the record complete and written."""
         recorder, quality, files, delivery = self.recorder, end.quality, end.files, end.delivery
+        self.kept.conclude()
         latency, rows = self._observe(subject, end.network, delivery)
         fitted = replace(count(subject.graph, cut.plan.counts()), weights=end.weights)
         limits = budget_rows(self.budget.against(subject.original), fitted, latency, _drop(quality))

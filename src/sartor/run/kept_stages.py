@@ -169,6 +169,14 @@ class KeptStages:
             if not earlier and not (self.trained and path.name.startswith(TRAINING)):
                 with suppress(OSError):
                     path.unlink()
+        self._say_continued()
+
+    def conclude(self) -> None:
+        """Everything that is kept was computed or taken."""
+        if self._complete:
+            self._say_continued()
+
+    def _say_continued(self) -> None:
         if self._last:
             self.recorder.note(f"{CONTINUED} after an interruption: everything up to {self._last!r} was kept")
 
