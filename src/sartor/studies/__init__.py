@@ -15,6 +15,7 @@ from sartor.studies import (  # noqa: F401
     predictor,
     repairs,
     snapshot,
+    trained_recipes,
     verdicts,
     workloads,
 )
