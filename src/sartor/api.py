@@ -163,6 +163,7 @@ class Session:
     ):
         limits = parse_budget(budget)
         check_limits(limits)
+        self._progress = progress
         options = SessionOptions(steps, Data(calibration=data), Judge(loss), seed, Listener(progress, warnings.warn))
         self._session = TrainingSession(model, optimizer, example, (limits, find_recipe(recipe)), options)
 
@@ -257,7 +258,7 @@ class Session:
         session = self._session
         judge = Judge(session.options.judge.loss, evaluate)
         outcome = finish(
-            session, Data(val=val, test=test), judge, Options(None, out, listener=session.listener), average
+            session, Data(val=val, test=test), judge, Options(None, out, listener=Listener(self._progress)), average
         )
         session.close()
         return Fitted(outcome)
