@@ -1,0 +1,14 @@
+"""One probe, one file. Importing this package registers them all; a new file needs one line here."""
+
+from sartor.analysis.probes import (  # noqa: F401
+    accuracy,
+    attacks,
+    bit_flips,
+    calibration,
+    conditioning,
+    corruptions,
+    dead_units,
+    efficiency,
+    lipschitz,
+    neural_collapse,
+)
