@@ -14,7 +14,7 @@ ROWS = (
     ("cli", "api", "report"),
     ("studies",),
     ("recipes", "run"),
-    ("train", "sources"),
+    ("train", "sources", "analysis"),
     ("surgery", "repair", "export"),
     ("learn",),
     ("allocate", "schedule"),

@@ -61,6 +61,12 @@ def _frontier() -> dict[str, Any]:
     return FrontierTable.model_json_schema(mode="serialization")
 
 
+def _analysis() -> dict[str, Any]:
+    from sartor.analysis import Analysis
+
+    return Analysis.model_json_schema(mode="serialization")
+
+
 def _listing() -> dict[str, Any]:
     from sartor.cli.list_rows import Listing
 
@@ -75,6 +81,7 @@ SCHEMAS = {
     "inspection": Schema("`inspect --json`", _inspection),
     "measurement": Schema("`measure --json`", _measurement),
     "frontier": Schema("`frontier --json` and frontier.json", _frontier),
+    "analysis": Schema("`analyse --json`", _analysis),
     "listing": Schema("`list --json`", _listing),
 }
 

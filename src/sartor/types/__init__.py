@@ -11,7 +11,7 @@ from sartor.lazy_names import lazy_names
 if TYPE_CHECKING:
     from sartor.types.calibration import Calibration, Loss, Precision, check_precision
     from sartor.types.data import Batches, Data, Judge
-    from sartor.types.heal import Distil, FineTune, FoldMeans, HealStep, RefreshNorms, Ridge
+    from sartor.types.heal import ClipActivations, Distil, FineTune, FoldMeans, HealStep, RefreshNorms, Ridge
     from sartor.types.limits import METRICS, Bounds, Budget, Counted, Limit
     from sartor.types.listener import SILENT, WARNINGS, Listener, Progress
     from sartor.types.network import Counts, Frozen, Group, Member, Reason, Role, Scores
@@ -57,6 +57,7 @@ _HOMES = {
         "Judge",
     ),
     "heal": (
+        "ClipActivations",
         "Distil",
         "FineTune",
         "FoldMeans",
@@ -123,7 +124,7 @@ _HOMES = {
     "verdict": ("Verdict",),
 }
 __all__ = [
-    "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion",
+    "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "ClipActivations", "Comparison", "Counted", "Counts", "Criterion",
     "Custom", "Data", "Distil", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep",
     "Judge",
     "Knapsack", "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS",
