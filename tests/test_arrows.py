@@ -15,6 +15,7 @@ ROWS = (
     ("studies",),
     ("recipes", "run"),
     ("train", "sources", "analysis"),
+    ("sparse",),
     ("surgery", "repair", "export"),
     ("learn",),
     ("allocate", "schedule"),

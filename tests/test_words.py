@@ -243,8 +243,8 @@ def test_the_interval_covers_the_true_median_at_least_95_times_in_100(n: int) ->
 
 
 def test_counted_and_target_names() -> None:
-    counted = Counted(macs=10, params=2, bytes=8, memory=4)
-    assert counted.flops == 20 and [counted.get(m) for m in METRICS if m != "latency"] == [10, 20, 2, 8, 4]
+    counted = Counted(macs=10, params=2, bytes=8, memory=4, weights=1)
+    assert counted.flops == 20 and [counted.get(m) for m in METRICS if m != "latency"] == [10, 20, 2, 8, 4, 1]
     assert Target("onnxruntime").name == "onnxruntime-cpu"
 
 

@@ -1,9 +1,10 @@
-"""The front door: `fit` and what it gives back."""
+"""The front door: `fit`, `Session`, and what they give back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from sartor.export.manifest import replacing_file, replacing_files
 from sartor.recipes import find_recipe
 from sartor.recipes.automatic import automatic_recipe
 from sartor.report import write_report
-from sartor.run import Options, Outcome, run
+from sartor.run import Options, Outcome, SessionOptions, TrainingSession, finish, run
 from sartor.run.fit import check_limits
 from sartor.run.folder import EDITS, PLAN, RECORD, WEIGHTS, write_network, write_result
 from sartor.run.record import Record
+from sartor.sparse.sparse_file import save_sparse
 from sartor.structure import Example
+from sartor.train import callbacks
 from sartor.train.arrangement import Arrangement, arranged
 from sartor.types import Budget, Data, Judge, Listener, Plan, Progress, Recipe, Rewrite, Verdict
-from sartor.wrappers import wrapped_like
+from sartor.wrappers import unwrapped, wrapped_like
 
 
 class Fitted:
@@ -102,6 +105,190 @@ class Fitted:
     def report(self, path: str | Path) -> Path:
         """Write the report: one HTML file that opens without a network."""
         return Path(write_report(self._outcome.record, path) or path)
+
+
+class Session:
+    """A training run of your own that prunes: units go, and may come back, while the network trains.
+
+    Make it when model and optimizer exist; call `step()` after every `optimizer.step()`, and `finish()` at the end:
+
+        session = sartor.Session(model, optimizer, example, budget="macs<=50%", recipe="chex", steps=len(batches))
+        for x, y in batches:
+            loss(model(x), y).backward()
+            optimizer.step()
+            session.step()
+            optimizer.zero_grad()
+        fitted = session.finish(val=val)
+
+    Gradient accumulation, clipping, gradient scalers, averaged weights, `torch.compile` and DistributedDataParallel
+    work as without it: the session hangs on the optimizer's step hooks. Removed units are exactly zero after every
+    update, in weights and in the optimizer's state. Under torch.distributed rank 0 decides for all ranks.
+
+    Args:
+        model: trained in place, by you; its wrappers may be around it.
+        optimizer: of the model's parameters, made before. Wrappers such as accelerate's may be around it.
+        example: inputs the model can be called with; one sample is traced.
+        budget: such as "macs<=50%"; met by the last decision, from `recipe.when` on. Latency is measured then.
+        recipe: one that prunes while training: its name, or a `Recipe` whose `when` is not `OneShot`.
+        steps: how many times `step` will be called in the whole run.
+        data: batches for scores that read data; most need none.
+        loss: loss(output, targets) -> scalar, for scores that need gradients; None: cross entropy.
+        seed: of everything random; None: the recipe's. Nothing is drawn from the generators of the process.
+        progress: called as progress(step, share done or None, text) at every decision.
+
+    Raises:
+        BadInput: the recipe cuts once, the optimizer is not the model's, or nothing can be masked; says why.
+        BudgetNotMet, NothingToDo: the budget cannot be met, or is met already; found out before the training.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        example: Example,
+        *,
+        budget: str | Budget,
+        recipe: str | Recipe = "chex",
+        steps: int,
+        data: Iterable[Any] | None = None,
+        loss: Callable[[Any, Any], torch.Tensor] | None = None,
+        seed: int | None = None,
+        progress: Progress | None = None,
+    ):
+        limits = parse_budget(budget)
+        check_limits(limits)
+        options = SessionOptions(steps, Data(calibration=data), Judge(loss), seed, Listener(progress))
+        self._session = TrainingSession(model, optimizer, example, (limits, find_recipe(recipe)), options)
+
+    def step(self) -> None:
+        """Call it after every `optimizer.step()`, also where a gradient scaler may have skipped the update.
+
+        Raises:
+            BadInput: more steps than `steps`.
+        """
+        self._session.step()
+
+    @property
+    def plan(self) -> Plan | None:
+        """The units that are live now; None: all of them."""
+        return self._session.plan
+
+    @property
+    def network(self) -> nn.Module:
+        """What may be called in place of the model: the cut network on slices of its weights, as cheap as it is.
+
+        Outputs and gradients equal the masked model's up to rounding. The model itself while everything is live, and
+        where its forward can only be cut by rewriting it. Ask anew for every step.
+        """
+        return self._session.network
+
+    @property
+    def density(self) -> float:
+        """MACs of what is live over those of the dense network."""
+        return self._session.mechanism.density()
+
+    @property
+    def masks(self) -> dict[str, torch.Tensor]:
+        """Where weights are masked: by parameter, bool in its shape, True = live. Empty where units are removed."""
+        return {name: mask.clone() for name, mask in self._session.masks.items()}
+
+    def save_sparse(self, path: str | Path, network: nn.Module | None = None) -> dict[str, int]:
+        """Write the masked network as one safetensors file without its dead weights; `load_sparse_` reads it.
+
+        Args:
+            path: of the file.
+            network: of the same class, masked alike, such as `fitted.model`; None: the one that trains.
+
+        Returns:
+            By masked parameter, the bytes that the file holds of it.
+
+        Raises:
+            BadInput: the recipe removes units.
+        """
+        masked, recipe = self._session.masked, self._session.recipe
+        if masked is None:
+            raise BadInput(f"recipe {recipe.name!r} removes units: save the network that finish() gives")
+        net = unwrapped(self._session.model if network is None else network).module
+        return save_sparse(net, masked.masks.masks, masked.layers, path, masked.cut.pattern)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs besides the states of model and optimizer; `torch.save` it with them."""
+        return self._session.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse, on a session made with the same arguments, after model and optimizer were loaded.
+
+        Raises:
+            BadInput: the state is of another network, recipe, number of steps or seed.
+        """
+        self._session.load_state_dict(state)
+
+    def finish(
+        self,
+        val: Iterable[Any] | None = None,
+        *,
+        test: Iterable[Any] | None = None,
+        evaluate: Callable[[nn.Module], float] | None = None,
+        average: nn.Module | None = None,
+        out: str | Path | None = None,
+    ) -> Fitted:
+        """Cut the trained network physically, prove the cut against it, measure and record, as `fit` does.
+
+        Args:
+            val: batches the quality is judged on.
+            test: batches looked at only to report.
+            evaluate: evaluate(model) -> float, larger is better; None: top-1 accuracy on `val`.
+            average: averaged weights, such as an `AveragedModel`, to deliver in place of the model's own.
+            out: run folder; None: nothing is written until `save`.
+
+        Returns:
+            The fitted network. Its proof compares the cut network with the trained one, removed units at zero.
+
+        Raises:
+            BadInput: the decision that meets the budget has not been made yet.
+            ProofFailed: see `sartor.errors`.
+        """
+        session = self._session
+        judge = Judge(session.options.judge.loss, evaluate)
+        outcome = finish(
+            session, Data(val=val, test=test), judge, Options(None, out, listener=session.listener), average
+        )
+        session.close()
+        return Fitted(outcome)
+
+
+def lightning_callback(
+    example: Example, *, budget: str | Budget, recipe: str | Recipe = "chex", seed: int | None = None,
+    network: Callable[[nn.Module], nn.Module] = lambda module: module,
+) -> Any:  # fmt: skip
+    """A Lightning callback that prunes while `trainer.fit` trains; then `callback.session.finish(val=...)`.
+
+    Args:
+        example: inputs of the network.
+        budget, recipe, seed: as for `Session`.
+        network: gives what is pruned from the LightningModule, such as `lambda module: module.model`.
+
+    Raises:
+        MissingExtra: lightning is not installed.
+    """
+    make = partial(_session, example, budget=budget, recipe=recipe, seed=seed)
+    return callbacks.lightning_callback(make, network)
+
+
+def trainer_callback(
+    example: Example, *, budget: str | Budget, recipe: str | Recipe = "chex", seed: int | None = None
+) -> Any:
+    """A callback that prunes while a Hugging Face Trainer trains; then `callback.session.finish(val=...)`.
+
+    Arguments and errors as for `lightning_callback`.
+    """
+    return callbacks.trainer_callback(partial(_session, example, budget=budget, recipe=recipe, seed=seed))
+
+
+def _session(
+    example: Example, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, **options: Any
+) -> Session:
+    return Session(model, optimizer, example, steps=steps, **options)
 
 
 def fit(

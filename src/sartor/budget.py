@@ -18,6 +18,7 @@ _KIND = {
     "params": "count",
     "bytes": "bytes",
     "memory": "bytes",
+    "weights": "count",
     "latency": "seconds",
 }
 

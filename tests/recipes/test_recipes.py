@@ -19,6 +19,7 @@ from sartor.types import (
     Axes,
     Calibration,
     Criterion,
+    ErdosRenyi,
     FineTune,
     FoldMeans,
     Gates,
@@ -28,10 +29,12 @@ from sartor.types import (
     Scaling,
     Search,
     Uniform,
+    Weights,
     to_plain,
 )
 
 NAMES = list(RECIPES)
+OF_UNITS = [e.name for e in RECIPES.entries() if e.value.cut.kind == "axes"]  # the others allocate weights
 
 
 def criteria_of(recipe):
@@ -42,16 +45,18 @@ def criteria_of(recipe):
 def test_a_recipe_names_itself_its_source_and_registered_parts(name):
     entry = RECIPES[name]
     assert entry.value.name == name and entry.value.source == entry.source and entry.source and entry.summary
-    assert all(part in CRITERIA for part in criteria_of(entry.value)) and entry.value.allocation.kind in ALLOCATORS
+    assert all(part in CRITERIA for part in criteria_of(entry.value)) and (
+        entry.value.allocation.kind in {*ALLOCATORS, "erdos-renyi"}
+    )
 
 
 def test_every_criterion_and_allocator_has_a_recipe():
     recipes = [RECIPES[n].value for n in NAMES]
     assert {part for r in recipes for part in criteria_of(r)} == set(CRITERIA)
-    assert {r.allocation.kind for r in recipes} == set(ALLOCATORS)
+    assert {r.allocation.kind for r in recipes} == {*ALLOCATORS, "erdos-renyi"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_UNITS)
 def test_a_recipe_makes_a_plan_that_meets_macs_exactly(name):
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -130,5 +135,9 @@ def test_a_field_of_the_flat_recipes_is_refused_with_its_new_name(old):
 def test_a_recipe_that_contradicts_itself_is_refused():
     with pytest.raises(BadInput, match="fine-tune as the last step"):
         Recipe(heal=(FineTune(), RefreshNorms()))
+    with pytest.raises(BadInput, match="expected a schedule"):
+        Recipe(cut=Weights())
+    with pytest.raises(BadInput, match="'erdos-renyi' allocates weights"):
+        Recipe(allocate=ErdosRenyi())
     with pytest.raises(BadInput, match="expected every step once; got 'ridge' 2 times"):
         Recipe(heal=(Ridge(), Ridge()))

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from sartor.errors import BadInput, UnknownName
 from sartor.structure.kinds import KINDS
-from sartor.types import Group, Recipe, Rewrite
+from sartor.types import Axes, Group, Recipe, Rewrite
 
 WAYS = ("kind:", "name:", "module:")
 _SHOWN = 4  # names spelled out in an error
@@ -81,13 +81,12 @@ def narrowed(
     only, whole = patterns(cut), patterns(keep)
     if not (only or whole or rewrite):
         return recipe
-    axes = replace(
-        recipe.cut,
-        only=only or recipe.cut.only,
-        exclude=(*recipe.cut.exclude, *whole),
-        rewrite=rewrite or recipe.cut.rewrite,
-    )
-    return replace(recipe, cut=axes)
+    cut = replace(recipe.cut, only=only or recipe.cut.only, exclude=(*recipe.cut.exclude, *whole))
+    if rewrite:
+        if not isinstance(cut, Axes):
+            raise BadInput(f"rewrite={rewrite!r}: recipe {recipe.name!r} masks weights, and rewrites no forward")
+        cut = replace(cut, rewrite=rewrite)
+    return replace(recipe, cut=cut)
 
 
 def _as_kind(pattern: str) -> str:

@@ -34,6 +34,11 @@ def enter(recipe: Recipe, *, summary: str) -> Recipe:
     return RECIPES.add(recipe.name, recipe, source=recipe.source, summary=summary)
 
 
+def one_shot_recipes() -> list[str]:
+    """Names of the recipes that cut once: those that studies can compare on one trained network."""
+    return [e.name for e in RECIPES.entries() if e.value.when.kind == "one-shot"]
+
+
 def find_recipe(recipe: str | Recipe | Callable[..., Tensor], **changes: object) -> Recipe:
     """A recipe by name, one made by hand, or a criterion (a name or a function) with everything else as usual.
 

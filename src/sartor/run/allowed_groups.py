@@ -6,7 +6,7 @@ from sartor.allocate import select
 from sartor.errors import BadInput
 from sartor.structure import Graph
 from sartor.structure.subgraph import without_groups
-from sartor.types import Recipe
+from sartor.types import Axes, Recipe
 
 CUT_IF_NAMED = "tokens"  # the kind of group that is left whole unless a pattern names it
 
@@ -17,6 +17,8 @@ def allowed_groups(graph: Graph, recipe: Recipe) -> Graph:
     Raises:
         UnknownName, BadInput: patterns that match nothing, or nothing that is left.
     """
+    if not isinstance(recipe.cut, Axes):
+        return graph  # no unit goes
     chosen = set(select(graph.groups, recipe.cut.only, recipe.cut.exclude))
     reasons = {n: "not among what is to be cut" for n in graph.groups if n not in chosen}
     if not recipe.cut.only:

@@ -6,12 +6,22 @@ from collections.abc import Callable
 
 from sartor.allocate import Cap
 from sartor.cost import Cost, counted_cost, peak_memory
+from sartor.errors import BadInput
 from sartor.structure import Graph
 from sartor.types import Bounds, Counts
 
 
 def counted_caps(graph: Graph, bounds: Bounds) -> list[Cap]:
-    """The counted limits, each in its own unit."""
+    """The counted limits, each in its own unit.
+
+    Raises:
+        BadInput: one limits live weights, and units are cut here.
+    """
+    if any(x.metric == "weights" for x in bounds.counted):
+        raise BadInput(
+            "budget 'weights': live weights are counted where a recipe masks single weights; this one removes units. "
+            "Limit 'params', or choose a recipe such as 'rigl' or 'one-cycle'"
+        )
     return [Cap(_cost(graph, x.metric), bounds.at_most(x), x.metric) for x in bounds.counted]
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from sartor.errors import BadInput
-from sartor.measure import environment
+from sartor.measure import environment, parse_target
 from sartor.structure import Example
 from sartor.structure.example import batch_of, tensors
+from sartor.types import Budget, Recipe
 from sartor.units import show_bytes
 
 MOST_SEED = 2**63 - 1  # seeds of parts of a run are derived from it by adding small numbers
@@ -82,6 +83,36 @@ def check_example(example: Example) -> None:
         raise BadInput(f"example inputs: one sample takes {show_bytes(needed)}; this machine has {show_bytes(memory)}")
 
 
+def check_limits(budget: Budget) -> None:
+    """Check the targets of a budget, before anything is loaded or computed.
+
+    Raises:
+        UnknownName, BadInput: a target does not exist, or quality would not be that of what runs there.
+    """
+    for limit in budget.limits:
+        if limit.target is None:
+            continue
+        if parse_target(limit.target).dtype == "int8" and budget.max_drop is not None:
+            raise BadInput(
+                f"budget: drop<={budget.max_drop:g} would be judged on the network in floating point, while "
+                f"{limit.target} runs it quantised to int8, which loses more. Limit the time in float32 or float16, or "
+                "leave out drop<=... and judge the int8 file yourself"
+            )
+
+
+def check_one_shot(recipe: Recipe) -> None:
+    """Check that a recipe can be carried out where nothing is trained.
+
+    Raises:
+        BadInput: it prunes while a network trains.
+    """
+    if recipe.when.kind != "one-shot":
+        raise BadInput(
+            f"recipe {recipe.name!r} prunes while a network trains (when={recipe.when.kind!r}), and nothing is trained "
+            "here: call sartor.fit with train= and epochs=, or use a sartor.Session in a loop of your own"
+        )
+
+
 def check_weights(model: nn.Module) -> None:
     """Check that a model holds weights, which scores read.
 
@@ -97,5 +128,6 @@ def check_weights(model: nn.Module) -> None:
 
 
 __all__ = [
-    "check_example", "check_weights","checked_seed", "one_at_a_time", "usable_device",
+    "check_example", "check_limits", "check_one_shot", "check_weights", "checked_seed", "one_at_a_time",
+    "usable_device",
 ]  # fmt: skip

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sartor.borrow import device_of
 from sartor.budget import show_budget
@@ -19,16 +18,24 @@ from sartor.errors import BadInput, BudgetNotMet, SartorError
 from sartor.export.delivery import Delivery
 from sartor.export.files import atomic_write
 from sartor.folder_lock import held
-from sartor.measure import default_target, environment, parse_target
+from sartor.measure import default_target, environment
 from sartor.run import stages
 from sartor.run.chance import beside_chance
-from sartor.run.conditions import check_example, check_weights, checked_seed, one_at_a_time, usable_device
+from sartor.run.conditions import (
+    check_example,
+    check_limits,
+    check_weights,
+    checked_seed,
+    one_at_a_time,
+    usable_device,
+)
 from sartor.run.context import Context
 from sartor.run.doubts import doubts, worse_than_chance
 from sartor.run.folder import RECORD, new_folder, write_model, write_result
+from sartor.run.outcome import Options, Outcome
+from sartor.run.pruned_training import PrunedTraining
 from sartor.run.record import (
     FORMAT,
-    HOLDS,
     NOT_WRITTEN,
     AskedRow,
     JudgedQuality,
@@ -51,25 +58,22 @@ from sartor.run.record_rows import (
     slower_note,
     worst_status,
 )
+from sartor.run.session import TrainingSession
 from sartor.run.stages import Cut, Decision, Quality
 from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.structure import Example
-from sartor.surgery import Edits
 from sartor.train import History
 from sartor.train.batch import split
 from sartor.types import (
-    SILENT,
     Batches,
     Budget,
     Comparison,
     Data,
     Effort,
     Judge,
-    Listener,
     Plan,
     Recipe,
-    Verdict,
     to_plain,
 )
 from sartor.version import version
@@ -77,40 +81,6 @@ from sartor.wrappers import unwrapped, wrapper_note
 
 TO_HOLD = Effort(sessions=6, precision=0.01, min_seconds=0.5, max_seconds=1.5)  # where a limit has to hold
 TO_KNOW = Effort(sessions=2, precision=0.02, min_seconds=0.5, max_seconds=1.5)  # where nobody named a limit
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a run is carried out: where, with which seed, and what is written."""
-
-    example: Example | None = None  # None: the first batch of the data
-    out: str | Path | None = None  # the run folder; None: nothing is written
-    seed: int | None = None  # None: the recipe's
-    device: torch.device | str | None = None  # None: where the model lies
-    listener: Listener = SILENT
-    model_name: str | None = None  # for the record; None: the name of the class
-    notes: tuple[str, ...] = ()  # what was decided before the run began
-    keep_better: bool = False  # deliver the repaired network if training makes validation quality worse
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished run."""
-
-    model: nn.Module
-    original: nn.Module
-    example: Example
-    plan: Plan
-    edits: Edits
-    verdict: Verdict
-    record: Record
-    delivery: Delivery  # the exported files that were timed
-    best_state: Mapping[str, Any] | None = None  # of the epoch validation would choose; the model holds the last
-
-    @property
-    def met(self) -> bool:
-        """Whether every limit and the quality floor hold, or are missed by less than the measurement can tell."""
-        return self.record.status in HOLDS
 
 
 def run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Judge, options: Options) -> Outcome:
@@ -148,12 +118,25 @@ def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Ju
         recorder.note(sentence)
     with seeded(seed), torch.random.fork_rng(devices=[]):
         name = options.model_name or type(inside).__name__
-        fitting = _Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder, name, options)
+        fitting = Fitting(data, budget, recipe, Context(judge, seed, recorder), recorder, folder, name, options)
         return fitting.outcome(model, example, where)
 
 
 @dataclass(frozen=True)
-class _Fitting:
+class Ending:
+    """What a run has at the end, before it is timed and recorded."""
+
+    original: nn.Module  # as the user passed it
+    network: nn.Module
+    quality: Mapping[str, Quality]
+    delivery: Delivery
+    files: dict[str, str]
+    history: History | None = None
+    weights: int = 0  # live ones, where weights are masked
+
+
+@dataclass(frozen=True)
+class Fitting:
     """What the steps of one run share; each method is one or two lines of the record."""
 
     data: Data
@@ -166,8 +149,11 @@ class _Fitting:
     options: Options
 
     def outcome(self, model: nn.Module, example: Example, device: torch.device) -> Outcome:
+        """The whole run."""
         recorder, recipe = self.recorder, self.recipe
         subject = self._understand(model, example, device)
+        if recipe.when.kind != "one-shot":
+            return self._while_training(model, subject)
         delivery = Delivery(subject.model, subject.example, self.folder)
         self._check_targets(delivery)
         quality = {"original": self._judge("judge the original", subject, subject.model)}
@@ -201,13 +187,17 @@ class _Fitting:
             reported = replace(self.context.judge, evaluate=None)
             chosen = stages.judge(subject, best, Data(test=self.data.test), reported)
             quality["chosen_by_validation"] = Quality(None, chosen.test)
-        latency, rows = self._observe(subject, network, delivery)
-        limits = budget_rows(
-            self.budget.against(subject.original), count(subject.graph, cut.plan.counts()), latency, _drop(quality)
-        )
-        record = self._record(subject, decision, cut, quality, history)
+        return self._concluded(subject, decision, cut, Ending(model, network, quality, delivery, files, history))
+
+    def _concluded(self, subject: Subject, decision: Decision, cut: Cut, end: Ending) -> Outcome:
+        """The network timed, the record complete and written."""
+        recorder, quality, files, delivery = self.recorder, end.quality, end.files, end.delivery
+        latency, rows = self._observe(subject, end.network, delivery)
+        fitted = replace(count(subject.graph, cut.plan.counts()), weights=end.weights)
+        limits = budget_rows(self.budget.against(subject.original), fitted, latency, _drop(quality))
+        record = self._record(subject, decision, cut, quality, end.history)
         if self.folder:
-            files |= delivery.names(network)
+            files |= delivery.names(end.network)
         status = worst_status(limits)
         recorder.add("done", status=status)
         record = record.model_copy(
@@ -220,8 +210,45 @@ class _Fitting:
             with self._kept_going("result.json"):
                 write_result(self.folder, record)
             record = record.model_copy(update={"notes": recorder.notes})
-        best_state = history.best_state if history else None
-        return Outcome(network, model, subject.example, cut.plan, cut.edits, cut.verdict, record, delivery, best_state)
+        best_state = end.history.best_state if end.history else None
+        return Outcome(
+            end.network, end.original, subject.example, cut.plan, cut.edits, cut.verdict, record, delivery, best_state
+        )
+
+    def _while_training(self, model: nn.Module, subject: Subject) -> Outcome:
+        """A copy of the model is trained under the recipe's schedule, then cut."""
+        before = self._judge("judge the original", subject, subject.model)
+        network = copy.deepcopy(subject.model)
+        training = PrunedTraining(self.budget, self.recipe, self.data, self.context)
+        with self.recorder.timed("train", f"{self.recipe.training.epochs} epochs") as facts:
+            session, history = training.run(
+                network, subject.example, subject.model, lambda row: self.recorder.add("epoch", **row)
+            )
+            facts.update(last=history.last)
+        session.given = model
+        return self.finished(session, before, history)
+
+    def finished(
+        self, session: TrainingSession, before: Quality, history: History | None = None,
+        average: nn.Module | None = None,
+    ) -> Outcome:  # fmt: skip
+        """The end of a run that pruned while it trained: cut, proof against the trained network, measurement."""
+        subject, plan = session.finished_subject(average)
+        self.recorder.add("while training", **session.course())
+        delivery = Delivery(subject.model, subject.example, self.folder)
+        masks = session.masks
+        cut = self._apply(subject, plan, masks)
+        after_cut = self._judge("judge the cut network", subject, cut.network)
+        network = cut.network if masks else self._heal(subject, cut)  # of masked weights, nothing is missing
+        network.eval()
+        healed = after_cut if network is cut.network else self._judge("judge the repair", subject, network)
+        files = self._write(network, cut)
+        stages.verify_layout(cut, network)
+        quality = {"original": before, "after_cut": after_cut, "after_repair": healed, "final": healed}
+        end = Ending(
+            session.given, network, quality, delivery, files, history, sum(int(m.sum()) for m in masks.values())
+        )
+        return self._concluded(subject, Decision(plan), cut, end)
 
     def _check_targets(self, delivery: Delivery) -> None:
         """Put the original on every target of the budget before anything is computed."""
@@ -254,7 +281,8 @@ class _Fitting:
 
     def _understand(self, model: nn.Module, example: Example, device: torch.device) -> Subject:
         with self.recorder.timed("understand") as facts:
-            subject = stages.understand(model, example, device, self.recipe.cut.rewrite)
+            units = self.recipe.cut.kind == "axes"
+            subject = stages.understand(model, example, device, self.recipe.rewrite, units=units)
             if wrappers := unwrapped(model).wrappers:
                 self.recorder.note(wrapper_note(wrappers))
             if subject.reading:
@@ -301,9 +329,9 @@ class _Fitting:
         if sentence := worse_than_chance(beside, _score_name(self.recipe)):
             self.recorder.note(sentence)
 
-    def _apply(self, subject: Subject, plan: Plan) -> Cut:
+    def _apply(self, subject: Subject, plan: Plan, masks: Mapping[str, Tensor] | None = None) -> Cut:
         with self.recorder.timed("prove") as facts:
-            cut = stages.apply(subject, plan)
+            cut = stages.apply(subject, plan, masks)
             rewritten, verdict = list(cut.edits.programs), cut.verdict
             facts.update(rewritten=rewritten, **verdict.to_plain())
         unannounced = {p: cut.edits.programs[p].fixed for p in rewritten if p not in subject.graph.rewritten}
@@ -398,23 +426,6 @@ class _Fitting:
         )
 
 
-def check_limits(budget: Budget) -> None:
-    """Check the targets of a budget, before anything is loaded or computed.
-
-    Raises:
-        UnknownName, BadInput: a target does not exist, or quality would not be that of what runs there.
-    """
-    for limit in budget.limits:
-        if limit.target is None:
-            continue
-        if parse_target(limit.target).dtype == "int8" and budget.max_drop is not None:
-            raise BadInput(
-                f"budget: drop<={budget.max_drop:g} would be judged on the network in floating point, while "
-                f"{limit.target} runs it quantised to int8, which loses more. Limit the time in float32 or float16, or "
-                "leave out drop<=... and judge the int8 file yourself"
-            )
-
-
 def _drop(quality: Mapping[str, Quality]) -> tuple[float, float] | None:
     """Quality of the original and of the result; None: it was not judged."""
     before, after = quality["original"].val, quality["final"].val
@@ -436,4 +447,4 @@ def _first_inputs(batches: Batches | None) -> Example:
     raise BadInput("fit: the data loader gave no batch")
 
 
-__all__ = ["Options", "Outcome", "check_limits", "run"]
+__all__ = ["Options", "Outcome", "Fitting", "check_limits", "run"]

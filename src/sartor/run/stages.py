@@ -16,12 +16,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sartor.allocate import Cap, Step, allocator_of
 from sartor.borrow import device_of
 from sartor.cost import count
-from sartor.errors import BadInput, BudgetNotMet
+from sartor.errors import BadInput, BudgetNotMet, NothingToDo
 from sartor.export.delivery import Delivery
 from sartor.importance import score as unit_scores
 from sartor.learn import CurveOptions, SoftBudget, learn_gates, sensitivity_scores
@@ -31,6 +31,7 @@ from sartor.repair.gap import outputs
 from sartor.repair.repair_step import heal as repair
 from sartor.run.allocation_search import improved_scores
 from sartor.run.caps import counted_caps, share_caps
+from sartor.run.conditions import check_one_shot
 from sartor.run.context import Context
 from sartor.run.latency_search import meet_latency
 from sartor.run.per_head_plans import with_fibres
@@ -41,16 +42,19 @@ from sartor.structure.graph import Resolved
 from sartor.structure.other_inputs import other_inputs, several_examples
 from sartor.surgery import Edits, apply_edits, edits_for, probe, prove
 from sartor.surgery.delivered import check_layout, layout
+from sartor.surgery.masked import prove_masked
 from sartor.surgery.proof import ProofInputs
 from sartor.train import History, TrainingSetup, fine_tune
 from sartor.train.batch import first_samples
 from sartor.train.evaluate import evaluator
 from sartor.types import (
+    Axes,
     Bounds,
     Comparison,
     Criterion,
     Data,
     Effort,
+    ErdosRenyi,
     Gates,
     Judge,
     Plan,
@@ -95,8 +99,9 @@ class Quality(NamedTuple):
 
 
 def understand(
-    model: nn.Module, example: Example, device: torch.device | str | None = None, rewrite: Rewrite = "free"
-) -> Subject:
+    model: nn.Module, example: Example, device: torch.device | str | None = None, rewrite: Rewrite = "free",
+    *, units: bool = True,
+) -> Subject:  # fmt: skip
     """Trace the network, find the groups that can be cut in its class, count its costs.
 
     Args:
@@ -105,9 +110,10 @@ def understand(
             network takes each of them alone (see `several_examples`).
         device: where to compute; None: where the model lies.
         rewrite: which forwards may be rewritten; see `Axes`.
+        units: whether units are to be cut; if not, nothing has to be.
 
     Raises:
-        BadInput: nothing can be cut; says why.
+        BadInput: nothing can be cut, and units are to be; says why.
         CannotTrace: the forward cannot be followed.
     """
     model = unwrapped(model).module
@@ -120,7 +126,7 @@ def understand(
     recorded = [(x, record_variant(model, x)) for x in (*prepared[1:], *other_inputs(model, example))]
     traced = trace(model, example, [r for _, r in recorded if r is not None])
     graph = probe(model, traced, rewrite)
-    if not graph.groups:
+    if units and not graph.groups:
         reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
         raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")
     others = tuple(x for x, recording in recorded if recording is not None)
@@ -163,6 +169,7 @@ def score(subject: Subject, recipe: Recipe, bounds: Bounds, context: Context) ->
         BadInput: the recipe needs calibration data and there are none, or it trains gates and the budget says no share
             of the MACs.
     """
+    check_one_shot(recipe)
     graph, how = subject.graph, recipe.score
     if not isinstance(how, Criterion) and not subject.samples:
         raise BadInput(f"recipe {recipe.name!r} needs calibration data; pass train=... or calibration=...")
@@ -216,6 +223,7 @@ def allocate(graph: Graph, scores: Scores, recipe: Recipe, caps: Sequence[Cap], 
         NothingToDo: the original meets them.
     """
     how = recipe.allocation
+    assert not isinstance(how, ErdosRenyi)  # a recipe that cuts units has none
     units = {n: g.units for n, g in graph.groups.items() if n in scores}
     step = how.round_to if round_to is None else round_to
     allocator = partial(allocator_of(how).value, scores, caps, units, ties=graph.ties, floor=how.floor)
@@ -245,6 +253,7 @@ def decide(subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, con
             tried.
         NothingToDo: the original already meets the budget.
     """
+    check_one_shot(recipe)
     graph, counted = subject.graph, counted_caps(subject.graph, bounds)
 
     def plan_under(caps: Sequence[Cap], round_to: int | None = None) -> Plan:
@@ -254,18 +263,52 @@ def decide(subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, con
         plan, trail = meet_latency(subject, recipe.allocation, bounds, plan_under, context)
     else:
         plan, trail = plan_under([]), ()
-    if recipe.cut.fibres:
+    if isinstance(recipe.cut, Axes) and recipe.cut.fibres:
         plan = with_fibres(subject, plan, recipe, context)
     return Decision(plan, trail)
 
 
-def apply(subject: Subject, plan: Plan) -> Cut:
+def decide_towards(
+    subject: Subject, recipe: Recipe, scores: Scores, bounds: Bounds, strength: float, context: Context
+) -> Plan:
+    """The plan on the way to a budget, for a network that is pruned step by step.
+
+    Args:
+        strength: in [0, 1]. Every limit is loosened to original - strength * (original - limit); a relative limit on
+            latency counts as one on MACs. From 1 on the budget itself is met, as by `decide`.
+
+    Raises:
+        BudgetNotMet: as `decide`.
+        BadInput: the budget is absolute latencies only, and strength is below 1.
+    """
+    if strength >= 1:
+        return decide(subject, recipe, scores, bounds, context).plan
+    caps = share_caps(subject.graph, bounds)
+    if not caps:
+        raise BadInput("pruning while training: expected a counted or a relative limit; got absolute latencies only")
+    loosened = [c._replace(at_most=c.cost({}) - strength * (c.cost({}) - c.at_most)) for c in caps]
+    try:
+        return allocate(subject.graph, scores, recipe, loosened)
+    except NothingToDo:
+        return Plan({}, recipe.name, subject.graph.fingerprint)
+
+
+def apply(subject: Subject, plan: Plan, masks: Mapping[str, Tensor] | None = None) -> Cut:
     """Cut the network physically, and prove that the cut network computes what the zero-masked original computes.
+
+    Args:
+        plan: what stays.
+        masks: of weights, in a network whose single weights are masked: nothing is cut, and the proof says that dead
+            weights are zero and everything else is as it was trained.
 
     Raises:
         CannotCut: the forward states a size that cannot be changed.
         ProofFailed: the two differ; names the group.
     """
+    if masks:
+        network = apply_edits(subject.model, Edits({}, (), {}))
+        verdict = prove_masked(subject.model, subject.graph, masks, subject.proof_inputs(), network)
+        return Cut(network, plan, Edits({}, (), {}), verdict, layout(network))
     resolved = subject.graph.resolve(plan)
     edits = edits_for(subject.model, subject.graph, resolved)
     network = apply_edits(subject.model, edits)
@@ -370,6 +413,7 @@ def deliver(network: nn.Module, target: Target | str, effort: Effort, delivery: 
 
 
 __all__ = [
-    "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "deliver", "evaluator", "heal", "judge",
-    "observe", "score", "search", "train", "understand", "verify", "verify_layout", "with_held_out", "with_samples",
+    "Context", "Cut", "Decision", "Quality", "allocate", "apply", "decide", "decide_towards", "deliver", "evaluator",
+    "heal", "judge", "observe", "score", "search", "train", "understand", "verify", "verify_layout", "with_held_out",
+    "with_samples",
 ]  # fmt: skip

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from sartor.errors import BadInput
 from sartor.measure import environment
-from sartor.recipes import RECIPES, find_recipe
+from sartor.recipes import find_recipe
+from sartor.recipes.registry import one_shot_recipes
 from sartor.run import stages
 from sartor.run.context import Context
 from sartor.sources.factory import find_factory
@@ -120,7 +121,7 @@ def read_bench(path: Path) -> tuple[list[float], list[Network]]:
 def chosen_recipes(network: Network, recipes: str | None) -> list[Recipe]:
     """The recipes of a network: those named, else every registered one, without those that the file leaves out."""
     named = [n.strip() for n in recipes.split(",") if n.strip()] if recipes else network.recipes
-    names = named or [e.name for e in RECIPES.entries() if e.name not in network.leave_out]
+    names = named or [n for n in one_shot_recipes() if n not in network.leave_out]
     return [find_recipe(n, calibration=network.calibration) for n in names]
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from sartor.budget import parse_budget
 from sartor.errors import BadInput
 from sartor.recipes import RECIPES
+from sartor.recipes.registry import one_shot_recipes
 from sartor.run import Options
 from sartor.run import run as fit
 from sartor.seed import seeded
@@ -70,7 +71,7 @@ class Snapshot(Study):
         for recipe in FIVE:
             yield f"resnet20-{recipe}", partial(self._fitted, self._published, recipe, SAMPLES)
             yield f"vit-{recipe}", partial(self._fitted, _transformer, recipe, SAMPLES)
-        for recipe in RECIPES:
+        for recipe in one_shot_recipes():
             yield f"random-{recipe}", partial(self._fitted, self._random, recipe, FEW)
 
     def _published(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Fine-tuning a cut network: training loop, distillation from the original, averaged weights, accuracy."""
+"""Training: the loop, distillation from the original, averaged weights, accuracy, callbacks for other loops."""
 
 from sartor.train.batch import first_samples, split
 from sartor.train.distill import distillation

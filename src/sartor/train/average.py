@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,23 @@ class Average:
                 mean.lerp_(live, 1 - d)
             else:
                 mean.copy_(live)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and the steps behind it."""
+        return {"mean": list(self._mean), "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`.
+
+        Raises:
+            ValueError: of another number of tensors, or of other shapes.
+        """
+        values = state["mean"]
+        if [v.shape for v in values] != [m.shape for m in self._mean]:
+            raise ValueError("averaged weights: expected the shapes of this network")
+        for mean, value in zip(self._mean, values):
+            mean.copy_(value)
+        self._steps = int(state["steps"])
 
     def keep_(self) -> None:
         """Replace the weights of the model by the average."""

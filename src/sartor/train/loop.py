@@ -11,24 +11,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sartor.borrow import borrowed, device_of, in_channels_last
-from sartor.errors import BadInput, NothingToDo, TrainingDiverged
+from sartor.errors import BadInput, CorruptFile, NothingToDo, TrainingDiverged
 from sartor.schedule.cosine import cosine_with_warmup
 from sartor.seed import seed_everything, seeded
-from sartor.structure.example import batch_of, call, call_in_training, first_tensor
+from sartor.structure.example import tensors
 from sartor.train.average import Average
-from sartor.train.batch import move, split
-from sartor.train.distill import distillation
+from sartor.train.checkpoint import Checkpoints
 from sartor.train.evaluate import evaluator
-from sartor.train.targets import check_classes
+from sartor.train.interruption import Interruption, deferred_signals
+from sartor.train.pruning import MakePruning
+from sartor.train.step import TrainingStep, cross_entropy, optimizer_of
+from sartor.train.training_state import TrainingState
 from sartor.types import SILENT, Data, FineTune, Judge, Listener
 from sartor.units import show_seconds
 
-Loss = Callable[[Any, Any], Tensor]
-_DTYPE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CONTINUED = "CONTINUED"  # the beginning of a note about a run that was interrupted
+SETBACKS, LOWER = 3, 0.25  # how often a training that diverges goes back, and the factor of its learning rate then
+EXPLODED = 1e3  # a loss so many times the first one, and so large, is no training any more
 _CHECK_EVERY = {"cpu": 1}  # steps between checks of the loss: free on a CPU, other devices have to be waited for
 _TELL_EVERY_S = 0.2
 
@@ -40,6 +42,8 @@ class TrainingSetup:
     options: FineTune
     teacher: nn.Module | None = None  # loss = (1 - distill) * loss + distill * T^2 KL; None: no distillation
     seed: int = 0
+    checkpoints: Checkpoints | None = None  # where the training is kept, and continued from; None: in memory only
+    pruning: MakePruning | None = None  # makes the session that prunes while this trains; None: every unit stays
 
 
 @dataclass(frozen=True)
@@ -137,81 +141,201 @@ def fine_tune(
         else:
             teacher = None
         average = Average(model, options.ema) if options.ema else None
-        loss = judge.loss or _cross_entropy(options)
-        step = _Step(model, _optimizer(trained, options), options, loss, teacher, average)
-        rows: list[dict[str, Any]] = []
-        best_epoch, best_state, best_val = None, None, -math.inf
-        for epoch in range(options.epochs):
-            started = time.perf_counter()
-            _start_epoch(data.train, epoch, setup.seed)
-            mean, rate = _one_epoch(step, data.train, epoch, listener)
-            quality = None
-            with average.applied() if average else nullcontext():
-                if evaluate is not None:
-                    quality = float(evaluate(model))
-                    if quality > best_val:
-                        best_epoch, best_state, best_val = epoch + 1, _snapshot(model), quality
-            row = {
-                "epoch": epoch + 1,
-                "loss": mean,
-                "val": quality,
-                "lr": rate,
-                "seconds": time.perf_counter() - started,
-            }
-            rows.append(row)
-            if on_epoch:
-                on_epoch(row)
+        loss = judge.loss or cross_entropy(options)
+        step = TrainingStep(model, optimizer_of(trained, options), options, loss, teacher, average)
+        if setup.pruning is not None:
+            steps = _length(data.train)
+            if steps is None:
+                raise BadInput(
+                    "pruning while training: expected a train loader with a length; schedules are shares of it"
+                )
+            step.pruning = setup.pruning(model, step.optimizer, steps * options.epochs)
+        state = TrainingState(step, [data.train, data.val])
+        interruption = stack.enter_context(deferred_signals())
+        course = _Course(state, data.train, setup, listener, interruption, setup.checkpoints or Checkpoints(None))
+        course.run(evaluate, on_epoch)
         if average:
             average.keep_()
-    return History(tuple(rows), best_epoch, best_state)
+    return History(tuple(state.rows), state.best_epoch, state.best_state)
 
 
-class _Step:
-    """One optimiser step on one batch."""
+@dataclass(frozen=True)
+class _Course:
+    """The epochs of one training, from the start or from its last checkpoint."""
 
-    def __init__(
+    state: TrainingState
+    train: Iterable[Any]
+    setup: TrainingSetup
+    listener: Listener
+    interruption: Interruption
+    checkpoints: Checkpoints
+
+    def run(
+        self, evaluate: Callable[[nn.Module], float] | None, on_epoch: Callable[[dict[str, Any]], None] | None
+    ) -> None:
+        """Train the epochs that are left."""
+        state, options = self.state, self.setup.options
+        parts = self.checkpoints.last()
+        if parts is not None:
+            state.load(parts)
+            self.listener.note(
+                f"{CONTINUED} training after an interruption: from epoch {state.epoch + 1}, step {state.done + 1}"
+                if state.epoch < options.epochs
+                else f"{CONTINUED} after an interruption: the training was done"
+            )
+        while state.epoch < options.epochs:
+            try:
+                self._epoch(evaluate, on_epoch, None if parts is None else parts["batch"])
+            except TrainingDiverged as e:
+                self._step_back(e)
+            except BaseException as e:
+                self._keep_place(e)
+                raise
+            parts = None
+        if parts is None:
+            state.begin_epoch()
+            self.checkpoints.begin_epoch(state.epoch, state.parts(), must=True)
+
+    def _epoch(
         self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        options: FineTune,
-        loss: Loss,
-        teacher: nn.Module | None,
-        average: Average | None,
-    ):
-        self.model, self.optimizer, self.options = model, optimizer, options
-        self.loss, self.teacher, self.average = loss, teacher, average
-        self.device = device_of(model)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "float16")
+        evaluate: Callable[[nn.Module], float] | None,
+        on_epoch: Callable[[dict[str, Any]], None] | None,
+        last_batch: str | None,
+    ) -> None:
+        """One epoch with its validation; from the step that is reached.
 
-    def __call__(self, batch: Any, rate: float) -> tuple[Tensor, int]:
-        """(loss, samples) of the batch, trained with this learning rate; the loss stays on the device."""
-        options = self.options
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        inputs, targets = split(batch)
-        inputs = move(inputs, self.device, channels_last=options.channels_last)
-        targets = move(targets, self.device)
-        with torch.autocast(self.device.type, _DTYPE[options.precision], enabled=options.precision != "float32"):
-            output = call_in_training(self.model, inputs)
-            value = self.loss(output, targets)
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                got = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-                raise BadInput(f"loss: expected a function that returns one number as a tensor; it returned {got}")
-            if self.teacher is not None:
-                with torch.no_grad():
-                    soft = first_tensor(call(self.teacher, inputs))
-                soft_loss = distillation(first_tensor(output), soft, options.temperature)
-                value = (1 - options.distill) * value + options.distill * soft_loss
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(value).backward()
-        if options.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), options.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average:
-            self.average.update()
-        return value.detach(), batch_of(inputs)
+        Args:
+            evaluate: quality of the network; None: not judged.
+            on_epoch: receives the row.
+            last_batch: digest of the last batch that was trained on in this epoch, if some were.
+        """
+        state, average = self.state, self.state.step.average
+        started = time.perf_counter()
+        if not state.done:
+            state.begin_epoch()
+            self.checkpoints.begin_epoch(state.epoch, state.parts())
+        mean, rate = self._steps(last_batch)
+        quality = None
+        with average.applied() if average else nullcontext():
+            if evaluate is not None:
+                quality = float(evaluate(state.step.model))
+                if quality > state.best_val:
+                    state.best_epoch, state.best_val = state.epoch + 1, quality
+                    state.best_state = _snapshot(state.step.model)
+        seconds = time.perf_counter() - started
+        row = {"epoch": state.epoch + 1, "loss": mean, "val": quality, "lr": rate, "seconds": seconds}
+        state.rows.append(row)
+        state.epoch += 1
+        state.done = 0
+        if on_epoch:
+            on_epoch(row)
+
+    def _steps(self, last_batch: str | None) -> tuple[float, float]:
+        """(mean loss over samples, learning rate of the last step) of the epoch."""
+        state, options, step = self.state, self.setup.options, self.state.step
+        steps, epoch = _length(self.train), state.epoch
+        step.model.train()
+        batches = self._batches(last_batch)
+        watch = _LossWatch(state, options, _CHECK_EVERY.get(step.device.type, 20))
+        state.settle = watch.read
+        told_at = -math.inf
+        rate, began, first = 0.0, time.monotonic(), state.done
+        if steps and first:  # the epoch may have been left behind its last step
+            rate = self._rate(first - 1, steps)
+        for batch in batches:
+            i = state.done
+            rate = self._rate(i, steps)
+            with self.interruption.held():
+                state.whole = False
+                watch.add(*step(batch, rate), rate, batch)
+                state.done += 1
+                if self.checkpoints.within_epochs:
+                    state.mark(batch)
+                state.whole = True
+            if self.checkpoints.due():
+                state.settle()
+                self.checkpoints.write(epoch, state.done, state.parts())
+            if time.monotonic() - told_at > _TELL_EVERY_S:
+                told_at = time.monotonic()
+                within = min(1.0, (i + 0.5) / steps) if steps else 0.5
+                gone = within - (min(1.0, first / steps) if steps else 0.0)
+                left = (told_at - began) * (options.epochs - epoch - within) / gone if steps and gone > 0 else None
+                until = "" if left is None else f", about {show_seconds(left)} left"
+                of = f"/{steps}" if steps else ""
+                self.listener.tell(
+                    f"epoch {epoch + 1}/{options.epochs} step {i + 1}{of} loss {watch.last:.4f} lr {rate:.3g}{until}",
+                    (epoch + within) / options.epochs,
+                )
+        mean = watch.mean()
+        for name, p in step.model.named_parameters():
+            if not bool(torch.isfinite(p).all()):
+                raise TrainingDiverged(
+                    f"weights {name!r} became NaN or infinite in epoch {epoch + 1}. {_advice(options)}"
+                )
+        return mean, rate
+
+    def _rate(self, i: int, steps: int | None) -> float:
+        """The learning rate of a step of this epoch, from 0."""
+        options = self.setup.options
+        within = min(1.0, (i + 0.5) / steps) if steps else 0.5
+        scale = options.lr * self.state.rate_scale
+        return scale * cosine_with_warmup((self.state.epoch + within) / options.epochs, warmup=options.warmup)
+
+    def _batches(self, last_batch: str | None) -> Iterator[Any]:
+        """The batches of this epoch that were not trained on yet.
+
+        Where the loader does not give the same batches again, the epoch begins anew, and a note says so.
+        """
+        state, seed = self.state, self.setup.seed
+        _start_epoch(self.train, state.epoch, seed)
+        iterator = iter(self.train)
+        if state.done and not state.replay(iterator, last_batch):
+            start = self.checkpoints.start_of(state.epoch)
+            if start is None:
+                raise CorruptFile(
+                    f"checkpoint: the start of epoch {state.epoch + 1} is missing; remove the checkpoints"
+                )
+            self.listener.note(
+                f"epoch {state.epoch + 1} began anew: the train loader did not give the batches again that it gave "
+                f"before the interruption. Were the data changed?"
+            )
+            state.load(start)
+            self.checkpoints.forget_after(state.epoch, 0)
+            _start_epoch(self.train, state.epoch, seed)
+            iterator = iter(self.train)
+        if not state.done and self.checkpoints.within_epochs:
+            state.mark()
+        return iterator
+
+    def _step_back(self, error: TrainingDiverged) -> None:
+        """Go back to the start of the epoch with a lower learning rate; if that helped too seldom, raise."""
+        state, options = self.state, self.setup.options
+        start = self.checkpoints.start_of(state.epoch)
+        if start is None or state.setbacks >= SETBACKS or isinstance(error, _BadBatch):
+            raise error
+        setbacks, scale = state.setbacks + 1, state.rate_scale * LOWER
+        self.checkpoints.forget_after(state.epoch, 0)
+        state.load(start)
+        state.setbacks, state.rate_scale = setbacks, scale
+        self.listener.note(
+            f"training went back to the start of epoch {state.epoch + 1} and goes on with a learning rate of "
+            f"{options.lr * scale:.3g} in place of {options.lr * scale / LOWER:.3g}: {error}"
+        )
+
+    def _keep_place(self, error: BaseException) -> None:
+        """Keep what is done although the epoch cannot go on: the loader failed, or somebody stops the process."""
+        state = self.state
+        if not state.whole or not state.done or not self.checkpoints.within_epochs:
+            return
+        try:
+            state.settle()
+        except TrainingDiverged:
+            return
+        if self.checkpoints.write(state.epoch, state.done, state.parts()):
+            error.add_note(
+                f"sartor: training stopped in epoch {state.epoch + 1} after step {state.done}; "
+                f"{self.checkpoints.folder} keeps its state: the same call continues there"
+            )
 
 
 def _start_epoch(train: Iterable[Any], epoch: int, seed: int) -> None:
@@ -223,119 +347,63 @@ def _start_epoch(train: Iterable[Any], epoch: int, seed: int) -> None:
             set_epoch(epoch)
 
 
-def _one_epoch(step: _Step, train: Iterable[Any], epoch: int, listener: Listener) -> tuple[float, float]:
-    """(mean loss over samples, learning rate of the last step)."""
-    options = step.options
-    steps = _length(train)
-    step.model.train()
-    watch = _LossWatch(epoch, options, _CHECK_EVERY.get(step.device.type, 20))
-    told_at = -math.inf
-    rate, began = 0.0, time.monotonic()
-    for i, batch in enumerate(train):
-        within = min(1.0, (i + 0.5) / steps) if steps else 0.5
-        done = (epoch + within) / options.epochs
-        rate = options.lr * cosine_with_warmup(done, warmup=options.warmup)
-        watch.add(*step(batch, rate), rate)
-        if time.monotonic() - told_at > _TELL_EVERY_S:
-            told_at = time.monotonic()
-            left = (told_at - began) * (options.epochs - epoch - within) / within if steps else None
-            until = "" if left is None else f", about {show_seconds(left)} left"
-            of = f"/{steps}" if steps else ""
-            listener.tell(
-                f"epoch {epoch + 1}/{options.epochs} step {i + 1}{of} loss {watch.last:.4f} lr {rate:.3g}{until}", done
-            )
-    mean = watch.mean()
-    for name, p in step.model.named_parameters():
-        if not bool(torch.isfinite(p).all()):
-            raise TrainingDiverged(f"weights {name!r} became NaN or infinite in epoch {epoch + 1}. {_advice(options)}")
-    return mean, rate
+class _BadBatch(TrainingDiverged):
+    """The inputs themselves are not finite: another learning rate does not help."""
 
 
 class _LossWatch:
     """Sums losses and raises at the first one that is not finite; losses are read from the device every few steps."""
 
-    def __init__(self, epoch: int, options: FineTune, every: int):
-        self.epoch, self.options, self.every = epoch, options, every
-        self.unread: list[tuple[Tensor, int, float]] = []  # loss on its device, samples, learning rate
-        self.total, self.samples, self.steps, self.last = 0.0, 0, 0, math.nan
+    def __init__(self, state: TrainingState, options: FineTune, every: int):
+        self.state, self.options, self.every = state, options, every
+        self.unread: list[tuple[Tensor, int, float, Any]] = []  # loss on its device, samples, learning rate, batch
+        self.steps, self.last = state.done, math.nan
 
-    def add(self, value: Tensor, samples: int, rate: float) -> None:
+    def add(self, value: Tensor, samples: int, rate: float, batch: Any) -> None:
         """Add the loss of one step."""
-        self.unread.append((value, samples, rate))
+        self.unread.append((value, samples, rate, batch))
         if len(self.unread) >= self.every:
-            self._read()
+            self.read()
 
     def mean(self) -> float:
         """Mean loss over the samples of the epoch."""
-        self._read()
+        self.read()
         if not self.steps:
             raise BadInput(
-                f"fine-tuning: the train loader gave no batch in epoch {self.epoch + 1}; "
+                f"fine-tuning: the train loader gave no batch in epoch {self.state.epoch + 1}; "
                 "expected one that can be iterated again in every epoch"
             )
-        return self.total / self.samples
+        return self.state.total / self.state.samples
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read the losses from their device; the sums of the state are complete afterwards."""
         if not self.unread:
             return
-        values = torch.stack([v.float() for v, _, _ in self.unread]).tolist()
-        for value, (_, samples, rate) in zip(values, self.unread):
+        state = self.state
+        values = torch.stack([v.float() for v, *_ in self.unread]).tolist()
+        for value, (_, samples, rate, batch) in zip(values, self.unread):
             self.steps += 1
-            if not math.isfinite(value):
-                raise TrainingDiverged(
-                    f"loss became {value} in epoch {self.epoch + 1}, step {self.steps} (learning rate {rate:.3g}). "
-                    + _advice(self.options)
-                )
-            self.total += value * samples
-            self.samples += samples
+            if state.first_loss is None:
+                state.first_loss = value
+            if not abs(value) <= EXPLODED * max(1.0, abs(state.first_loss)):
+                raise self._divergence(value, rate, batch)
+            state.total += value * samples
+            state.samples += samples
             self.last = value
         self.unread = []
+
+    def _divergence(self, value: float, rate: float, batch: Any) -> TrainingDiverged:
+        where = f"in epoch {self.state.epoch + 1}, step {self.steps} (learning rate {rate:.3g})"
+        values = [t for t in tensors(batch) if t.is_floating_point()]
+        if not all(bool(torch.isfinite(t).all()) for t in values):
+            return _BadBatch(f"loss became {value} {where}: the batch holds NaN or infinite values. Remove them")
+        grew = "" if not math.isfinite(value) else f", from {self.state.first_loss:.3g} at the first step"
+        return TrainingDiverged(f"loss became {value:.6g}{grew} {where}. {_advice(self.options)}")
 
 
 def _advice(options: FineTune) -> str:
     precision = ", train in bfloat16 or float32" if options.precision == "float16" else ""
     return f"Lower lr (now {options.lr:g}), set clip=1.0, lengthen the warm-up{precision}, or look for NaN in the data"
-
-
-def _cross_entropy(options: FineTune) -> Loss:
-    def loss(output: Any, targets: Any) -> Tensor:
-        logits = first_tensor(output).float()
-        if isinstance(targets, Tensor) and targets.device.type == "cpu" and targets.shape != logits.shape:
-            check_classes(logits, targets, "fine-tuning")  # other devices would have to be waited for
-        try:
-            return F.cross_entropy(logits, targets, label_smoothing=options.label_smoothing)
-        except (IndexError, RuntimeError) as e:  # a negative number other than -100, or no class numbers
-            whole = isinstance(targets, Tensor) and not targets.is_floating_point()
-            if isinstance(e, RuntimeError) and (whole or targets.shape == logits.shape):
-                raise
-            raise BadInput(
-                f"fine-tuning: expected class numbers from 0, or -100 for none; {e}. Pass loss= for other targets"
-            ) from e
-
-    return loss
-
-
-def _sgd(parameters: list[nn.Parameter], options: FineTune, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        parameters,
-        lr=options.lr,
-        momentum=options.momentum,
-        weight_decay=options.weight_decay,
-        nesterov=options.momentum > 0,
-        fused=fused,
-    )
-
-
-def _adamw(parameters: list[nn.Parameter], options: FineTune, fused: bool) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
-
-
-_OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}  # by `FineTune.optimizer`
-
-
-def _optimizer(parameters: list[nn.Parameter], options: FineTune) -> torch.optim.Optimizer:
-    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
-    return _OPTIMIZERS[options.optimizer](parameters, options, fused)
 
 
 def _teacher_on(teacher: nn.Module, device: torch.device, options: FineTune) -> nn.Module:

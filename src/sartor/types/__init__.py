@@ -21,16 +21,17 @@ if TYPE_CHECKING:
         Axes,
         Criterion,
         Custom,
+        ErdosRenyi,
         Gates,
         Global,
         Knapsack,
-        OneShot,
         Recipe,
         Rewrite,
         Search,
         Sensitivity,
         Uniform,
     )
+    from sartor.types.rewire import GrowAndPrune, Regularised, Rewire
     from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Among, Normalise, Reduce, Scaling
     from sartor.types.timing import (
         SECTIONS,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
         wide_interval,
     )
     from sartor.types.verdict import Verdict
+    from sartor.types.weights import Weights
+    from sartor.types.when import Decaying, Gradual, HalfSpace, OneShot, Projected, PruneAndRegrow, Shrink
 
 _HOMES = {
     "calibration": (
@@ -93,16 +96,17 @@ _HOMES = {
         "Axes",
         "Criterion",
         "Custom",
+        "ErdosRenyi",
         "Gates",
         "Global",
         "Knapsack",
-        "OneShot",
         "Recipe",
         "Rewrite",
         "Search",
         "Sensitivity",
         "Uniform",
     ),
+    "rewire": ("GrowAndPrune", "Regularised", "Rewire"),
     "scaling": (
         "NORMALISATIONS",
         "REDUCTIONS",
@@ -122,14 +126,17 @@ _HOMES = {
         "wide_interval",
     ),
     "verdict": ("Verdict",),
+    "weights": ("Weights",),
+    "when": ("Decaying", "Gradual", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Shrink"),
 }
 __all__ = [
-    "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "ClipActivations", "Comparison", "Counted", "Counts", "Criterion",
-    "Custom", "Data", "Distil", "Effort", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Group", "HealStep",
-    "Judge",
-    "Knapsack", "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS",
-    "Normalise", "OneShot", "Plan", "Precision", "Progress", "Reason", "REDUCTIONS", "Recipe", "Reduce", "Rewrite",
-    "RefreshNorms", "Ridge", "Role", "SECTIONS", "SILENT", "Scaling", "Scores", "Search", "Sensitivity", "Target",
-    "Uniform", "Verdict", "WARNINGS", "asdict", "check_precision", "median_interval", "to_plain", "wide_interval",
+    "Among", "asdict", "Axes", "Batches", "Bounds", "Budget", "Calibration", "check_precision", "Comparison",
+    "ClipActivations", "Counted", "Counts", "Criterion", "Custom", "Data", "Decaying", "Distil", "Effort", "ErdosRenyi", "FineTune",
+    "FoldMeans", "Frozen", "Gates", "Global", "Gradual", "Group", "GrowAndPrune", "HalfSpace", "HealStep", "Judge",
+    "Knapsack", "Latency", "Limit", "LimitStatus", "Listener", "Loss", "median_interval", "Member", "METRICS",
+    "NORMALISATIONS", "Normalise", "OneShot", "Plan", "Precision", "Progress", "Projected", "PruneAndRegrow",
+    "Reason", "Recipe", "Reduce", "REDUCTIONS", "RefreshNorms", "Regularised", "Rewire", "Rewrite", "Ridge", "Role",
+    "Scaling", "Scores", "Search", "SECTIONS", "Sensitivity", "Shrink", "SILENT", "Target", "to_plain", "Uniform",
+    "Verdict", "WARNINGS", "Weights", "wide_interval",
 ]  # fmt: skip
 __getattr__ = lazy_names("sartor.types", _HOMES)  # `sartor --help` needs no torch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sartor.errors import BadInput
 
-METRICS = ("macs", "flops", "params", "bytes", "memory", "latency")
+METRICS = ("macs", "flops", "params", "bytes", "memory", "weights", "latency")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Counted:
     params: int  # elements of parameters, tied ones once
     bytes: int  # of parameters and buffers as they lie in memory
     memory: int  # peak bytes of activations alive at once in one forward of the example batch
+    weights: int = 0  # live weights of the matrices that a recipe masks; 0: none masks any
 
     @property
     def flops(self) -> int:

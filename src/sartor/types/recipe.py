@@ -3,9 +3,10 @@
 | choice | what it may be here |
 |---|---|
 | `score`: what matters | `Criterion`, `Gates`, `Sensitivity` |
-| `cut`: what may go | `Axes` |
-| `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, or a `Search` around one of them |
-| `when`: on what schedule | `OneShot` |
+| `cut`: what may go | `Axes`, or `Weights` in a pattern |
+| `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, `ErdosRenyi` (weights), or a `Search` |
+| `when`: on what schedule | `OneShot`; while it trains `Gradual`, `PruneAndRegrow`; of units also `Projected`, \
+`Decaying`; of weights also `Rewire`, `GrowAndPrune`, `Regularised` |
 | `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `Distil`, `FineTune` |
 
 Every choice is a frozen value with a `kind`, so a recipe survives TOML and JSON.
@@ -22,7 +23,10 @@ from pydantic import Field
 from sartor.errors import BadInput
 from sartor.types.checked import Flag, Positive, Share, Weight, checked
 from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms
+from sartor.types.rewire import GrowAndPrune, Regularised, Rewire
 from sartor.types.scaling import Among, Normalise, Reduce, Scaling
+from sartor.types.weights import Weights
+from sartor.types.when import Decaying, Gradual, OneShot, Projected, PruneAndRegrow
 
 Function: TypeAlias = Callable[..., Any]
 Rewrite: TypeAlias = Literal["free", "allow", "never"]
@@ -102,7 +106,7 @@ class Axes:
     kind: Literal["axes"] = "axes"
 
 
-Cut: TypeAlias = Axes
+Cut = Annotated[Axes | Weights, Field(discriminator="kind")]
 
 
 @checked
@@ -134,6 +138,15 @@ class Knapsack:
 
 
 @checked
+class ErdosRenyi:
+    """Of weights: shares in proportion to the sum of a matrix's sizes over their product; small layers stay denser."""
+
+    kernel: Flag = True  # whether the sizes of the kernel count among them
+    floor: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0  # least share of every matrix that stays live
+    kind: Literal["erdos-renyi"] = "erdos-renyi"
+
+
+@checked
 class Custom:
     """An allocator of one's own: its registered name, or a function like `sartor.allocate.Allocator`."""
 
@@ -143,7 +156,7 @@ class Custom:
     kind: Literal["custom"] = "custom"
 
 
-Allocation = Annotated[Global | Uniform | Knapsack | Custom, Field(discriminator="kind")]
+Allocation = Annotated[Global | Uniform | Knapsack | Custom | ErdosRenyi, Field(discriminator="kind")]
 
 
 @checked
@@ -155,17 +168,12 @@ class Search:
     kind: Literal["search"] = "search"
 
 
-Allocate = Annotated[Global | Uniform | Knapsack | Custom | Search, Field(discriminator="kind")]
+Allocate = Annotated[Global | Uniform | Knapsack | Custom | ErdosRenyi | Search, Field(discriminator="kind")]
 
-
-@checked
-class OneShot:
-    """Everything is cut at once."""
-
-    kind: Literal["one-shot"] = "one-shot"
-
-
-When: TypeAlias = OneShot
+When = Annotated[
+    OneShot | Gradual | PruneAndRegrow | Projected | Decaying | Rewire | GrowAndPrune | Regularised,
+    Field(discriminator="kind"),
+]
 
 
 @checked
@@ -187,13 +195,25 @@ class Recipe:
         twice = next((k for k in kinds if kinds.count(k) > 1), None)
         if twice:
             raise BadInput(f"recipe field 'heal': expected every step once; got {twice!r} {kinds.count(twice)} times")
+        if isinstance(self.cut, Weights) and isinstance(self.when, OneShot):
+            raise BadInput(
+                "recipe field 'when': weights are masked while a network trains; expected a schedule such as "
+                "'gradual' or 'rewire'; got 'one-shot'"
+            )
+        if isinstance(self.cut, Axes) and isinstance(self.allocation, ErdosRenyi):
+            raise BadInput("recipe field 'allocate': 'erdos-renyi' allocates weights, and cut.kind is 'axes'")
         if "fine-tune" in kinds[:-1]:
             raise BadInput("recipe field 'heal': expected fine-tune as the last step: repair needs no training")
 
     @property
-    def allocation(self) -> Global | Uniform | Knapsack | Custom:
+    def allocation(self) -> Global | Uniform | Knapsack | Custom | ErdosRenyi:
         """How much stays where, without the search around it."""
         return self.allocate.within if isinstance(self.allocate, Search) else self.allocate
+
+    @property
+    def rewrite(self) -> Rewrite:
+        """Which forwards may be rewritten; none where weights are masked, because shapes stay."""
+        return self.cut.rewrite if isinstance(self.cut, Axes) else "never"
 
     @property
     def repairs(self) -> tuple[Any, ...]:
@@ -211,6 +231,7 @@ class Recipe:
 
 
 __all__ = [
-    "Allocate", "Allocation", "Axes", "Criterion", "Custom", "Cut", "Function", "Gates", "Global", "Knapsack",
-    "Normalise", "OneShot", "Recipe", "Reduce", "Rewrite", "Score", "Search", "Sensitivity", "Share", "Uniform", "When",
+    "Allocate", "Allocation", "Axes", "Criterion", "Custom", "Cut", "ErdosRenyi", "Function", "Gates", "Global",
+    "Knapsack", "Normalise", "OneShot", "Recipe", "Reduce", "Rewrite", "Score", "Search", "Sensitivity", "Share",
+    "Uniform", "When",
 ]  # fmt: skip
