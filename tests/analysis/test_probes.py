@@ -87,9 +87,12 @@ def uniform_features(counts: tuple[int, ...], penalty: float) -> tuple[torch.Ten
     y = torch.repeat_interleave(torch.arange(classes), torch.tensor(counts))
     target = torch.nn.functional.one_hot(y, classes).double()
     h, w1, w2 = (
-        (torch.randn(*s, dtype=torch.float64) * 0.3).requires_grad_() for s in ((n, width), (width, width), (classes, width))
+        (torch.randn(*s, dtype=torch.float64) * 0.3).requires_grad_()
+        for s in ((n, width), (width, width), (classes, width))
     )
-    optimizer = torch.optim.LBFGS([h, w1, w2], max_iter=1500, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [h, w1, w2], max_iter=1500, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -141,7 +144,9 @@ def test_the_norm_of_a_convolution_is_bounded(stride: int) -> None:
     assert exact <= norm_bound(op, conv.weight) <= 3 * exact
     point = nn.Conv2d(3, 4, 1, bias=False)
     op = next(o for o in trace(point, torch.zeros(1, 3, 6, 6)).ops if o.kind == "conv")
-    assert norm_bound(op, point.weight) == pytest.approx(float(torch.linalg.matrix_norm(point.weight.double().flatten(1), 2)))
+    assert norm_bound(op, point.weight) == pytest.approx(
+        float(torch.linalg.matrix_norm(point.weight.double().flatten(1), 2))
+    )
 
 
 def test_lipschitz_bounds_of_a_linear_network_are_its_norm() -> None:
@@ -279,7 +284,12 @@ def test_every_probe_runs_on_a_classifier_of_pictures_and_states_its_bias(name: 
     """Twice alike, and the network stays as it was."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 3),
     ).train()
     data = batches(torch.randn(30, 1, 8, 8), torch.arange(30) % 3, 16)
     state = {k: v.clone() for k, v in model.state_dict().items()}

@@ -5,4 +5,15 @@ from sartor.analysis.analyse import DEFAULT, analyse
 from sartor.analysis.registry import PROBES, Probe, find_probe, probe
 from sartor.analysis.rows import Analysis, AnalysisRow, Reading
 
-__all__ = ["DEFAULT", "PROBES", "Analysis", "AnalysisRow", "Probe", "Reading", "analyse", "find_probe", "probe", "probes"]
+__all__ = [
+    "DEFAULT",
+    "PROBES",
+    "Analysis",
+    "AnalysisRow",
+    "Probe",
+    "Reading",
+    "analyse",
+    "find_probe",
+    "probe",
+    "probes",
+]

@@ -15,12 +15,21 @@ from sartor.analysis.subject import ProbeSubject
 from sartor.borrow import device_of
 from sartor.errors import BadInput, SartorError
 from sartor.structure import trace
-from sartor.structure.example import Example, batch_of, to_device, with_batch
+from sartor.structure.example import Example, to_device, with_batch
 from sartor.train.batch import first_samples
 from sartor.types import SILENT, Data, Listener
 from sartor.wrappers import unwrapped
 
-DEFAULT = ("accuracy", "calibration", "dead-units", "neural-collapse", "conditioning", "fgsm", "corruptions", "efficiency")
+DEFAULT = (
+    "accuracy",
+    "calibration",
+    "dead-units",
+    "neural-collapse",
+    "conditioning",
+    "fgsm",
+    "corruptions",
+    "efficiency",
+)
 Chosen = str | Probe | Callable[..., Readings]
 
 

@@ -158,8 +158,6 @@ def class_numbers(targets: Any, logits: Tensor) -> Tensor:
     if wanted.shape == logits.shape:
         return wanted.argmax(1)
     if wanted.shape != logits.shape[:1] or wanted.is_floating_point():
-        raise BadInput(
-            f"analyse: expected class numbers [{logits.shape[0]}]; got {wanted.dtype} {list(wanted.shape)}"
-        )
+        raise BadInput(f"analyse: expected class numbers [{logits.shape[0]}]; got {wanted.dtype} {list(wanted.shape)}")
     check_classes(logits, wanted, "analyse")
     return wanted.long()

@@ -82,7 +82,6 @@ class Edits:
             clips={path: tuple(math.inf if x is None else x for x in row) for path, row in file.clips.items()},
         )
 
-
     def of(self, network: nn.Module) -> Edits:
         """The same with the limits on rectifiers that a repair has given to the cut network."""
         return replace(self, clips=clips_of(network))

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sartor.errors import BadInput

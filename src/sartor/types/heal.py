@@ -87,4 +87,6 @@ class FineTune:
     kind: Literal["fine-tune"] = "fine-tune"
 
 
-HealStep = Annotated[Ridge | FoldMeans | RefreshNorms | Distil | ClipActivations | FineTune, Field(discriminator="kind")]
+HealStep = Annotated[
+    Ridge | FoldMeans | RefreshNorms | Distil | ClipActivations | FineTune, Field(discriminator="kind")
+]

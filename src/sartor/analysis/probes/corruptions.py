@@ -76,9 +76,7 @@ def corruptions(subject: ProbeSubject) -> Iterator[Reading]:
             continue
         generator = subject.generator(f"corruption {name}")
         for strength in strengths:
-            right = subject.right(
-                partial(corruption, strength=strength, size=high - low, generator=generator)
-            )
+            right = subject.right(partial(corruption, strength=strength, size=high - low, generator=generator))
             hits, n = hits + int(right.sum()), n + len(right)
             yield share_reading(f"accuracy under {name} {strength:g}", int(right.sum()), len(right))
     mean = share_reading("mean corruption accuracy", hits, n)

@@ -75,7 +75,7 @@ def upper_bound(graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[float | No
         elif not any(known):
             bound = 0.0  # it does not depend on the input
         else:
-            bound = _of_operator(op, lambda v: bounds.get(id(v)) or 0.0, tensors)  # noqa: B023
+            bound = _of_operator(op, lambda v: bounds.get(id(v)) or 0.0, tensors)
             culprit = "" if bound is not None else op.where
         for v in op.outputs:
             bounds[id(v)] = bound

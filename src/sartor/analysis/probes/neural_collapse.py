@@ -50,7 +50,9 @@ def neural_collapse(features: Features) -> Iterator[Reading]:
     bias = 0.0 if features.bias is None else features.bias
     answer = (h @ w.T + bias).argmax(1)
     yield share_reading("NC4", int((nearest != answer).sum()), len(h))
-    yield share_reading("accuracy in K-1 directions", int((_narrowed(h, between, middle) @ w.T + bias).argmax(1).eq(y).sum()), len(h))
+    yield share_reading(
+        "accuracy in K-1 directions", int((_narrowed(h, between, middle) @ w.T + bias).argmax(1).eq(y).sum()), len(h)
+    )
     yield Reading("width of the features", float(h.shape[1]), note=f"{classes - 1} suffice at full collapse")
 
 
