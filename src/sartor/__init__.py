@@ -67,7 +67,7 @@ __all__ = [
     "FineTune",
     "Fitted", "FolderInUse", "Graph", "Group", "Judge", "Limit", "Listener", "MissingExtra", "NothingToDo", "Plan",
     "ProofFailed", "Recipe", "SartorError", "Session", "Target", "TargetLost", "TrainingDiverged", "UnknownName",
-    "Verdict", "analyse", "check_cut", "count", "cut", "explain", "fit", "lightning_callback", "load", "parse_budget", "probe",
-    "prove", "silence", "trace", "trainer_callback",
+    "Verdict", "analyse", "check_cut", "count", "cut", "explain", "fit", "lightning_callback", "load", "parse_budget",
+    "probe", "prove", "silence", "trace", "trainer_callback",
 ]  # fmt: skip
 __getattr__ = lazy_names("sartor", _HOMES)  # `sartor --help` needs no torch

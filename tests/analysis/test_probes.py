@@ -78,7 +78,7 @@ def test_collapsed_features_have_no_distance_to_collapse() -> None:
 
 
 def uniform_features(counts: tuple[int, ...], penalty: float) -> tuple[torch.Tensor, Features]:
-    """Features and two linear layers without bias, trained together on squared error; (lengths of the class means, ...).
+    """(lengths of the class means, features) of a model of features and two linear layers without bias, trained.
 
     The unconstrained-features model: loss |W2 W1 H - Y|^2 / 2n + penalty / 2 * (|W1|^2 + |W2|^2 + |H|^2).
     """
@@ -109,8 +109,8 @@ def uniform_features(counts: tuple[int, ...], penalty: float) -> tuple[torch.Ten
 def closed_form(count: int, n: int, penalty: float) -> float:
     """Length of a class mean at the minimum: classes are orthogonal, so each is a problem of three numbers.
 
-    With a feature length x and layer gains s1 = s2 = s, balance gives s^2 = count * x^2, and what remains is the minimum of
-    count / 2n (s^2 x - 1)^2 + penalty / 2 (count x^2 + 2 s^2) over x.
+    With a feature length x and layer gains s1 = s2 = s, balance gives s^2 = count * x^2. What remains is the minimum
+    of count / 2n (s^2 x - 1)^2 + penalty / 2 (count x^2 + 2 s^2) over x.
     """
     x = torch.linspace(0, 2, 200_001, dtype=torch.float64)
     s2 = count * x.square()
@@ -279,7 +279,7 @@ def test_parameter_efficiency_is_right_samples_for_nonzero_parameters() -> None:
     assert seen["hardness-normalised parameter efficiency"] == pytest.approx(float(right[3]) / 10e-6)
 
 
-@pytest.mark.parametrize("name", list(PROBES))
+@pytest.mark.parametrize("name", sorted(set(PROBES) - {"exit-cost"}))  # it needs a network with exits
 def test_every_probe_runs_on_a_classifier_of_pictures_and_states_its_bias(name: str) -> None:
     """Twice alike, and the network stays as it was."""
     torch.manual_seed(0)

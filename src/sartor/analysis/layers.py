@@ -75,7 +75,7 @@ def classifier(graph: Graph) -> Op | None:
 
 
 def weighted_layers(graph: Graph) -> Iterator[tuple[Op, str]]:
-    """(operator, name of its weight) of every convolution and linear layer with a weight of its own, each weight once."""
+    """(operator, name of its weight) of every convolution and linear layer; each weight once."""
     known = set()
     for op in graph.ops:
         if op.live and op.kind in ("conv", "linear") and len(op.args) > 1 and isinstance(op.args[1], Value):

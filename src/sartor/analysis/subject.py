@@ -88,7 +88,7 @@ class ProbeSubject:
 
     @cached_property
     def input_range(self) -> tuple[Tensor, Tensor]:
-        """Smallest and largest value of each channel (dimension 1) of the first input over the data, [1, channels, 1...].
+        """Smallest and largest value of each channel (dimension 1) of the first input, [1, channels, 1...].
 
         Raises:
             BadInput: the first input is not of floating point.

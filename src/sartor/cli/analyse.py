@@ -50,7 +50,7 @@ class AnalyseOptions:
 
 
 def analyse(options: AnalyseOptions) -> CommandResult:
-    """Show what a network is besides accurate: calibration, robustness, faults, dead units, neural collapse and more."""
+    """Show what a network is besides accurate: calibration, robustness, faults, dead units and more."""
     with steps(quiet=options.quiet) as progress:
         answer = _analysed(options, progress)
     return CommandResult(answer.to_plain(), _view(answer, layers=options.layers))

@@ -74,7 +74,8 @@ def _command(name: str, function: Callable[..., CommandResult], home: typer.Type
 
 for _name, _function in (
     ("demo", demo), ("inspect", inspect), ("measure", measure), ("fit", fit),
-    ("frontier", command_of(frontier, FrontierOptions)), ("analyse", command_of(analyse, AnalyseOptions)), ("resume", resume), ("report", report),
+    ("frontier", command_of(frontier, FrontierOptions)), ("analyse", command_of(analyse, AnalyseOptions)),
+    ("resume", resume), ("report", report),
     ("export", export), ("list", list_), ("schema", schema),
 ):  # fmt: skip
     _command(_name, _function)

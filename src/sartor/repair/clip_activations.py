@@ -33,7 +33,7 @@ def clipped(
         listener: is told if there is nothing to clip.
 
     Returns:
-        The copy, and {"modules", "rectifiers"}, how many have a limit now. A rectifier that no input reaches keeps none.
+        The copy, and {"modules", "rectifiers"}, how many have a limit. A rectifier that no input reaches has none.
     """
     counts = rectifiers(graph, network)
     if not counts:

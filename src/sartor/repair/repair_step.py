@@ -31,12 +31,13 @@ def heal(
     calibration: Calibration,
     listener: Listener = SILENT,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The repaired network, and what was done: "refit", "folded", "norm", "distil" and "clipped", those that were tried.
+    """The repaired network, and what was done: those of "refit", "folded", "norm", "distil", "clipped" that were tried.
 
     Args:
         smaller: cut from the original; may be changed.
         original: the network before the cut, and the cut.
-        steps: `Ridge()`, `FoldMeans()`, `RefreshNorms()`, `Distil()` and `ClipActivations()` of `sartor.types`, taken in this order.
+        steps: `Ridge()`, `FoldMeans()`, `RefreshNorms()`, `Distil()` and `ClipActivations()` of `sartor.types`,
+            taken in this order.
         calibration: pairs (inputs, targets), on the model's device; targets are not read. `samples` bounds what means
             and statistics are taken from; `seed` draws the positions that a refit reads and the order of a
             distillation.

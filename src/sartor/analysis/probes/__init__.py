@@ -5,10 +5,13 @@ from sartor.analysis.probes import (  # noqa: F401
     attacks,
     bit_flips,
     calibration,
+    class_channels,
     conditioning,
     corruptions,
     dead_units,
     efficiency,
+    exit_cost,
+    information,
     lipschitz,
     neural_collapse,
 )

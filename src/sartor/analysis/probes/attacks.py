@@ -1,6 +1,7 @@
 """Attacks that change inputs along the gradient of the loss: FGSM and PGD."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,6 @@ from sartor.analysis.subject import ProbeSubject, class_numbers, image_of, with_
 from sartor.structure.example import Example
 
 EPS = 8 / 255  # of the range of a channel over the data; for pictures, eight levels of 255
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @probe(
@@ -63,33 +63,52 @@ def pgd(
     yield share_reading("accuracy under pgd", right, n)
 
 
+@dataclass(frozen=True)
 class Steps:
-    """How an attack moves: within `eps`, `count` steps of length `step`, in shares of each channel's range."""
+    """How an attack moves, in shares of each channel's range."""
 
-    def __init__(self, eps: float, step: float, count: int):
-        self.eps, self.step, self.count = eps, step, count
+    eps: float = EPS  # how far from the input at most
+    step: float = EPS / 4  # length of one step
+    count: int = 10
 
 
 def ascend(
-    subject: ProbeSubject,
-    inputs: Example,
-    targets: Tensor,
-    how: Steps,
-    generator: torch.Generator | None = None,
-    loss: Loss = F.cross_entropy,
+    subject: ProbeSubject, inputs: Example, targets: Tensor, how: Steps, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The first input tensor, moved to a larger loss within a box around it.
+    """The first input tensor, moved to a larger cross entropy within a box around it.
 
     Args:
         subject: network and range of the inputs.
         inputs, targets: of one batch.
         how: size and number of steps.
         generator: of a random start; None: the start is the input itself.
-        loss: loss(logits, class numbers) -> scalar, a sum or mean over samples.
     """
-    x = image_of(inputs)
-    low, high = subject.input_range
-    size = (high - low).clamp(min=0)
+
+    def loss(now: Tensor) -> Tensor:
+        logits = subject.run(with_first(inputs, now))
+        return F.cross_entropy(logits, class_numbers(targets, logits))
+
+    return climb(loss, image_of(inputs), subject.input_range, how, generator)
+
+
+def climb(
+    value: Callable[[Tensor], Tensor],
+    x: Tensor,
+    bounds: tuple[Tensor, Tensor],
+    how: Steps,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """`x` moved along the signs of gradients to a larger value, within a box around it and within bounds.
+
+    Args:
+        value: value(x) -> scalar.
+        x: where to begin.
+        bounds: smallest and largest value of each channel; a value of `x` outside of them may stay.
+        how: size and number of steps.
+        generator: of a random start; None: the start is `x` itself.
+    """
+    low, high = bounds
+    size = high - low
     bottom, top = torch.maximum(x - how.eps * size, low), torch.minimum(x + how.eps * size, high)
     bottom, top = torch.minimum(bottom, x), torch.maximum(top, x)
     now = x
@@ -98,9 +117,7 @@ def ascend(
     for _ in range(how.count):
         now = now.detach().clone().requires_grad_()
         with torch.enable_grad():
-            logits = subject.run(with_first(inputs, now))
-            value = loss(logits, class_numbers(targets, logits))
-            (slope,) = torch.autograd.grad(value, now)
+            (slope,) = torch.autograd.grad(value(now), now)
         now = torch.minimum(torch.maximum(now.detach() + how.step * size * slope.sign(), bottom), top)
     return now.detach()
 

@@ -63,7 +63,7 @@ def binned_error(confidence: Tensor, right: Tensor, bins: int) -> float:
 
 
 def chance_error(confidence: Tensor, bins: int) -> float:
-    """What `binned_error` is on average if every sample is right with probability `confidence`; normal approximation."""
+    """What `binned_error` is on average if samples are right with probability `confidence`; normal approximation."""
     variance = torch.zeros(bins, dtype=torch.float64)
     variance.index_add_(0, _bins(confidence, bins), (confidence * (1 - confidence)).double())
     return float(variance.sqrt().sum()) * math.sqrt(2 / math.pi) / max(1, len(confidence))

@@ -16,8 +16,8 @@ from sartor.structure.model_copy import named_tensors
 @probe(
     "conditioning",
     source="Golub and Van Loan, Matrix Computations, section 2.7; Singla and Feizi 2021, arXiv:1911.10258 (the bound)",
-    bias="none for the condition number, which is that of the weights as a matrix [outputs, inputs * taps]. The spectral "
-    "norm of a convolution is bounded from above, by up to the root of its number of taps",
+    bias="none for the condition number, which is that of the weights as a matrix [outputs, inputs * taps]. The "
+    "spectral norm of a convolution is bounded from above, by up to the root of its number of taps",
 )
 def conditioning(subject: ProbeSubject) -> Iterator[Reading]:
     """Condition number of every weight as a matrix, and its largest singular value as a map of its input.
@@ -43,7 +43,8 @@ def conditioning(subject: ProbeSubject) -> Iterator[Reading]:
 def norm_bound(op: Op, weight: Tensor) -> float:
     """An upper bound of the largest singular value of a linear layer (exact) or of a convolution with zero padding.
 
-    A transposed convolution is the adjoint of a convolution, so the same bound holds. Of a convolution: the smallest over its unfoldings of sqrt(taps merged) * largest singular value of the unfolding.
+    A transposed convolution is the adjoint of a convolution, so the same bound holds. Of a convolution: the
+    smallest over its unfoldings of sqrt(taps) * largest singular value of the unfolding.
     """
     w = weight.detach().double().cpu()
     if op.kind != "conv" or w.dim() < 3:

@@ -15,7 +15,7 @@ _STILL = 1e-6  # of the largest activation of the layer: a unit that varies by l
 
 @probe(
     "dead-units",
-    source="Lu et al. 2019, arXiv:1903.06733 (dead); the dynamic rate per sample after Hu et al. 2016, arXiv:1607.03250",
+    source="Lu et al. 2019, arXiv:1903.06733 (dead); Hu et al. 2016, arXiv:1607.03250 (dynamic rate of a sample)",
     bias="the dead rate is biased upwards for few samples: a unit that is active for other inputs counts as dead",
 )
 def dead_units(units: Mapping[str, UnitActivity]) -> Iterator[Reading]:
