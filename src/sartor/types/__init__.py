@@ -132,8 +132,9 @@ _HOMES = {
 __all__ = [
     "Among", "asdict", "Axes", "Batches", "Bounds", "Budget", "Calibration", "check_precision", "Comparison",
     "ClipActivations", "Counted", "Counts", "Criterion", "Custom", "Data", "Decaying", "Distil", "Effort",
-    "ErdosRenyi", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Gradual", "Group", "GrowAndPrune",
-    "HalfSpace", "HealStep", "Judge", "Knapsack", "Latency", "Limit", "LimitStatus", "Listener", "Loss", "median_interval", "Member", "METRICS",
+    "ErdosRenyi", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Gradual", "Group",
+    "GrowAndPrune", "HalfSpace", "HealStep", "Judge", "Knapsack", "Latency", "Limit", "LimitStatus", "Listener",
+    "Loss", "median_interval", "Member", "METRICS",
     "NORMALISATIONS", "Normalise", "OneShot", "Plan", "Precision", "Progress", "Projected", "PruneAndRegrow",
     "Reason", "Recipe", "Reduce", "REDUCTIONS", "RefreshNorms", "Regularised", "Rewire", "Rewrite", "Ridge", "Role",
     "Scaling", "Scores", "Search", "SECTIONS", "Sensitivity", "Shrink", "SILENT", "Target", "to_plain", "Uniform",
