@@ -21,6 +21,7 @@ from sartor.analysis.probes.efficiency import efficiency
 from sartor.analysis.probes.lipschitz import lipschitz
 from sartor.analysis.probes.neural_collapse import neural_collapse, simplex
 from sartor.structure import trace
+from sartor.types import Data
 from tests.analysis.known import batches, by_name, linear_classifier, subject, two_clouds
 
 
@@ -291,7 +292,7 @@ def test_every_probe_runs_on_a_classifier_of_pictures_and_states_its_bias(name: 
     ).train()
     data = batches(torch.randn(30, 1, 8, 8), torch.arange(30) % 3, 16)
     state = {k: v.clone() for k, v in model.state_dict().items()}
-    first, second = (analyse(model, data, [name], samples=24, seed=1) for _ in range(2))
+    first, second = (analyse(model, Data(train=data, val=list(data)), [name], samples=24, seed=1) for _ in range(2))
     assert first.rows and first.rows == second.rows and first.samples == 24
     assert first.probes[0].bias and first.probes[0].source
     for row in first.rows:

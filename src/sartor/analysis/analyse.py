@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def analyse(
     Args:
         model: any module that can be traced; of a wrapped one, the network inside.
         data: batches (inputs, targets), or a `Data`: its validation part, else its test part, else what it calibrates
-            with.
+            with. Probes that compare with training samples find them in a `Data` only.
         probes: names (`sartor list probes`), functions, or `functools.partial` of functions with options. None:
             `DEFAULT`; of those, what cannot be computed for this network becomes a note.
         example: example inputs to trace with; None: one sample of the data.
@@ -62,7 +63,10 @@ def analyse(
         UnknownName: no probe is called so.
         CannotTrace: the forward cannot be followed.
     """
-    subject = subject_of(unwrapped(model).module, part_of(data), example, samples, seed)
+    part, training = part_of(data), data.for_scores if isinstance(data, Data) else None
+    subject = subject_of(unwrapped(model).module, part, example, samples, seed)
+    if training is not None and training is not part:
+        subject = beside_training(subject, training, samples)
     name = type(unwrapped(model).module).__name__
     return analysis_of(subject, probes, name)
 
@@ -94,15 +98,17 @@ def subject_of(
 ) -> ProbeSubject:
     """The network with the first `samples` samples on its device, traced; arguments as for `analyse`."""
     device = device_of(model)
-    taken = []
-    for inputs, targets in first_samples(batches, samples):
-        labels = targets if targets is None or isinstance(targets, torch.Tensor) else torch.as_tensor(targets)
-        taken.append(to_device((inputs, labels), device))
+    taken = _taken(batches, samples, device)
     if not taken:
         raise BadInput("analyse: expected at least one batch; the data gave none")
     first = taken[0][0] if example is None else example
     graph = trace(model, to_device(with_batch(first, 1), device))
-    return ProbeSubject(model, graph, tuple(taken), seed)
+    return ProbeSubject(model, graph, taken, seed)
+
+
+def beside_training(subject: ProbeSubject, training: Iterable[Any], samples: int) -> ProbeSubject:
+    """The subject with the first `samples` samples of the part that it was trained on."""
+    return replace(subject, training=_taken(training, samples, subject.device))
 
 
 def part_of(data: Iterable[Any] | Data) -> Iterable[Any]:
@@ -117,3 +123,11 @@ def part_of(data: Iterable[Any] | Data) -> Iterable[Any]:
         if part is not None:
             return part
     raise BadInput("analyse: expected data with a validation, test or training part; got none")
+
+
+def _taken(batches: Iterable[Any], samples: int, device: torch.device) -> tuple[tuple[Example, Any], ...]:
+    taken = []
+    for inputs, targets in first_samples(batches, samples):
+        labels = targets if targets is None or isinstance(targets, torch.Tensor) else torch.as_tensor(targets)
+        taken.append(to_device((inputs, labels), device))
+    return tuple(taken)

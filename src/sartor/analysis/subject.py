@@ -30,6 +30,7 @@ class ProbeSubject:
     graph: Graph
     batches: tuple[tuple[Example, Any], ...]  # (inputs, targets); targets None: there are none
     seed: int = 0
+    training: tuple[tuple[Example, Any], ...] = ()  # of the part that the network was trained on, to compare with
 
     @property
     def device(self) -> torch.device:

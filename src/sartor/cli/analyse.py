@@ -80,7 +80,7 @@ def _names(text: str | None, known: list[str]) -> list[str] | None:
 
 def _one(name: str, options: AnalyseOptions, names: list[str] | None, progress: Steps) -> Analysis:
     """The analysis of one of the networks."""
-    from sartor.analysis.analyse import analysis_of, subject_of
+    from sartor.analysis.analyse import analysis_of, beside_training, subject_of
     from sartor.sources import load_data
 
     progress("load", None, name)
@@ -97,6 +97,8 @@ def _one(name: str, options: AnalyseOptions, names: list[str] | None, progress: 
         raise BadInput(f"--part {options.part}: {parts.describe} has no such part")
     module = network.module if options.device is None else network.module.to(options.device)
     subject = subject_of(module, batches, network.example, options.samples, options.seed)
+    if options.part in ("val", "test"):
+        subject = beside_training(subject, parts.calibration, options.samples)
     return analysis_of(subject, names, name, progress)
 
 

@@ -11,6 +11,7 @@ from sartor.analysis.probes import (  # noqa: F401
     dead_units,
     efficiency,
     exit_cost,
+    generalisation,
     information,
     lipschitz,
     neural_collapse,

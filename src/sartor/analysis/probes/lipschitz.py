@@ -61,12 +61,20 @@ def lower_bound(subject: ProbeSubject) -> float:
     return steepest / math.sqrt(2)
 
 
-def upper_bound(graph: Graph, tensors: Mapping[str, Tensor]) -> tuple[float | None, str]:
-    """(bound of the first output in its first input, ""), or (None, the operator without a bound)."""
+def upper_bound(graph: Graph, tensors: Mapping[str, Tensor], start: Value | None = None) -> tuple[float | None, str]:
+    """(bound of the first output in its first input, ""), or (None, the operator without a bound).
+
+    Args:
+        graph: of the network.
+        tensors: parameters and buffers by name.
+        start: in place of the first input, the result of an operator, with all that is computed beside it fixed.
+    """
     bounds: dict[int, float | None] = {id(v): 0.0 for v in graph.inputs}
-    bounds[id(graph.inputs[0])] = 1.0
+    bounds[id(graph.inputs[0] if start is None else start)] = 1.0
     blame: dict[int, str] = {}
     for op in graph.ops:
+        if any(v is start for v in op.outputs):
+            continue
         given = [bounds.get(id(v), 0.0) for v in op.inputs]
         known = [g for g in given if g is not None]
         culprit = next((blame[id(v)] for v in op.inputs if bounds.get(id(v), 0.0) is None), "")
