@@ -24,9 +24,9 @@ _SIGMA = 0.5  # a loss in [0, 1] is sub-Gaussian with this parameter
 @probe(
     "generalisation",
     source="He, Yu and Goldfeld 2024, arXiv:2404.03176, from memory of the paper",
-    bias="the divergence is that of Gaussians fitted to each class in a few principal components: biased upwards by few "
-    "samples (`KL of chance` says by how much) and downwards by what is projected away. The bound is not one of the paper's "
-    "expectation over trainings",
+    bias="the divergence is that of Gaussians fitted to each class in a few principal components: biased upwards by "
+    "few samples (`KL of chance` says by how much), downwards by what is projected away. The paper's bound is in "
+    "expectation over trainings; this is one training",
 )
 def generalisation(
     activations: Mapping[str, Activations], subject: ProbeSubject, dimensions: int = 3
