@@ -45,3 +45,11 @@ def test_a_run_beside_its_original(say, net: str, data: str, tmp_path: Path) -> 
 def test_what_is_wrong_is_said(say, net: str, data: str) -> None:
     assert "Did you mean 'calibration'" in say("analyse", net, "--data", data, "--probes", "calibratoin").err
     assert "part of the data" in say("analyse", net, "--data", data, "--part", "vall").err
+
+
+def test_advice_for_a_network(say, net: str) -> None:
+    found = say("advise", net, "--input", "1x1x6x6", "--json").json
+    jsonschema.validate(found, say("schema", "advice", "--json").json)
+    assert [row["layer"] for row in found["layers"]] == ["conv", "fc"]
+    assert "array of 32 x 32" in say("advise", net, "--input", "1x1x6x6").out
+    assert "expected two numbers" in say("advise", net, "--input", "1x1x6x6", "--array", "32").err

@@ -67,6 +67,12 @@ def _analysis() -> dict[str, Any]:
     return Analysis.model_json_schema(mode="serialization")
 
 
+def _advice() -> dict[str, Any]:
+    from sartor.analysis.advice import Advice
+
+    return Advice.model_json_schema(mode="serialization")
+
+
 def _listing() -> dict[str, Any]:
     from sartor.cli.list_rows import Listing
 
@@ -82,6 +88,7 @@ SCHEMAS = {
     "measurement": Schema("`measure --json`", _measurement),
     "frontier": Schema("`frontier --json` and frontier.json", _frontier),
     "analysis": Schema("`analyse --json`", _analysis),
+    "advice": Schema("`advise --json`", _advice),
     "listing": Schema("`list --json`", _listing),
 }
 
