@@ -72,9 +72,23 @@ def analyse(
 
 
 def analysis_of(
-    subject: ProbeSubject, probes: Sequence[Chosen] | None, name: str, listener: Listener = SILENT
+    subject: ProbeSubject,
+    probes: Sequence[Chosen] | None,
+    name: str,
+    listener: Listener = SILENT,
+    *,
+    strict: bool | None = None,
 ) -> Analysis:
-    """The analysis of a subject; `probes` as for `analyse`."""
+    """The analysis of a subject.
+
+    Args:
+        subject: network and samples.
+        probes: as for `analyse`.
+        name: of the model.
+        listener: is told which probe runs.
+        strict: whether a probe that cannot be computed is an error, in place of a note; None: if probes are named.
+    """
+    strict = probes is not None if strict is None else strict
     chosen = [find_probe(p) for p in (DEFAULT if probes is None else probes)]
     listener.begin("look at the data", f"{subject.samples} samples")
     seen = pass_over(subject, {n for p in chosen for n in p.needs})
@@ -84,7 +98,7 @@ def analysis_of(
         try:
             rows += [AnalysisRow.of(p.name, r) for r in p.function(**{n: seen[n] for n in p.needs})]
         except SartorError as e:
-            if probes is not None:
+            if strict:
                 raise
             notes.append(f"{p.name}: {e}")
     return Analysis(

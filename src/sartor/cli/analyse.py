@@ -142,16 +142,9 @@ def _view(answer: Analysis, *, layers: bool) -> Any:
 
 def shown(row: AnalysisRow | None) -> str:
     """A value with its interval and unit, as text."""
-    if row is None:
-        return "–"
-    if row.value is None:
-        return "not known"
-    unit = f" {row.unit}" if row.unit else ""
-    between = ""
-    if row.interval is not None and None not in row.interval:
-        low, high = row.interval
-        between = f" [{low:.4g}, {high:.4g}]"
-    return f"{row.value:.4g}{unit}{between}"
+    from sartor.report.rows import show_reading
+
+    return "–" if row is None else show_reading(row.value, row.unit, row.interval)
 
 
 def difference(row: AnalysisRow | None, other: AnalysisRow | None) -> str:

@@ -16,14 +16,14 @@ from torch import nn
 from sartor.borrow import borrowed
 from sartor.structure import Graph
 from sartor.structure.example import Example, call
-from sartor.surgery.zero_clip import clip_, largest_results, rectifiers
+from sartor.surgery.zero_clip import clip_, largest_read, rectifiers
 from sartor.types import SILENT, Listener
 
 
 def clipped(
     network: nn.Module, graph: Graph, inputs: Sequence[Example], margin: float = 1.01, listener: Listener = SILENT
 ) -> tuple[nn.Module, dict[str, int]]:
-    """A copy whose rectifiers give zero above `margin` times the largest value that they give for the inputs.
+    """A copy whose rectifiers give zero above `margin` times the largest value that they read for the inputs.
 
     Args:
         network: the graph's, or cut from it; may have limits already, which are measured anew.
@@ -33,7 +33,8 @@ def clipped(
         listener: is told if there is nothing to clip.
 
     Returns:
-        The copy, and {"modules", "rectifiers"}, how many have a limit. A rectifier that no input reaches has none.
+        The copy, and {"modules", "rectifiers"}, how many have a limit. A rectifier that no input reaches has none; a
+        module that is called at several places has one limit for all of them.
     """
     counts = rectifiers(graph, network)
     if not counts:
@@ -44,10 +45,15 @@ def clipped(
     with borrowed(seen), torch.no_grad():
         for x in inputs:
             call(seen, x)
-        largest = largest_results(seen)  # the block restores what a forward keeps in its modules
-    limits = {
-        path: tuple(margin * value if value > 0 else float("inf") for value in values)
-        for path, values in largest.items()
-    }
+        largest = largest_read(seen)  # the block restores what a forward keeps in its modules
+    limits = {path: _limits(values, margin) for path, values in largest.items()}
     found = sum(x != float("inf") for values in limits.values() for x in values)
     return clip_(copy.deepcopy(network), limits), {"modules": len(limits), "rectifiers": found}
+
+
+def _limits(largest: Sequence[float], margin: float) -> tuple[float, ...]:
+    """One limit for each rectifier; none behind the last one that was reached."""
+    limits = [margin * value if value > 0 else float("inf") for value in largest]
+    while len(limits) > 1 and limits[-1] == float("inf"):
+        limits.pop()
+    return tuple(limits)

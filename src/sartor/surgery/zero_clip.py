@@ -1,7 +1,7 @@
 """Rectifiers that give zero above a limit: a value that no input reaches is taken for the result of a fault.
 
-A weight whose exponent bit flips sends huge values through the network. `relu` is followed by a comparison with the
-largest value seen before; what is larger, or is not a number, becomes zero. Modules keep their names, parameters and
+A weight whose exponent bit flips sends huge values through the network. What a rectifier reads is compared with the
+largest value that it read before; what is larger, or is not a number, becomes zero. Modules keep their names, parameters and
 state, so saved weights and exports are as before.
 
 Source: Hoang et al. 2020 (FT-ClipAct), arXiv:1912.00941, section IV.
@@ -26,12 +26,12 @@ from sartor.surgery.kept_numbers import NumbersKept
 from sartor.surgery.program import Rewritten
 from sartor.torch_internals import children_table
 
-Clips = Mapping[str, tuple[float, ...]]  # module path -> the limit of each rectifier that its forward calls, in order
-RECTIFIERS = ("relu", "relu6")
+Clips = Mapping[str, tuple[float, ...]]  # module path -> the limit of each rectifier that one forward of it calls
+RECTIFIERS = ("relu", "relu6", "hardtanh")
 
 
 class _Clipping(TorchFunctionMode):
-    """Sets results of rectifiers above their limits to zero, in the forward of one module and not in its children's."""
+    """Limits what rectifiers read, in the forward of one module and not in those of its children."""
 
     innermost: ClassVar[list[_Clipping]] = []
 
@@ -48,20 +48,25 @@ class _Clipping(TorchFunctionMode):
         super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The call, with its result clipped if it is a rectifier."""
-        out = func(*args, **(kwargs or {}))
+        """The call; a rectifier reads zero in place of what lies above its limit or is not a number."""
+        kwargs = kwargs or {}
         name = getattr(func, "__name__", "").rstrip("_")
         if name not in RECTIFIERS or self.innermost[-1] is not self:
-            return out
-        place = self.calls % len(self.limits)  # a loop that runs more often than before begins anew
-        self.calls += 1
-        if self.largest is not None:
-            self.largest[place] = max(self.largest[place], float(out.detach().amax()) if out.numel() else 0.0)
+            return func(*args, **kwargs)
+        place, self.calls = self.calls, self.calls + 1
+        if place >= len(self.limits):
+            return func(*args, **kwargs)
+        x = args[0] if args else kwargs["input"]
+        if self.largest is not None and x.numel():
+            self.largest[place] = max(self.largest[place], float(x.detach().amax()))
         limit = self.limits[place]
         if math.isinf(limit):
-            return out
-        clipped = torch.where(out <= limit, out, torch.zeros_like(out))
-        return out.copy_(clipped) if args and out is args[0] else clipped
+            return func(*args, **kwargs)
+        clipped = torch.where(x <= limit, x, torch.zeros_like(x))
+        if func.__name__.endswith("_") or kwargs.get("inplace") or True in args[1:]:
+            x.copy_(clipped)  # whoever reads the tensor that it writes to sees the limit, too
+            return func(*args, **kwargs)
+        return func(clipped, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
 
 
 class ZeroClipped(nn.Module):
@@ -106,7 +111,7 @@ def clip_(model: nn.Module, clips: Clips, *, record: bool = False) -> nn.Module:
     Args:
         model: changed.
         clips: limits by module path; an infinite one leaves that rectifier as it is.
-        record: whether the largest result of each rectifier is kept, for `largest_results`.
+        record: whether the largest value that each rectifier reads is kept, for `largest_read`.
 
     Raises:
         BadInput: no module is at a path, or its forward was rewritten, so that it calls no rectifier of its own.
@@ -142,8 +147,8 @@ def clips_of(model: nn.Module) -> dict[str, tuple[float, ...]]:
     return {path: m._zero_clips for path, m in modules_by_path(model).items() if isinstance(m, ZeroClipped)}
 
 
-def largest_results(model: nn.Module) -> dict[str, tuple[float, ...]]:
-    """What `clip_(..., record=True)` kept since: the largest result of each rectifier."""
+def largest_read(model: nn.Module) -> dict[str, tuple[float, ...]]:
+    """What `clip_(..., record=True)` kept since: the largest value that each rectifier read."""
     return {
         path: tuple(m._largest)
         for path, m in modules_by_path(model).items()
@@ -152,7 +157,7 @@ def largest_results(model: nn.Module) -> dict[str, tuple[float, ...]]:
 
 
 def rectifiers(graph: Graph, model: nn.Module) -> dict[str, int]:
-    """Module path -> how many rectifiers its forward calls, for modules that can be clipped.
+    """Module path -> how many rectifiers its forwards call, for modules that can be clipped.
 
     Args:
         graph: of the model, or of the one that it was cut from.
@@ -161,9 +166,9 @@ def rectifiers(graph: Graph, model: nn.Module) -> dict[str, int]:
     places = every_path(model)
     found: dict[str, int] = {}
     for op in graph.ops:
-        if op.live and op.name in (*RECTIFIERS, "hardtanh") and op.path in places and _runs_its_own(places, op.path):
+        if op.live and op.name in RECTIFIERS and op.path in places and _runs_its_own(places, op.path):
             found[op.path] = found.get(op.path, 0) + 1
     return found
 
 
-__all__ = ["Clips", "ZeroClipped", "clip_", "clips_of", "largest_results", "plain_class", "rectifiers"]
+__all__ = ["Clips", "ZeroClipped", "clip_", "clips_of", "largest_read", "plain_class", "rectifiers"]
