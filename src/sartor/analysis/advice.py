@@ -114,8 +114,8 @@ def _of_layer(graph: Graph, op: Op, shape: LayerShape, name: str, limits: Limits
         kind = "depthwise" if shape.depthwise else f"{shape.inputs // shape.groups} inputs a group"
         yield AdviceRow(
             layer=op.path, guideline="array utilisation", value=used, limit=limits.busy,
-            text=f"{kind}: {100 * used:.0f} % of an array of {limits.rows} x {limits.columns} multipliers has work; use "
-            "multiples of its sides, and more channels a group",
+            text=f"{kind}: {100 * used:.0f} % of an array of {limits.rows} x {limits.columns} multipliers has work; "
+            "use multiples of its sides, and more channels a group",
             command="",
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ A table of the record that is empty, such as the latencies of a run that timed n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sartor.report.fields import COUNTED, flat, number, share_of, show_metric, show_points, thin

@@ -1,8 +1,8 @@
 """Rectifiers that give zero above a limit: a value that no input reaches is taken for the result of a fault.
 
 A weight whose exponent bit flips sends huge values through the network. What a rectifier reads is compared with the
-largest value that it read before; what is larger, or is not a number, becomes zero. Modules keep their names, parameters and
-state, so saved weights and exports are as before.
+largest value that it read before; what is larger, or is not a number, becomes zero. Modules keep their names,
+parameters and state, so saved weights and exports are as before.
 
 Source: Hoang et al. 2020 (FT-ClipAct), arXiv:1912.00941, section IV.
 """
