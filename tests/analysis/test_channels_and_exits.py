@@ -108,5 +108,7 @@ def test_the_attack_reaches_the_exact_cost_of_a_linear_exit() -> None:
 def test_a_network_without_exits_and_costs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(BadInput, match="method exits"):
         list(exit_cost(subject(nn.Linear(4, 2), [(torch.randn(4, 4), torch.arange(4) % 2)]), costs=(1.0,)))
-    with pytest.raises(BadInput, match="a cost for each of 2 exits; got 1"):
-        list(exit_cost(subject(TwoExits(), [(torch.randn(4, 4), torch.arange(4) % 2)]), costs=(1.0,)))
+    with pytest.raises(BadInput, match="a cost for each of 2 exits; got 3"):
+        list(exit_cost(subject(TwoExits(), [(torch.randn(4, 4), torch.arange(4) % 2)]), costs=(1.0, 2.0, 3.0)))
+    with pytest.raises(BadInput, match="ascending costs"):
+        list(exit_cost(subject(TwoExits(), [(torch.randn(4, 4), torch.arange(4) % 2)]), costs=(2.0, 1.0)))

@@ -83,11 +83,6 @@ class ProbeSubject:
         return torch.cat(found)
 
     @cached_property
-    def clean(self) -> Tensor:
-        """`right()` of the network and the inputs as they are."""
-        return self.right()
-
-    @cached_property
     def input_range(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of each channel (dimension 1) of the first input, [1, channels, 1...].
 

@@ -11,6 +11,7 @@ from sartor.analysis.probes.attacks import Steps, climb
 from sartor.analysis.registry import probe
 from sartor.analysis.rows import Reading
 from sartor.analysis.subject import ProbeSubject, class_numbers, image_of, with_first
+from sartor.borrow import borrowed
 from sartor.errors import BadInput
 from sartor.structure.example import Example
 
@@ -51,12 +52,14 @@ def exit_cost(
             "exit cost: expected a model with a method exits(inputs) -> logits of every exit; pass exits=... with "
             "functools.partial"
         )
+    if len(costs) < 2 or list(costs) != sorted(costs):
+        raise BadInput(f"exit cost: expected ascending costs of at least two exits; got {list(costs)}")
     left: dict[str, list[Tensor]] = {"clean": [], "attacked": []}
     right = {"clean": 0, "attacked": 0}
     for inputs, targets in subject.parts(gradients=True):
         moved = with_first(inputs, _slowed(subject, exits, inputs, steps))
         for name, given in (("clean", inputs), ("attacked", moved)):
-            with torch.no_grad():
+            with torch.no_grad(), borrowed(subject.model):
                 logits = list(exits(given))
             if len(logits) != len(costs):
                 raise BadInput(f"exit cost: expected a cost for each of {len(logits)} exits; got {len(costs)}")
@@ -85,6 +88,8 @@ def _slowed(subject: ProbeSubject, exits: Exits, inputs: Example, how: Steps) ->
     """The first input tensor, moved so that no exit is sure."""
 
     def doubt(now: Tensor) -> Tensor:
-        return -torch.stack([x.softmax(1).amax(1).sum() for x in exits(with_first(inputs, now))]).sum()
+        with borrowed(subject.model):
+            logits = exits(with_first(inputs, now))
+        return -torch.stack([x.softmax(1).amax(1).sum() for x in logits]).sum()
 
     return climb(doubt, image_of(inputs), subject.input_range, how)
