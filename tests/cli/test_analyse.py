@@ -39,7 +39,9 @@ def test_a_run_beside_its_original(say, net: str, data: str, tmp_path: Path) -> 
     words = ("analyse", folder, "--data", data, "--against", net, "--probes", "accuracy,conditioning", "--trust")
     found = say(*words, "--json").json
     assert [r["layer"] for r in found["rows"]] == [r["layer"] for r in found["against_rows"]]
-    assert "difference" in say(*words).out
+    page = tmp_path / "page.html"
+    assert "difference" in say(*words, "--html", page).out
+    assert "accuracy" in page.read_text() and "<script" not in page.read_text()
 
 
 def test_what_is_wrong_is_said(say, net: str, data: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from sartor.cli.progress import Steps, steps
 from sartor.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
-    from sartor.analysis import Analysis, AnalysisRow
+    from sartor.analysis import Analysis
 
 PARTS = ("train", "val", "test", "calibration")
 
@@ -43,6 +44,9 @@ class AnalyseOptions:
     trust: Trust = False
     batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 128
     layers: Annotated[bool, typer.Option("--layers", help="Show the rows of single layers as well.")] = False
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write one HTML page with pictures.")] = (
+        None
+    )
     seed: Seed = 0
     device: Annotated[str | None, typer.Option(help="Where to compute, such as cuda.")] = None
     quiet: Quiet = False
@@ -53,6 +57,10 @@ def analyse(options: AnalyseOptions) -> CommandResult:
     """Show what a network is besides accurate: calibration, robustness, faults, dead units and more."""
     with steps(quiet=options.quiet) as progress:
         answer = _analysed(options, progress)
+    if options.html is not None:
+        from sartor.report.analysis import write_analysis
+
+        write_analysis(answer, options.html)
     return CommandResult(answer.to_plain(), _view(answer, layers=options.layers))
 
 
@@ -114,6 +122,7 @@ def _view(answer: Analysis, *, layers: bool) -> Any:
     from rich.text import Text
 
     from sartor.analysis.rows import Pairing
+    from sartor.report.analysis import difference, reading
     from sartor.report.text import grid
 
     two = answer.against_rows is not None
@@ -128,9 +137,9 @@ def _view(answer: Analysis, *, layers: bool) -> Any:
             hidden += 1
             continue
         name = f"{of.quantity} of {of.layer}" if of.layer else of.quantity
-        cells = [Text(of.probe, style="bold"), Text(name), Text(shown(row))]
+        cells = [Text(of.probe, style="bold"), Text(name), Text(reading(row))]
         if two:
-            cells += [Text(shown(other)), Text(difference(row, other))]
+            cells += [Text(reading(other)), Text(difference(row, other))]
         table.add_row(*cells)
     lines = [f"{answer.samples} samples; in brackets, the 95 % confidence interval."]
     if hidden:
@@ -138,17 +147,3 @@ def _view(answer: Analysis, *, layers: bool) -> Any:
     lines += [f"{r.quantity}: {r.note}" for r in answer.rows if r.note and not r.layer]
     lines += answer.notes
     return Stack(table, *(Text(line, style="dim") for line in lines))
-
-
-def shown(row: AnalysisRow | None) -> str:
-    """A value with its interval and unit, as text."""
-    from sartor.report.rows import show_reading
-
-    return "–" if row is None else show_reading(row.value, row.unit, row.interval)
-
-
-def difference(row: AnalysisRow | None, other: AnalysisRow | None) -> str:
-    """The value less that of the other network, as text; "": one of them is missing."""
-    if row is None or other is None or row.value is None or other.value is None:
-        return ""
-    return f"{row.value - other.value:+.4g}"
