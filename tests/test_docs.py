@@ -51,8 +51,9 @@ def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     from sartor.importance import CRITERIA
     from sartor.recipes import RECIPES
     from sartor.studies import STUDIES
+    from sartor.testing.workloads import WORKLOADS
 
-    for registry in (CRITERIA, PROBES, RECIPES, STUDIES):
+    for registry in (CRITERIA, PROBES, RECIPES, STUDIES, WORKLOADS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 

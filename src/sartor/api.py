@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -134,7 +135,7 @@ class Session:
         data: batches for scores that read data; most need none.
         loss: loss(output, targets) -> scalar, for scores that need gradients; None: cross entropy.
         seed: of everything random; None: the recipe's. Nothing is drawn from the generators of the process.
-        progress: called as progress(step, share done or None, text) at every decision.
+        progress: called as progress(step, share done or None, text) at every decision. What stays whole is a warning.
 
     Raises:
         BadInput: the recipe cuts once, the optimizer is not the model's, or nothing can be masked; says why.
@@ -157,7 +158,7 @@ class Session:
     ):
         limits = parse_budget(budget)
         check_limits(limits)
-        options = SessionOptions(steps, Data(calibration=data), Judge(loss), seed, Listener(progress))
+        options = SessionOptions(steps, Data(calibration=data), Judge(loss), seed, Listener(progress, warnings.warn))
         self._session = TrainingSession(model, optimizer, example, (limits, find_recipe(recipe)), options)
 
     def step(self) -> None:

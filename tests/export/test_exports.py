@@ -207,3 +207,24 @@ def test_an_output_named_like_an_input_gets_another_name(tmp_path):
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["sample"]
     assert [o.name for o in session.get_outputs()] == ["sample_out"]
+
+
+class Remembers(nn.Module):
+    """Its answer depends on the inputs before, whose sum it keeps in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.linear(x) + self.seen
+        self.seen = (self.seen + y.mean(0)).detach()
+        return y
+
+
+def test_a_network_with_a_memory_is_checked_from_one_state(tmp_path):
+    model = Remembers().eval()
+    report = export_pt2(model, torch.randn(2, 3), tmp_path / "net.pt2")
+    assert report["max_relative_error"] <= 1e-4 and report["batches"] == [1, 2, 5]
+    assert not model.seen.any()

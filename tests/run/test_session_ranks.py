@@ -8,7 +8,7 @@ from torch import nn
 
 import sartor
 from sartor.errors import BadInput, SartorError
-from sartor.run.session import on_first_rank
+from sartor.run.first_rank import on_first_rank
 
 STEPS = 8
 

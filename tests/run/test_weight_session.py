@@ -16,10 +16,11 @@ from sartor.types import (
     Global,
     Gradual,
     GrowAndPrune,
+    Iterative,
     Knapsack,
     OneShot,
     Recipe,
-    Regularised,
+    Reweighted,
     Rewire,
     Uniform,
     Weights,
@@ -158,14 +159,12 @@ def test_dead_weights_have_neither_value_nor_gradient_nor_momentum(name, optimiz
 
 def test_a_live_weight_of_exactly_zero_stays_live():
     model, optimizer, session = start("static-random")
-    name, mask = next(iter(mechanism(session).masks.masks.items()))
-    before = {n: m.clone() for n, m in mechanism(session).masks.masks.items()}
+    before = {n: m.clone() for n, m in session.masks.items()}
     with torch.no_grad():
-        dict(model.named_parameters())[name].zero_()
+        model.d.weight.zero_()
     train(model, optimizer, session)
-    after = mechanism(session).masks.masks
-    assert all(torch.equal(after[n], m) for n, m in before.items())
-    assert bool(dict(model.named_parameters())[name][mask].any())
+    assert all(torch.equal(session.masks[n], m) for n, m in before.items())
+    assert bool(model.d.weight[before["d.weight"]].all())
 
 
 @pytest.mark.parametrize("name", ["set", "rigl", "mest", "g2gnet"])
@@ -246,11 +245,54 @@ def test_exactly_one_partition_is_dense_and_after_a_cycle_every_weight_had_a_gra
     assert all(bool(m.all()) for m in reached.values()) and found.live == found.base
 
 
+def test_rounds_prune_the_same_share_and_rewind_bit_for_bit():
+    recipe = replace(suited("lottery-ticket"), when=Iterative(rounds=3))
+    with seeded(0):
+        first = Net().state_dict()
+    model, optimizer, session = start(recipe, "weights<=51.2%")
+    total, live = mechanism(session).total, []
+
+    def check(i):
+        if i + 1 in session._session.points:
+            live.append(sum(mechanism(session).live.values()))
+            for n, t in model.state_dict().items():
+                mask = session.masks.get(n, torch.ones_like(t, dtype=torch.bool))
+                assert torch.equal(t, torch.where(mask, first[n], torch.zeros_like(t)))
+            assert not optimizer.state
+
+    train(model, optimizer, session, after_step=check)
+    assert live == [round(total * (int(0.512 * total) / total) ** (r / 3)) for r in (1, 2)] + [int(0.512 * total)]
+    assert [x / total for x in live] == pytest.approx([0.8, 0.64, 0.512], abs=1e-3)
+
+
+@pytest.mark.parametrize("activate", [0.0, 1.0])
+def test_activation_removes_negative_weights_that_moved_least(activate):
+    when = Iterative(rounds=1, rewind=False, activate=activate)
+    model, optimizer, session = start(replace(suited("activate-while-pruning"), when=when), "weights<=70%")
+    began, ended = {n: p.detach().clone() for n, p in model.named_parameters()}, {}
+    original = mechanism(session).adopt
+
+    def adopt(decision, moment):
+        ended.update({n: p.detach().clone() for n, p in model.named_parameters()})
+        original(decision, moment)
+
+    mechanism(session).adopt = adopt
+    train(model, optimizer, session)
+    masks = session.masks
+    gone = torch.cat([ended[n][~m] for n, m in masks.items()])
+    assert bool((gone < 0).all()) == (activate == 1.0)
+    if activate:
+        moved = {n: (ended[n] - began[n]).abs() for n in masks}
+        left = torch.cat([moved[n][m & (ended[n] < 0)] for n, m in masks.items()]).sort().values
+        most = torch.cat([moved[n][~m] for n, m in masks.items()]).max()
+        assert int((left < most).sum()) <= len(masks)  # every matrix keeps its largest weight
+
+
 def test_without_strength_the_penalty_is_plain_training_until_weights_are_removed():
     with seeded(0):
         plain = Net().train()
     sgd = torch.optim.SGD(plain.parameters(), 0.05, momentum=0.9, weight_decay=1e-3)
-    model, optimizer, session = start(replace(suited("reweighted"), when=Regularised(strength=0.0, end=0.8)))
+    model, optimizer, session = start(replace(suited("reweighted"), when=Reweighted(strength=0.0, end=0.8)))
     train(model, optimizer, session, last=15)
     for i in range(15):
         x, y = batches()[i % 3]
@@ -294,7 +336,9 @@ def test_what_cannot_work_is_refused_before_the_training():
     with pytest.raises(BadInput, match="no weight matrix can have the pattern 'kernel-patterns'"):
         start(mine(cut=Weights(KernelPatterns(), only=("c",))))
     with pytest.raises(BadInput, match="expected weights of linear layers"):
-        start(mine(when=Rewire(grow="hebbian")))
+        net = Net()
+        sgd, x = torch.optim.SGD(net.parameters(), 0.1), torch.randn(1, 8, 5, 5)
+        sartor.Session(net, sgd, x, budget="weights<=50%", recipe=mine(when=Rewire(grow="hebbian")), steps=9)
     with pytest.raises(BadInput, match=r"'when.begin': .* has a kernel"):
         start(replace(RECIPES["g2gnet"].value, when=replace(RECIPES["g2gnet"].value.when, grow="random")))
     with pytest.raises(BadInput, match="expected a schedule"):
@@ -320,6 +364,28 @@ def test_a_criterion_of_ones_own_may_read_gradients():
     assert session.finish().met
     with pytest.raises(BadInput, match="no update was made yet"):
         start(replace(recipe, when=Gradual(curve="one-cycle", start=0.0)))
+
+
+@pytest.mark.parametrize("score", [Criterion("l1"), Criterion(lambda weight, grad: (weight * grad).square().sum(1))])
+def test_an_update_that_a_scaler_skips_before_a_decision_does_no_harm(score):
+    when = Rewire(every=4, until=0.8, exchange=Constant(0.3), grow="gradient")
+    recipe = Recipe("mine", score=score, cut=Weights(), allocate=Uniform(floor=0.0), when=when, heal=())
+    model, optimizer, session = start(recipe)
+    scaler, before = torch.amp.GradScaler("cpu"), {}
+    for i in range(TOTAL):
+        x, y = batches()[i % 3]
+        scaler.scale(nn.functional.cross_entropy(model(x), y)).backward()
+        if i == 7:  # the update before the decision of step 8
+            model.d.bias.grad.fill_(torch.inf)
+            before = session.masks
+        scaler.step(optimizer)
+        scaler.update()
+        session.step()
+        optimizer.zero_grad()
+        if i == 7:
+            assert all(torch.equal(m, before[n]) for n, m in session.masks.items())
+    assert session.finish().met
+    assert any(not torch.equal(m, before[n]) for n, m in session.masks.items())
 
 
 def test_training_is_cheaper_by_the_dead_weights():

@@ -98,7 +98,10 @@ def test_damaged_parts_are_refused(form):
         shorter = {**others, name: t[:-1]}
         broken = [others, shorter]
         if name in ("columns", "starts"):
-            broken += [{**others, name: torch.full_like(t, -1)}, {**others, name: torch.full_like(t, 127)}]
+            broken += [
+                {**others, name: torch.full_like(t, torch.iinfo(t.dtype).max)},
+                {**others, name: torch.full_like(t, 127)},
+            ]
         for parts in broken:
             with pytest.raises(CorruptFile):
                 unpack(layer, Packed(form, parts, packed.rows, packed.columns, packed.pattern))

@@ -108,7 +108,7 @@ def test_layers_come_in_the_order_of_the_forward_with_their_costs():
 def test_layers_of_the_zoo_are_matrices_whose_costs_are_part_of_the_whole(name):
     model, _, graph = understood(name)
     layers = weight_layers(graph)
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     assert sum(x.macs for x in layers) <= sartor.count(graph).macs + len(layers)
     assert all(tuple(parameters[x.name].shape) == x.shape and len(x.shape) > 1 for x in layers)
 

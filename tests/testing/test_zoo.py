@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sartor.errors import BadInput, UnknownName
 from sartor.structure.example import as_args, call, map_tensors, tensors, with_batch
-from sartor.testing.zoo import MARKS, ZOO, Case, cases, randomise_
+from sartor.testing.zoo import CNN_CLASSES, MARKS, ZOO, Case, cases, randomise_
 
 ALL = cases()
 UNTOUCHED = {
@@ -34,6 +34,10 @@ def test_the_zoo_is_as_wide_as_promised() -> None:
     assert len(ALL) >= 36 and len([c for c in ALL if c.exact]) >= 25
     assert {m for c in ALL for m in c.marks} == set(MARKS)
     assert all(ZOO[c.name].source and c.summary.endswith(".") for c in ALL)
+
+
+def test_every_class_of_convolutional_architectures_has_a_network() -> None:
+    assert len(CNN_CLASSES) == 7 and all(name in ZOO for names in CNN_CLASSES.values() for name in names)
 
 
 def test_unknown_names_and_marks_are_refused() -> None:

@@ -174,8 +174,14 @@ def _run_module(module: nn.Module, inputs: Example) -> Any:
 
 
 def _run_program(program: Any, inputs: Example) -> Any:
+    """Buffers that the forward writes to are restored, as `borrowed` restores those of a module."""
+    before = [(buffer, buffer.clone()) for buffer in program.buffers()]
     with torch.no_grad():
-        return call(program, to_device(inputs, "cpu"))
+        outputs = call(program, to_device(inputs, "cpu"))
+        for buffer, value in before:
+            if not torch.equal(buffer, value):
+                buffer.copy_(value)
+    return outputs
 
 
 def prepare(model: nn.Module, example: Example, target: str | Target, *, fast: bool = True) -> Runnable:

@@ -3,6 +3,7 @@
 from sartor.recipes import (
     ablation,
     activation,
+    ap,
     apoz,
     autobot,
     bn_scale,
@@ -31,11 +32,13 @@ from sartor.recipes import (
     l1,
     l2,
     lamp,
+    lottery_ticket,
     median,
     mest,
     mest_soft,
     movement,
     one_cycle,
+    one_shot_weights,
     oto,
     oto_training,
     random,
@@ -53,10 +56,10 @@ from sartor.recipes import (
 from sartor.recipes.registry import RECIPES, changed, enter, find_recipe
 
 __all__ = [
-    "RECIPES", "ablation", "activation", "apoz", "autobot", "bn_scale", "changed", "chex", "chex_leverage",
+    "RECIPES", "ablation", "activation", "ap", "apoz", "autobot", "bn_scale", "changed", "chex", "chex_leverage",
     "chex_residual", "chip", "eagleeye", "enter", "find_recipe", "fisher", "flap", "flap_fpgm", "fpgm", "g2gnet",
     "gap", "gather_scatter", "gradual", "gradual_bn", "gradual_weights", "group_fisher", "group_sparse", "halp",
-    "hesso", "hesso_training", "hrank", "hrel", "l1", "l2", "lamp", "median", "mest", "mest_soft", "movement",
-    "one_cycle", "oto", "oto_training", "random", "reconstruction", "reweighted", "rigl", "sensitivity", "set",
-    "static_random", "taylor", "taylor2", "uniform_l1", "wanda",
+    "hesso", "hesso_training", "hrank", "hrel", "l1", "l2", "lamp", "lottery_ticket", "median", "mest", "mest_soft",
+    "movement", "one_cycle", "one_shot_weights", "oto", "oto_training", "random", "reconstruction", "reweighted",
+    "rigl", "sensitivity", "set", "static_random", "taylor", "taylor2", "uniform_l1", "wanda",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ There the sparsity follows from the strength of the penalty; here the budget is 
 """
 
 from sartor.recipes.registry import enter
-from sartor.types import Criterion, FineTune, Global, Recipe, Regularised, Weights
+from sartor.types import Criterion, FineTune, Global, Recipe, Reweighted, Weights
 
 recipe = enter(
     Recipe(
@@ -13,7 +13,7 @@ recipe = enter(
         score=Criterion("l1", normalise="none"),
         cut=Weights(),
         allocate=Global(floor=0.0),
-        when=Regularised(),
+        when=Reweighted(),
         heal=(FineTune(distill=0.0),),
     ),
     summary="A penalty 1 / (norm^2 + epsilon), refreshed, then one threshold on magnitudes",

@@ -9,7 +9,9 @@ from typing import Any
 from sartor.run.record import Pair
 from sartor.units import show_bytes, show_count, show_seconds
 
-COUNTED = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "memory": "peak memory"}
+COUNTED = {
+    "macs": "MACs", "params": "parameters", "weights": "live weights", "bytes": "bytes", "memory": "peak memory"
+}  # fmt: skip
 MOST_SAMPLES = 400  # points drawn of the samples of one latency
 
 

@@ -65,17 +65,7 @@ from sartor.seed import seeded
 from sartor.structure import Example
 from sartor.train import History
 from sartor.train.batch import split
-from sartor.types import (
-    Batches,
-    Budget,
-    Comparison,
-    Data,
-    Effort,
-    Judge,
-    Plan,
-    Recipe,
-    to_plain,
-)
+from sartor.types import Batches, Budget, Comparison, Data, Effort, Judge, Plan, Recipe, to_plain
 from sartor.version import version
 from sartor.wrappers import unwrapped, wrapper_note
 
@@ -195,7 +185,8 @@ class Fitting:
         latency, rows = self._observe(subject, end.network, delivery)
         fitted = replace(count(subject.graph, cut.plan.counts()), weights=end.weights)
         limits = budget_rows(self.budget.against(subject.original), fitted, latency, _drop(quality))
-        record = self._record(subject, decision, cut, quality, end.history)
+        counted = {"counted": counted_rows(subject.original, fitted)}
+        record = self._record(subject, decision, cut, quality, end.history).model_copy(update=counted)
         if self.folder:
             files |= delivery.names(end.network)
         status = worst_status(limits)
@@ -403,7 +394,7 @@ class Fitting:
     def _record(
         self, subject: Subject, decision: Decision, cut: Cut, quality: Mapping[str, Quality], history: History | None
     ) -> Record:
-        """Everything but the budget and what was timed."""
+        """Everything but the budget and what was counted or timed."""
         graph, plan = subject.graph, decision.plan
         val = {stage: q.val for stage, q in quality.items() if stage != "chosen_by_validation"}
         return Record(
@@ -415,7 +406,7 @@ class Fitting:
             quality=JudgedQuality(metric=self.context.judge.metric, **val),
             test=QualityRow(**{stage: q.test for stage, q in quality.items()}),
             proof=VerdictRow(**cut.verdict.to_plain()),
-            counted=counted_rows(subject.original, count(graph, plan.counts())),
+            counted={},
             asked=AskedRow(budget=show_budget(self.budget), recipe=to_plain(self.recipe)),
             groups=group_rows(graph, plan),
             frozen=frozen_rows(graph),

@@ -60,8 +60,9 @@ def budget_rows(
 
 
 def counted_rows(original: Counted, fitted: Counted) -> dict[str, Pair]:
-    """Costs that are counted, by metric."""
-    return {name: Pair(original=int(original.get(name)), fitted=int(fitted.get(name))) for name in COUNTED}
+    """Costs that are counted, by metric; live weights only where a recipe masks weights."""
+    names = (*COUNTED, "weights") if original.weights else COUNTED
+    return {name: Pair(original=int(original.get(name)), fitted=int(fitted.get(name))) for name in names}
 
 
 def group_rows(graph: Graph, plan: Plan | None = None) -> list[GroupRow]:

@@ -6,25 +6,28 @@ skipped. `step` counts, and lets the mechanism decide where the schedule says so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sartor.borrow import device_of
 from sartor.budget import show_budget
 from sartor.cost import count
-from sartor.errors import BadInput, CannotCut, NothingToDo, SartorError
+from sartor.errors import BadInput, CannotCut, NothingToDo
+from sartor.export.delivery import Delivery
 from sartor.measure import environment
 from sartor.run import stages
 from sartor.run.caps import share_caps
 from sartor.run.conditions import check_example, check_weights, checked_seed, one_at_a_time
 from sartor.run.context import Context
+from sartor.run.first_decision import FirstDecision
+from sartor.run.first_rank import on_first_rank
+from sartor.run.session_conditions import check_optimizer, check_recipe, checked_steps, innermost_optimizer
 from sartor.run.subject import Subject
 from sartor.seed import seeded
 from sartor.sparse.mechanism import Mechanism, Moment, Training, Units, mechanism_of
@@ -37,7 +40,6 @@ from sartor.types import SILENT, Axes, Budget, Criterion, Data, Judge, Listener,
 from sartor.wrappers import unwrapped
 
 FORMAT = 1  # of the state of a session
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,17 @@ class TrainingSession:
     ):  # fmt: skip
         budget, recipe = request
         self.given, self.model = model, unwrapped(model).module
-        self.optimizer, self.budget, self.recipe = _innermost(optimizer), budget, recipe
-        self.total, self.done, self.spent = _checked_steps(options.steps), 0, 0.0
+        self.optimizer, self.budget, self.recipe = innermost_optimizer(optimizer), budget, recipe
+        self.total, self.done, self.spent = checked_steps(options.steps), 0, 0.0
         self.seed = checked_seed(recipe.seed if options.seed is None else options.seed)
-        self.listener, self.options = options.listener, options
+        self.listener, self.options = _noting_once(options.listener), options
         self.trail: list[dict[str, Any]] = []  # every decision: step, density, kept units
         check_weights(self.model)
         check_example(example)
-        _check_recipe(recipe)
-        _check_optimizer(self.model, self.optimizer)
+        check_recipe(recipe)
+        check_optimizer(self.model, self.optimizer)
         self._sliced: tuple[Plan, nn.Module] | None = None  # of the plan that is live
-        self.context = Context(options.judge, self.seed, options.listener)
+        self.context = Context(options.judge, self.seed, Listener(note=self.listener.note))  # scores tell no progress
         self.points = frozenset(recipe.when.steps(self.total))
         self.mechanism: Mechanism = mechanism_of(recipe)
         with self._undisturbed():
@@ -79,11 +81,15 @@ class TrainingSession:
             self.bounds = budget.against(self.subject.original)
             if not self.masked:
                 self._check_budget()
+            self._check_targets()
             self.mechanism.start(self._training())
             self._check_masked()
         self._before = self.optimizer.register_step_pre_hook(self._before_update)
         self._after = self.optimizer.register_step_post_hook(self._after_update)
+        self._first = FirstDecision(self.model, self.optimizer) if self.moment.decides else None
         self._decide_if_due()
+        if self._first is not None:
+            self._first.made()
 
     def step(self) -> None:
         """Call it after every `optimizer.step()`, also where a gradient scaler may have skipped the update.
@@ -93,6 +99,7 @@ class TrainingSession:
         """
         if self.done >= self.total:
             raise BadInput(f"session: expected {self.total} steps, as steps= said; this is one more")
+        self._first = None
         self.done += 1
         self.spent += self.mechanism.density()
         self._decide_if_due()
@@ -126,9 +133,8 @@ class TrainingSession:
     def network(self) -> nn.Module:
         """What may be called in place of the model: its sliced form where that is exact, else the model itself."""
         plan = self.mechanism.plan()
-        if (
-            plan is None or self.recipe.cut.kind != "axes" or self.given is not self.model
-        ):  # wrappers do work of their own
+        wrapped = self.given is not self.model  # wrappers do work of their own
+        if plan is None or wrapped or self.recipe.cut.kind != "axes":
             return self.given
         if self._sliced is None or self._sliced[0] is not plan:
             with self._undisturbed():
@@ -167,6 +173,8 @@ class TrainingSession:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse, on a session made with the same arguments; weights and optimizer are loaded by the user first.
 
+        They may be loaded before the session is made or after that: what its first decision changed is put back here.
+
         Raises:
             BadInput: the state is of another format, network, recipe, number of steps or seed.
         """
@@ -176,6 +184,9 @@ class TrainingSession:
                 raise BadInput(
                     f"session state: expected {key} {expected[key]!r}, as this session has; got {state.get(key)!r}"
                 )
+        if self._first is not None:
+            self._first.undo()
+            self._first = None
         self.done, self.spent = int(state["done"]), float(state["spent"])
         self.trail = [dict(row) for row in state["trail"]]
         self.mechanism.load_state_dict(state["mechanism"])
@@ -287,6 +298,18 @@ class TrainingSession:
             subject = replace(subject, graph=without_groups(graph, mixing))
         return stages.with_samples(subject, data.for_scores, self.recipe.calibration)
 
+    def _check_targets(self) -> None:
+        """Put the dense network on every target of the budget, so that what cannot be timed fails before the training.
+
+        Raises:
+            SartorError: it cannot be exported, or does not run there.
+        """
+        if self.bounds.timed:
+            delivery = Delivery(self.model, self.subject.example)
+            for target in dict.fromkeys(str(x.target) for x in self.bounds.timed):
+                delivery.check_target(target)
+            self.context = replace(self.context, delivery=delivery)
+
     def _check_budget(self) -> None:
         """Find out before the training that units can be scored, and the budget met, and that there is something to do.
 
@@ -295,9 +318,9 @@ class TrainingSession:
             BadInput: see `stages.score`.
         """
         graph, bounds = self.subject.graph, self.bounds
+        caps = share_caps(graph, bounds)
         if not bounds.timed and all(bounds.holds(x, bounds.original) for x in bounds.counted):
             raise NothingToDo("the dense network already meets every limit of the budget")
-        caps = share_caps(graph, bounds)
         if not caps:
             raise BadInput(
                 f"session: expected a counted or a relative limit; got {show_budget(self.budget)}, absolute latencies "
@@ -338,65 +361,16 @@ class TrainingSession:
         return {"steps": self.done, "decisions": self.trail, "training_cost": self.training_cost, "counted": counted}
 
 
-def on_first_rank(compute: Callable[[], T]) -> T:
-    """The result of rank 0, on every rank; without process groups, the result.
+def _noting_once(listener: Listener) -> Listener:
+    """The same without notes that were given before: scores are computed at every decision, and say the same."""
+    given: set[str] = set()
 
-    Raises:
-        SartorError: on the other ranks, if rank 0 failed; says how. Rank 0 raises what it raised.
-    """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return compute()
-    box: list[Any] = [None]
-    problem: Exception | None = None
-    if dist.get_rank() == 0:
-        try:
-            box = [(compute(), None)]
-        except Exception as e:
-            problem, box = e, [(None, f"{type(e).__name__}: {e}")]
-    dist.broadcast_object_list(box, src=0)
-    if problem is not None:
-        raise problem
-    result, why = box[0]
-    if why is not None:
-        raise SartorError(f"rank 0 could not decide: {why}")
-    return result  # type: ignore[no-any-return]
+    def note(sentence: str) -> None:
+        if sentence not in given:
+            given.add(sentence)
+            listener.note(sentence)
 
-
-def _innermost(optimizer: Any) -> Optimizer:
-    """The optimizer inside wrappers that hold one, as accelerate's does."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    if not isinstance(optimizer, Optimizer):
-        raise BadInput(f"session, optimizer: expected a torch.optim.Optimizer; got {type(optimizer).__name__}")
-    return optimizer
-
-
-def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
-    mine = {id(p) for p in model.parameters()}
-    if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-        raise BadInput(
-            "session, optimizer: it holds none of the model's parameters; make it after the model was moved or wrapped"
-        )
-
-
-def _check_recipe(recipe: Recipe) -> None:
-    if recipe.when.kind == "one-shot":
-        raise BadInput(
-            f"recipe {recipe.name!r} cuts once (when='one-shot'), and a session prunes while training: choose a recipe "
-            "with another schedule, such as 'chex' or 'gradual', or call sartor.fit"
-        )
-    if recipe.allocate.kind == "search":
-        raise BadInput(f"recipe {recipe.name!r}: a search over allocations needs a network that does not change")
-    if recipe.score.kind == "gates":
-        raise BadInput(f"recipe {recipe.name!r}: gates are trained on a network that does not change")
-    if recipe.cut.kind == "axes" and recipe.cut.fibres:
-        raise BadInput(f"recipe {recipe.name!r}: fibres cannot be masked while a network trains; set cut.fibres=false")
-
-
-def _checked_steps(steps: Any) -> int:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise BadInput(f"session, steps: expected the number of optimizer steps of the run, at least 1; got {steps!r}")
-    return steps
+    return Listener(lambda _, done, text: listener.tell(text, done), note)
 
 
 @torch.no_grad()
@@ -412,4 +386,4 @@ def _unscale_(optimizer: Optimizer) -> None:
     optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
-__all__ = ["SessionOptions", "TrainingSession", "on_first_rank"]
+__all__ = ["SessionOptions", "TrainingSession"]

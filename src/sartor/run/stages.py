@@ -110,7 +110,7 @@ def understand(
             network takes each of them alone (see `several_examples`).
         device: where to compute; None: where the model lies.
         rewrite: which forwards may be rewritten; see `Axes`.
-        units: whether units are to be cut; if not, nothing has to be.
+        units: whether units are to be cut; if not, nobody looks what this class can realise.
 
     Raises:
         BadInput: nothing can be cut, and units are to be; says why.
@@ -125,7 +125,7 @@ def understand(
     example = prepared[0]
     recorded = [(x, record_variant(model, x)) for x in (*prepared[1:], *other_inputs(model, example))]
     traced = trace(model, example, [r for _, r in recorded if r is not None])
-    graph = probe(model, traced, rewrite)
+    graph = probe(model, traced, rewrite) if units else traced
     if units and not graph.groups:
         reasons = "; ".join(dict.fromkeys(f.reason for f in graph.frozen[:3]))
         raise BadInput(f"nothing in this model can be cut: {reasons or 'it has no parameters in use'}")

@@ -2,10 +2,11 @@
 
 from sartor.sparse import (
     decaying_units,
+    iterative_weights,
     partition_weights,
     projected_units,
     regrow_units,
-    regularised_weights,
+    reweighted_weights,
     rewire_weights,
     units,
     weights,
@@ -13,6 +14,7 @@ from sartor.sparse import (
 from sartor.sparse.mechanism import MECHANISMS, Mechanism, Moment, Training, Units, mechanism_of
 
 __all__ = [
-    "MECHANISMS", "Mechanism", "Moment", "Training", "Units", "decaying_units", "mechanism_of", "partition_weights",
-    "projected_units", "regrow_units", "regularised_weights", "rewire_weights", "units", "weights",
+    "MECHANISMS", "Mechanism", "Moment", "Training", "Units", "mechanism_of", "decaying_units", "iterative_weights",
+    "partition_weights", "projected_units", "regrow_units", "reweighted_weights", "rewire_weights", "units",
+    "weights",
 ]  # fmt: skip

@@ -14,6 +14,8 @@ from sartor.sparse.mechanism import MECHANISMS, Moment, Training
 from sartor.sparse.units import UnitMechanism
 from sartor.types import Bounds, Plan, PruneAndRegrow, Recipe
 
+_BUDGET = 1 - 1e-9  # strength of the budget before the last decision: only that one measures latency
+
 
 @MECHANISMS.register("axes/prune-and-regrow", source="Hou et al. 2022 (CHEX), arXiv:2203.15794")
 class RegrownUnits(UnitMechanism):
@@ -52,7 +54,7 @@ class RegrownUnits(UnitMechanism):
         with self.masks.restored():
             scores = units.score(None)
             most = units.allocate(scores, _loosened(self.training.bounds, spare))
-            least = most if first or last else units.allocate(scores, 1.0)
+            least = most if first or last else units.allocate(scores, _BUDGET)
             keep = {}
             for name, group in units.graph.groups.items():
                 many = len(most.keep[name]) if name in most.keep else group.units

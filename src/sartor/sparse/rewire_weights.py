@@ -23,7 +23,8 @@ from sartor.types.rewire import Constant, Falling, Rewire
 class RewiredWeights(WeightMechanism):
     """The lowest scores of every matrix go, then as many weights come by the rule of the recipe.
 
-    What went at a decision does not come back at the same decision, unless too few others are dead. Every matrix keeps
+    What went at a decision does not come back at the same decision, unless a pattern has to have it. Where a gradient
+    scaler skipped the update, there is no gradient to grow by, and nothing is exchanged. Every matrix keeps
     its number of live weights; with `beyond`, it has more of them until the next decision, and the budget's at the end.
     """
 
@@ -54,9 +55,9 @@ class RewiredWeights(WeightMechanism):
     def decide(self, moment: Moment) -> tuple[dict[str, int], Decided]:
         """See `Mechanism`."""
         last = moment.step >= self.when.steps(moment.total)[-1]
-        share = self.share(moment)
         if not self.base:
-            return self._first(moment, 0.0 if last else share)
+            return self._first(moment, 0.0 if last else self.share(moment))
+        share = self.share(moment) if self.fresh or self.when.grow != "gradient" else 0.0
         scores = self.scores(moment)
         masks: Decided = {}
         for index, (name, score) in enumerate(scores.items()):

@@ -126,7 +126,7 @@ def _unpack_csr(packed: Packed) -> np.ndarray:
     starts, columns = packed.parts["starts"].numpy().astype(np.int64), _places(packed.parts["columns"])
     if len(starts) != packed.rows + 1 or starts[0] != 0 or starts[-1] != len(columns) or (np.diff(starts) < 0).any():
         return np.full(0, -1)
-    if len(columns) and columns.max() >= packed.columns:
+    if len(columns) and (columns.min() < 0 or columns.max() >= packed.columns):
         return np.full(len(columns), -1)
     return np.repeat(np.arange(packed.rows), np.diff(starts)) * packed.columns + columns
 
@@ -183,7 +183,7 @@ def _unpack_packs(packed: Packed) -> np.ndarray:
     rows = pattern.banks // pattern.each
     if len(starts) != packed.rows // rows + 1 or starts[0] != 0 or starts[-1] != len(columns):
         return np.full(0, -1)
-    if (np.diff(starts) < 0).any() or (columns.size and columns.max() >= packed.columns):
+    if (np.diff(starts) < 0).any() or (columns.size and (columns.min() < 0 or columns.max() >= packed.columns)):
         return np.full(columns.size, -1)
     group = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     row = group[:, None] * rows + np.arange(pattern.banks)[None, :] // pattern.each

@@ -6,7 +6,6 @@ original of `sartor.surgery.silence`. So a step costs as much as before, and no 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 
 from sartor.cost import macs
 from sartor.errors import BadInput
+from sartor.sparse.growth.values import grown_values
 from sartor.structure import Graph
 from sartor.structure.axes import find
 from sartor.structure.graph import Resolved
@@ -179,18 +179,9 @@ class UnitMasks:
                     value.masked_fill_(~is_live, 0)
 
     def _values(self, name: str, values: Values, live: Tensor, generator: Generator | None) -> Tensor:
-        """What the elements of a tensor are when they come back; only those that come back are used."""
-        t = self.tensors[name]
-        if values == "rewind":
-            return self.first[name]
-        if values == "reinitialise":
-            if generator is None:
-                raise BadInput("regrown values 'reinitialise': expected a random generator; got none")
-            known = t[live].float()
-            mean, spread = (float(known.mean()), float(known.std(correction=0))) if known.numel() else (0.0, 0.0)
-            drawn = torch.randn(t.shape, generator=generator, device=generator.device).to(t)
-            return drawn * (spread if math.isfinite(spread) else 0.0) + mean
-        return self.memory[name]
+        """What the elements of a tensor are when they come back; under "zero", readers are set to zero afterwards."""
+        stored = self.first.get(name) if values == "rewind" else self.memory.get(name)
+        return grown_values("recent" if values == "zero" else values, self.tensors[name], live, stored, generator)
 
     def _read_dimensions(self, name: str) -> set[int]:
         """Dimensions of a tensor along which its units are read, not written."""

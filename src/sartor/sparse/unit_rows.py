@@ -39,7 +39,7 @@ class UnitRows:
         total = torch.zeros(self.units, dtype=torch.float64)
         for (_, d, where), a, b in zip(self.places, left, right):
             if a is not None and b is not None:
-                sums = (a.double() * b.double()).movedim(d, 0).flatten(1).sum(1).cpu()
+                sums = (a.double() * b.double()).movedim(d, 0).reshape(a.shape[d], -1).sum(1).cpu()
                 total += sums[where].sum(1)
         return total
 

@@ -40,12 +40,8 @@ class WeightMasks:
         self.masks = {n: torch.ones_like(t, dtype=torch.bool) for n, t in self.tensors.items()}
         self.memory: dict[str, Tensor] = {}  # the value that each weight had when it died
         self.first: dict[str, Tensor] = {}  # values when the session began, if they are to come back
+        self.live = {x.name: x.size for x in layers}  # live weights of every matrix
         self._dead: dict[str, Tensor] = {}
-
-    @property
-    def live(self) -> dict[str, int]:
-        """Live weights of every matrix."""
-        return {n: int(m.sum()) for n, m in self.masks.items()}
 
     @property
     def total(self) -> int:
@@ -83,7 +79,7 @@ class WeightMasks:
             if bool(born.any()):
                 stored = {"recent": self.memory, "rewind": self.first}.get(values, {}).get(name)
                 t.copy_(torch.where(born, grown_values(values, t, before & mask, stored, generator), t))
-            self.masks[name] = mask
+            self.masks[name], self.live[name] = mask, int(mask.sum())
             self._dead[name] = ~mask
             self._clear_state(t, ~mask | born)
         self.apply_()
@@ -129,6 +125,7 @@ class WeightMasks:
         self.masks = {n: m.to(self.tensors[n].device, copy=True) for n, m in state["masks"].items()}
         self.memory = {n: t.to(self.tensors[n].device, copy=True) for n, t in state["memory"].items()}
         self.first = {n: t.to(self.tensors[n].device, copy=True) for n, t in state["first"].items()}
+        self.live = {n: int(m.sum()) for n, m in self.masks.items()}
         self._dead = {n: ~m for n, m in self.masks.items() if not bool(m.all())}
         self.apply_()
 

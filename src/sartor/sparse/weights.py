@@ -38,6 +38,7 @@ class WeightMechanism:
         self.cut: Weights = cut
         self.pattern: Projection = projection_of(cut.pattern)
         self.gradients: dict[str, Tensor] = {}  # of the last update before a decision
+        self.fresh = False  # whether that update was the last one; a gradient scaler may skip it
         self.left_dense: dict[str, str] = {}  # matrices that cannot have the pattern -> why
         self._training: Training | None = None
         self._score = _score_function(recipe)
@@ -75,7 +76,7 @@ class WeightMechanism:
     @property
     def live(self) -> dict[str, int]:
         """Live weights of every matrix that takes part."""
-        return self.masks.live
+        return dict(self.masks.live)
 
     def before_update(self, moment: Moment) -> None:
         """See `Mechanism`."""
@@ -83,6 +84,7 @@ class WeightMechanism:
             self.gradients = {
                 n: t.grad.detach().clone() for n, t in self.masks.tensors.items() if t.grad is not None
             }  # fmt: skip
+            self.fresh = True
         self.masks.mask_gradients_()
 
     def after_update(self, moment: Moment) -> None:
@@ -97,7 +99,9 @@ class WeightMechanism:
         """See `Mechanism`."""
         remember = self.values == "recent"
         self.masks.adopt(decision, self.values, self.training.generator(moment), remember=remember)
-        self.gradients = {}
+        self.fresh = False
+        if not self._score.needs_gradient:
+            self.gradients = {}
 
     def plan(self) -> Plan | None:
         """Weights are pruned, not units."""
@@ -111,12 +115,13 @@ class WeightMechanism:
         return 1 - saved / dense if dense else 1.0
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Mechanism`."""
-        return self.masks.state_dict()
+        """See `Mechanism`; with the last gradients, which the next score reads if a scaler skips an update."""
+        return {**self.masks.state_dict(), "gradients": {n: g.clone() for n, g in self.gradients.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Mechanism`."""
         self.masks.load_state_dict(state)
+        self.gradients = {n: g.to(self.masks.tensors[n].device, copy=True) for n, g in state["gradients"].items()}
 
     def scores(self, moment: Moment) -> dict[str, Tensor]:
         """Scores of all weights as [out, in, *kernel]; dead ones -inf."""
@@ -179,7 +184,11 @@ class WeightMechanism:
 
 @MECHANISMS.register("weights/gradual", source="Zhu and Gupta 2017, arXiv:1710.01878")
 class GradualWeights(WeightMechanism):
-    """The lowest scores go, more of them at every decision. What has gone stays zero: its gradients are masked."""
+    """The lowest scores go, more of them at every decision.
+
+    What has gone stays zero, because its gradients are masked. It is live again only where a pattern must have
+    it: packs of a gather-scatter pattern that stay may need another weight than before.
+    """
 
     def decide(self, moment: Moment) -> Decided:
         """See `Mechanism`."""

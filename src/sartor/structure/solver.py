@@ -112,10 +112,12 @@ def _follow(rec: Recording) -> set[str]:
             touched.update(map(id, op.inputs))
             _apply(op, op.inputs)
     read = {id(v) for op in rec.ops if op.followed for v in op.inputs}
+    alive = {leaf for op in rec.ops if op.live for v in op.outputs for a in v.axes for leaf in leaves(a)}
     for op in rec.ops:  # another forward of this model may return what this one drops
         if op.followed and not op.live:
             for a in (a for v in op.outputs if id(v) not in read for a in v.axes):
-                freeze(a, Reason("unused"))
+                if alive.isdisjoint(leaves(a)):  # units that reach an output are cut wherever they go
+                    freeze(a, Reason("unused"))
     return {n for n, v in rec.tensors.items() if id(v) in touched}
 
 
@@ -123,15 +125,17 @@ def _mark(rec: Recording) -> None:
     """Mark which operators are live and which are followed.
 
     An operator is live if its result reaches an output, if it writes to memory, or if it gives Python a value, which
-    the forward may branch on; the others are dead. A dead operator with parameters still runs after the cut, so its
-    sizes must fit: it is followed like a live one, and so is everything that its inputs are computed from.
+    the forward may branch on; the others are dead. A dead operator that reads parameters, or several values, still
+    runs after the cut, so its sizes must fit: it is followed like a live one, and so is everything that its inputs are
+    computed from.
     """
     alive = {id(v) for v in rec.outputs}
     needed: set[int] = set()
     for op in reversed(rec.ops):
         results = list(map(id, op.outputs))
         op.live = op.mutates or op.name in QUESTIONS or not alive.isdisjoint(results)
-        op.followed = op.live or any(v.name is not None for v in op.inputs) or not needed.isdisjoint(results)
+        joins = len({id(v) for v in op.inputs}) > 1 or any(v.name is not None for v in op.inputs)
+        op.followed = op.live or joins or not needed.isdisjoint(results)
         if op.live:
             alive.update(map(id, op.inputs))
         if op.followed:

@@ -15,7 +15,9 @@ from sartor.studies import (  # noqa: F401
     predictor,
     repairs,
     snapshot,
+    trained_recipes,
     verdicts,
+    workloads,
 )
 from sartor.studies.grid import Grid, Part, bullets, machine, markdown
 from sartor.studies.registry import STUDIES, Option, Row, Study, study

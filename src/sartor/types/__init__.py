@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         Sensitivity,
         Uniform,
     )
-    from sartor.types.rewire import GrowAndPrune, Regularised, Rewire
+    from sartor.types.rewire import GrowAndPrune, Iterative, Reweighted, Rewire
     from sartor.types.scaling import NORMALISATIONS, REDUCTIONS, Among, Normalise, Reduce, Scaling
     from sartor.types.timing import (
         SECTIONS,
@@ -106,7 +106,7 @@ _HOMES = {
         "Sensitivity",
         "Uniform",
     ),
-    "rewire": ("GrowAndPrune", "Regularised", "Rewire"),
+    "rewire": ("GrowAndPrune", "Iterative", "Reweighted", "Rewire"),
     "scaling": (
         "NORMALISATIONS",
         "REDUCTIONS",
@@ -130,14 +130,13 @@ _HOMES = {
     "when": ("Decaying", "Gradual", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Shrink"),
 }
 __all__ = [
-    "Among", "asdict", "Axes", "Batches", "Bounds", "Budget", "Calibration", "check_precision", "Comparison",
-    "ClipActivations", "Counted", "Counts", "Criterion", "Custom", "Data", "Decaying", "Distil", "Effort",
-    "ErdosRenyi", "FineTune", "FoldMeans", "Frozen", "Gates", "Global", "Gradual", "Group",
-    "GrowAndPrune", "HalfSpace", "HealStep", "Judge", "Knapsack", "Latency", "Limit", "LimitStatus", "Listener",
-    "Loss", "median_interval", "Member", "METRICS",
-    "NORMALISATIONS", "Normalise", "OneShot", "Plan", "Precision", "Progress", "Projected", "PruneAndRegrow",
-    "Reason", "Recipe", "Reduce", "REDUCTIONS", "RefreshNorms", "Regularised", "Rewire", "Rewrite", "Ridge", "Role",
-    "Scaling", "Scores", "Search", "SECTIONS", "Sensitivity", "Shrink", "SILENT", "Target", "to_plain", "Uniform",
-    "Verdict", "WARNINGS", "Weights", "wide_interval",
+    "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "ClipActivations", "Comparison", "Counted", "Counts",
+    "Criterion", "Custom", "Data", "Decaying", "Distil", "Effort", "ErdosRenyi", "FineTune", "FoldMeans", "Frozen", "Gates",
+    "Global", "Gradual", "Group", "GrowAndPrune", "HalfSpace", "HealStep", "Iterative", "Judge", "Knapsack",
+    "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS", "Normalise",
+    "OneShot", "Plan", "Precision", "Progress", "Projected", "PruneAndRegrow", "REDUCTIONS", "Reason", "Recipe",
+    "Reduce", "RefreshNorms", "Reweighted", "Rewire", "Rewrite", "Ridge", "Role", "SECTIONS", "SILENT", "Scaling",
+    "Scores", "Search", "Sensitivity", "Shrink", "Target", "Uniform", "Verdict", "WARNINGS", "Weights", "asdict",
+    "check_precision", "median_interval", "to_plain", "wide_interval",
 ]  # fmt: skip
 __getattr__ = lazy_names("sartor.types", _HOMES)  # `sartor --help` needs no torch

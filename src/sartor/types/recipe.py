@@ -6,7 +6,7 @@
 | `cut`: what may go | `Axes`, or `Weights` in a pattern |
 | `allocate`: how much where | `Global`, `Uniform`, `Knapsack`, `Custom`, `ErdosRenyi` (weights), or a `Search` |
 | `when`: on what schedule | `OneShot`; while it trains `Gradual`, `PruneAndRegrow`; of units also `Projected`, \
-`Decaying`; of weights also `Rewire`, `GrowAndPrune`, `Regularised` |
+`Decaying`; of weights also `Rewire`, `GrowAndPrune`, `Reweighted`, `Iterative` |
 | `heal`: how it recovers | a tuple of `Ridge`, `FoldMeans`, `RefreshNorms`, `Distil`, `FineTune` |
 
 Every choice is a frozen value with a `kind`, so a recipe survives TOML and JSON.
@@ -23,7 +23,7 @@ from pydantic import Field
 from sartor.errors import BadInput
 from sartor.types.checked import Flag, Positive, Share, Weight, checked
 from sartor.types.heal import FineTune, FoldMeans, HealStep, RefreshNorms
-from sartor.types.rewire import GrowAndPrune, Regularised, Rewire
+from sartor.types.rewire import GrowAndPrune, Iterative, Reweighted, Rewire
 from sartor.types.scaling import Among, Normalise, Reduce, Scaling
 from sartor.types.weights import Weights
 from sartor.types.when import Decaying, Gradual, OneShot, Projected, PruneAndRegrow
@@ -171,7 +171,7 @@ class Search:
 Allocate = Annotated[Global | Uniform | Knapsack | Custom | ErdosRenyi | Search, Field(discriminator="kind")]
 
 When = Annotated[
-    OneShot | Gradual | PruneAndRegrow | Projected | Decaying | Rewire | GrowAndPrune | Regularised,
+    OneShot | Gradual | PruneAndRegrow | Projected | Decaying | Rewire | GrowAndPrune | Reweighted | Iterative,
     Field(discriminator="kind"),
 ]
 

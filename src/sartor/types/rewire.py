@@ -102,7 +102,7 @@ class GrowAndPrune:
 
 
 @checked
-class Regularised:
+class Reweighted:
     """A penalty drives small weights or blocks to zero, small ones harder; then the smallest are removed.
 
     The penalty is strength * sum of a_g ||w_g||^2 with a_g = 1 / (||w_g||^2 + epsilon), and a_g is computed anew at
@@ -114,16 +114,16 @@ class Regularised:
     refreshes: Positive = 4
     start: Share = 0.0  # share of the run from which on there is a penalty
     end: Share = 0.6  # share of the run at which the smallest are removed; then the rest trains without a penalty
-    kind: Literal["regularised"] = "regularised"
+    kind: Literal["reweighted"] = "reweighted"
 
     def __post_init__(self) -> None:
         if not self.start < self.end:
-            raise BadInput(f"regularised field 'end': expected a share after start, {self.start:g}; got {self.end:g}")
+            raise BadInput(f"reweighted field 'end': expected a share after start, {self.start:g}; got {self.end:g}")
 
     def steps(self, total: int) -> tuple[int, ...]:
         """The updates at which the penalty is refreshed, and the one at which the smallest are removed.
 
-        >>> Regularised(refreshes=3, end=0.6).steps(100)
+        >>> Reweighted(refreshes=3, end=0.6).steps(100)
         (0, 20, 40, 60)
         """
         first, last = round(self.start * total), round(self.end * total)
@@ -131,4 +131,23 @@ class Regularised:
         return tuple(dict.fromkeys(points))
 
 
-__all__ = ["Constant", "Falling", "GrowAndPrune", "Regularised", "Rewire", "Staged"]
+@checked
+class Iterative:
+    """Rounds of training end with a pruning, each of the same share of what is live; then a last part trains."""
+
+    rounds: Positive = 5  # prunings; the run has one part more
+    rewind: Flag = True  # whether everything then goes back to where the session began, dead weights at zero
+    activate: Share = 0.0
+    # of the weights that go, this share are negative ones that moved least in the round (activate-while-pruning)
+    kind: Literal["iterative"] = "iterative"
+
+    def steps(self, total: int) -> tuple[int, ...]:
+        """The updates after which it prunes.
+
+        >>> Iterative(rounds=3).steps(100)
+        (25, 50, 75)
+        """
+        return tuple(dict.fromkeys(round(i * total / (self.rounds + 1)) for i in range(1, self.rounds + 1)))
+
+
+__all__ = ["Constant", "Falling", "GrowAndPrune", "Iterative", "Reweighted", "Rewire", "Staged"]

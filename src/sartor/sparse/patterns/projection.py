@@ -8,7 +8,7 @@ weights is exact, also where scores tie.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -52,7 +52,6 @@ class Projection(Protocol):
         """For every weight [out, in, *kernel], the squared norm of all weights that go when it goes."""
 
 
-P = TypeVar("P", bound=type[Any])
 PATTERNS: Registry[Callable[[Any], Projection]] = Registry("weight pattern")
 
 

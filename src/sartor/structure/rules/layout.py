@@ -211,6 +211,33 @@ def unbind(op: Op) -> list[Axes]:
     return [[*x.axes[:d], *x.axes[d + 1 :]] for _ in op.out]
 
 
+@rule("select", "diagonal diagonal_copy")
+def diagonal(op: Op) -> Axes:
+    """x[..., i, i]: both dimensions of the main diagonal are one axis, which it keeps; other diagonals freeze both."""
+    x = op.args[0]
+    first, second = dim(op.arg("dim1", 0), x.ndim), dim(op.arg("dim2", 1), x.ndim)
+    rest = [a for d, a in enumerate(x.axes) if d not in (first, second)]
+    if not op.arg("offset", 0) and x.shape[first] == x.shape[second]:
+        return [*rest, unify(x.axes[first], x.axes[second], op.where)]
+    for d in (first, second):
+        freeze(x.axes[d], op.reason("diagonal"))
+    return [*rest, fixed(op.out.shape[-1], op.reason("diagonal"))]
+
+
+@rule("select", "diag_embed")
+def diag_embed(op: Op) -> Axes:
+    """Units of the last dimension on the main diagonal of two dimensions, zeros elsewhere."""
+    x = op.args[0]
+    places = sorted(dim(op.arg(name, d), op.out.ndim) for name, d in (("dim1", -2), ("dim2", -1)))
+    units, axes = x.axes[-1], list(x.axes[:-1])
+    if op.arg("offset", 0):
+        freeze(units, op.reason("diagonal"))
+        units = fixed(op.out.shape[places[0]], op.reason("diagonal"))
+    for d in places:
+        axes.insert(d, units)
+    return axes
+
+
 @rule("split", "split split_with_sizes chunk unsafe_split unsafe_chunk tensor_split split_copy")
 def split(op: Op) -> list[Axes]:
     """Pieces are summands. Pieces of one size given by a number must stay equal in count."""

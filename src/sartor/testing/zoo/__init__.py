@@ -25,6 +25,16 @@ from sartor.testing.zoo import (
 )
 from sartor.testing.zoo.case import MARKS, ZOO, Case, case, images, randomise_, rows, tokens
 
+CNN_CLASSES = {  # of the survey of Khan et al. 2020, arXiv:1901.06032 -> networks of the zoo
+    "spatial exploitation": ("lenet", "plain-conv", "inception"),
+    "depth": ("resnet", "bottleneck"),
+    "multi-path": ("densenet", "long-skips"),
+    "width": ("resnext", "grouped"),
+    "feature-map exploitation": ("squeeze-excite",),
+    "channel boosting": ("channel-boosting",),
+    "attention": ("cbam", "selective-kernel"),
+}
+
 
 def cases(*, without: tuple[str, ...] = (), exact: bool | None = None) -> list[Case]:
     """The networks of the zoo by name.
@@ -41,7 +51,7 @@ def cases(*, without: tuple[str, ...] = (), exact: bool | None = None) -> list[C
 
 
 __all__ = [
-    "MARKS", "ZOO", "Case", "attention", "branches", "case", "cases", "concat", "images", "interfaces", "mobile",
-    "norms", "operators", "parametrised", "plain", "randomise_", "residual", "rows", "scales", "sequences", "tensors",
-    "tokens",
+    "CNN_CLASSES", "MARKS", "ZOO", "Case", "attention", "branches", "case", "cases", "concat", "images", "interfaces",
+    "mobile", "norms", "operators", "parametrised", "plain", "randomise_", "residual", "rows", "scales", "sequences",
+    "tensors", "tokens",
 ]  # fmt: skip

@@ -27,6 +27,25 @@ class DeadPooler(nn.Module):
         return self.out(x.mean(1))
 
 
+@case("dropped-state", rows(5, 6), source="Joshi et al. 2019, arXiv:1906.01227")
+class DroppedState(nn.Module):
+    """Nodes and pairs change each other; after the last layer only the pairs are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes, self.pairs = nn.Linear(6, 8), nn.Linear(1, 8)
+        self.sent, self.seen = (nn.ModuleList(nn.Linear(8, 8) for _ in range(2)) for _ in range(2))
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.nodes(x)
+        e = self.pairs((x[:, :, None] - x[:, None]).square().sum(-1, keepdim=True))
+        for sent, seen in zip(self.sent, self.seen):
+            e = e + seen(h)[:, None].relu()
+            h = h + (e.sigmoid() * sent(h)[:, None]).mean(2)  # of the last layer, nothing reads this
+        return self.out(e.mean((1, 2)))
+
+
 @case("early-exit", images(), source="Teerapittayanon et al. 2016, arXiv:1709.01686")
 class EarlyExit(nn.Module):
     """The first head decides by its confidence whether the second stage runs; both heads read the same channels."""

@@ -238,3 +238,17 @@ class Repeat(nn.Module):
         gate = torch.sigmoid(self.gate(x.mean((2, 3))))
         y = self.a(x.repeat(1, 2, 1, 1)) + self.b(x.repeat_interleave(2, dim=1))
         return self.head(y * gate[:, :, None, None].expand_as(y))
+
+
+@case("channel-boosting", images(), source="Khan et al. 2018, arXiv:1804.08528")
+class ChannelBoosting(nn.Module):
+    """Channels of an auxiliary learner, a small autoencoder's code, are put beside the picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.auxiliary = conv_bn(3, 8), nn.Conv2d(8, 5, 1)
+        self.main, self.head = nn.Sequential(conv_bn(8, 10), conv_bn(10, 6)), Head(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        boosted = torch.cat([x, self.auxiliary(self.encoder(x)).sigmoid()], 1)
+        return self.head(self.main(boosted))

@@ -52,6 +52,24 @@ class Vectors(nn.Module):
         return x @ torch.outer(self.p, self.q).t() * (1 + 0.1 * gain)
 
 
+@case("diagonals", rows(5, 4))
+class Diagonals(nn.Module):
+    """Products of units with units: their diagonal, a vector put on a diagonal, and a diagonal beside the main one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.side = nn.Linear(4, 8), nn.Linear(4, 7)
+        self.other, self.head = nn.Linear(5, 6), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.lift(x).relu()  # [n, 5, 8]
+        products = h.transpose(1, 2) @ h
+        y = products.diagonal(dim1=1, dim2=2) * 0.1
+        y = (torch.diag_embed(y) + products) @ y[..., None]
+        beside = self.other(self.side(x).relu().transpose(1, 2))  # [n, 7, 6]
+        return self.head(y[..., 0] * 0.1 + h.mean(1) * beside.diagonal(1, 1, 2).sum(-1, keepdim=True).tanh())
+
+
 @case("windows", rows(3, 12))
 class Windows(nn.Module):
     """Operators that move a signal: movedim, narrow, unfold along time, and triangular scores."""

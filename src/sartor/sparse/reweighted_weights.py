@@ -12,11 +12,11 @@ from sartor.sparse.mechanism import MECHANISMS, Moment
 from sartor.sparse.penalties import reweighted, weighted_square_gradient
 from sartor.sparse.weights import Decided, WeightMechanism
 from sartor.types import Recipe
-from sartor.types.rewire import Regularised
+from sartor.types.rewire import Reweighted
 
 
-@MECHANISMS.register("weights/regularised", source="Zhang et al. 2020, arXiv:2004.05531")
-class RegularisedWeights(WeightMechanism):
+@MECHANISMS.register("weights/reweighted", source="Zhang et al. 2020, arXiv:2004.05531")
+class ReweightedWeights(WeightMechanism):
     """The penalty is added to gradients before every update; its factors are computed anew at every refresh.
 
     Which weights share a factor is what the pattern removes as a whole: a block, otherwise a single weight.
@@ -24,8 +24,8 @@ class RegularisedWeights(WeightMechanism):
 
     def __init__(self, recipe: Recipe):
         super().__init__(recipe)
-        assert isinstance(recipe.when, Regularised)
-        self.when: Regularised = recipe.when
+        assert isinstance(recipe.when, Reweighted)
+        self.when: Reweighted = recipe.when
         self.factors: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -65,4 +65,4 @@ class RegularisedWeights(WeightMechanism):
         self.factors = {n: t.to(self.masks.tensors[n].device, copy=True) for n, t in state["factors"].items()}
 
 
-__all__ = ["RegularisedWeights"]
+__all__ = ["ReweightedWeights"]
