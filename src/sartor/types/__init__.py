@@ -131,8 +131,8 @@ _HOMES = {
 }
 __all__ = [
     "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "ClipActivations", "Comparison", "Counted", "Counts",
-    "Criterion", "Custom", "Data", "Decaying", "Distil", "Effort", "ErdosRenyi", "FineTune", "FoldMeans", "Frozen", "Gates",
-    "Global", "Gradual", "Group", "GrowAndPrune", "HalfSpace", "HealStep", "Iterative", "Judge", "Knapsack",
+    "Criterion", "Custom", "Data", "Decaying", "Distil", "Effort", "ErdosRenyi", "FineTune", "FoldMeans", "Frozen",
+    "Gates", "Global", "Gradual", "Group", "GrowAndPrune", "HalfSpace", "HealStep", "Iterative", "Judge", "Knapsack",
     "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS", "Normalise",
     "OneShot", "Plan", "Precision", "Progress", "Projected", "PruneAndRegrow", "REDUCTIONS", "Reason", "Recipe",
     "Reduce", "RefreshNorms", "Reweighted", "Rewire", "Rewrite", "Ridge", "Role", "SECTIONS", "SILENT", "Scaling",

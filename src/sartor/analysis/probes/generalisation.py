@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sartor.analysis.data_pass import Activations, pass_over
@@ -114,6 +113,8 @@ def gaussian_divergence(a: Tensor, b: Tensor) -> float:
 
 def transport(a: Tensor, b: Tensor) -> float:
     """1-Wasserstein distance of two samples [n, d] of equal weights, exact for the first samples of both."""
+    from scipy.optimize import linear_sum_assignment
+
     n = min(len(a), len(b), _MATCHED)
     cost = torch.cdist(a[:n].double(), b[:n].double()).numpy()
     return float(cost[linear_sum_assignment(cost)].mean())

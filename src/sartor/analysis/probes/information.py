@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Mapping
 
 import torch
-from scipy.spatial import cKDTree
 from scipy.special import digamma, gammaln
 from torch import Tensor
 
@@ -107,7 +106,7 @@ def mutual_information(
         generator = subject.generator(f"mutual information {name}")
         t = layer.values[:n].double()
         t = t + noise * float(t.std()) * torch.randn(t.shape, generator=generator, dtype=torch.float64)
-        if len(principal(t, dimensions)[0]) == 0:
+        if not principal(t, dimensions).shape[1]:
             yield Reading("I(X;T)", 0.0, name, unit="nats", note="the layer does not vary")
             continue
         yield Reading("I(X;T)", information(x.double(), t, dimensions), name, unit="nats")
@@ -150,6 +149,8 @@ def entropy(rows: Tensor) -> float:
 
     Source: Kozachenko and Leonenko 1987; equal rows count as 1e-12 apart.
     """
+    from scipy.spatial import cKDTree
+
     n, d = rows.shape
     if d == 0:
         return 0.0
