@@ -31,7 +31,7 @@ def test_rows_of_both_networks_are_in_the_record_and_in_the_report() -> None:
     assert accuracy.fitted == pytest.approx(fitted.record.quality.final)
     assert {row.layer for row in rows if row.quantity == "condition number"} == {"0", "2"}
     assert Record.from_result(fitted.result).analysis == rows
-    assert [r.quantity for r in analysis_rows(fitted.record)][0] == "accuracy"
+    assert next(r.quantity for r in analysis_rows(fitted.record)) == "accuracy"
     assert summary(fitted.record)
 
 

@@ -10,6 +10,7 @@ __all__ = [
     "PROBES",
     "Analysis",
     "AnalysisRow",
+    "Chosen",
     "Probe",
     "Reading",
     "analyse",
