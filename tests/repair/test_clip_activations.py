@@ -88,6 +88,30 @@ def test_six_stays_six_and_what_was_never_read_has_no_limit() -> None:
     assert facts["rectifiers"] == 0 and clips_of(same) == {"1": (float("inf"),)}
 
 
+def test_a_limit_of_one_is_not_taken_for_an_act_in_place() -> None:
+    class Tanh(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.hardtanh(x, -1.0, 1.0) + x
+
+    model, x = nn.Sequential(nn.Linear(4, 4), Tanh()), torch.randn(8, 4)
+    smaller, _ = clipped(model, trace(model, x[:1]), [x])
+    far = 50 * x
+    with torch.no_grad():
+        read = smaller[0](far)
+        limit = clips_of(smaller)["1"][0]
+        assert torch.equal(smaller(far), F.hardtanh(torch.where(read <= limit, read, 0.0)) + read)
+
+
+def test_threads_do_not_see_each_other() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    model, x = network(), pictures()
+    smaller, _ = clipped(model, trace(model, x[:1]), [x])
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        expected = smaller(1e6 * x)
+        assert all(torch.equal(found, expected) for found in pool.map(lambda _: smaller(1e6 * x).detach(), range(12)))
+
+
 def test_copies_and_pickles_keep_the_limits() -> None:
     model, x = network(), pictures()
     smaller, _ = clipped(model, trace(model, x[:1]), [x])

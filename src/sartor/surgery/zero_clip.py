@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import copyreg
 import math
+import threading
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -33,25 +34,23 @@ RECTIFIERS = ("relu", "relu6", "hardtanh")
 class _Clipping(TorchFunctionMode):
     """Limits what rectifiers read, in the forward of one module and not in those of its children."""
 
-    innermost: ClassVar[list[_Clipping]] = []
-
     def __init__(self, limits: tuple[float, ...], largest: list[float] | None):
         super().__init__()
         self.limits, self.largest, self.calls = limits, largest, 0
 
     def __enter__(self) -> Any:
-        self.innermost.append(self)
+        _running().append(self)
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        self.innermost.pop()
+        _running().pop()
         super().__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The call; a rectifier reads zero in place of what lies above its limit or is not a number."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "").rstrip("_")
-        if name not in RECTIFIERS or self.innermost[-1] is not self:
+        if name not in RECTIFIERS or _running()[-1] is not self:
             return func(*args, **kwargs)
         place, self.calls = self.calls, self.calls + 1
         if place >= len(self.limits):
@@ -63,10 +62,21 @@ class _Clipping(TorchFunctionMode):
         if math.isinf(limit):
             return func(*args, **kwargs)
         clipped = torch.where(x <= limit, x, torch.zeros_like(x))
-        if func.__name__.endswith("_") or kwargs.get("inplace") or True in args[1:]:
+        if func.__name__.endswith("_") or kwargs.get("inplace") or any(a is True for a in args[1:]):
             x.copy_(clipped)  # whoever reads the tensor that it writes to sees the limit, too
             return func(*args, **kwargs)
         return func(clipped, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+
+
+_OF_THREAD = threading.local()
+
+
+def _running() -> list[_Clipping]:
+    """The forwards of clipped modules that run in this thread, the innermost last."""
+    stack: list[_Clipping] | None = getattr(_OF_THREAD, "stack", None)
+    if stack is None:
+        stack = _OF_THREAD.stack = []
+    return stack
 
 
 class ZeroClipped(nn.Module):
