@@ -16,7 +16,7 @@ def data(net: str) -> str:
 def test_one_network(say, net: str, data: str) -> None:
     found = say("analyse", net, "--data", data, "--probes", "accuracy,dead-units", "--json").json
     jsonschema.validate(found, say("schema", "analysis", "--json").json)
-    assert found["samples"] == 16 and found["against"] is None
+    assert found["samples"] == 16 and "against" not in found
     assert {row["probe"] for row in found["rows"]} == {"accuracy", "dead-units"}
     shown = say("analyse", net, "--data", data, "--probes", "accuracy,dead-units").out
     assert "accuracy" in shown and "rows of single layers are not shown" in shown
@@ -26,6 +26,9 @@ def test_one_network(say, net: str, data: str) -> None:
 def test_the_usual_probes_and_parts_of_the_data(say, net: str, data: str) -> None:
     found = say("analyse", net, "--data", data, "--part", "train", "--samples", "20", "--json").json
     assert found["samples"] == 20 and {"calibration", "fgsm"} <= {row["probe"] for row in found["rows"]}
+    every = say("analyse", net, "--data", data, "--probes", "all", "--json").json
+    assert {"bit-flips", "lipschitz"} <= {row["probe"] for row in every["rows"]}
+    assert any(note.startswith("exit-cost") for note in every["notes"])
 
 
 def test_a_run_beside_its_original(say, net: str, data: str, tmp_path: Path) -> None:

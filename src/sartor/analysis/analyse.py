@@ -92,7 +92,8 @@ def analysis_of(
     chosen = [find_probe(p) for p in (DEFAULT if probes is None else probes)]
     listener.begin("look at the data", f"{subject.samples} samples")
     seen = pass_over(subject, {n for p in chosen for n in p.needs})
-    notes, rows = list(seen.notes), []
+    notes = list(seen.notes)
+    rows: list[AnalysisRow] = []
     for p in chosen:
         listener.begin(p.name)
         try:

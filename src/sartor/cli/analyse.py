@@ -18,6 +18,7 @@ from sartor.errors import BadInput, UnknownName
 if TYPE_CHECKING:
     from sartor.analysis import Analysis
 
+ALL = "all"
 PARTS = ("train", "val", "test", "calibration")
 
 
@@ -83,7 +84,7 @@ def _analysed(options: AnalyseOptions, progress: Steps) -> Analysis:
 def _names(text: str | None, known: list[str]) -> list[str] | None:
     if text is None:
         return None
-    return known if text.strip() == "all" else [n.strip() for n in text.split(",") if n.strip()]
+    return known if text == ALL else [n.strip() for n in text.split(",") if n.strip()]
 
 
 def _one(name: str, options: AnalyseOptions, names: list[str] | None, progress: Steps) -> Analysis:
@@ -107,7 +108,8 @@ def _one(name: str, options: AnalyseOptions, names: list[str] | None, progress: 
     subject = subject_of(module, batches, network.example, options.samples, options.seed)
     if options.part in ("val", "test"):
         subject = beside_training(subject, parts.calibration, options.samples)
-    return analysis_of(subject, names, name, progress)
+    strict = None if options.probes != ALL else False  # not every probe can be computed for every network
+    return analysis_of(subject, names, name, progress, strict=strict)
 
 
 def _owner(options: AnalyseOptions) -> str:
