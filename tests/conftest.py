@@ -38,7 +38,7 @@ def short_observations() -> Iterator[None]:
     from sartor.types import Effort
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sartor.run.fit.TO_KNOW", Effort(sessions=1, min_seconds=0.0, max_seconds=0.1, samples=5))
+        patch.setattr("sartor.run.run_steps.TO_KNOW", Effort(sessions=1, min_seconds=0.0, max_seconds=0.1, samples=5))
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 from sartor.allocate import narrowed
 from sartor.analysis import Chosen
+from sartor.borrow import unchanged
 from sartor.budget import parse_budget
 from sartor.errors import BadInput
 from sartor.export import atomic_write, export_onnx, export_pt2
@@ -24,7 +26,9 @@ from sartor.report import write_report
 from sartor.run import Options, Outcome, SessionOptions, TrainingSession, finish, run
 from sartor.run.fit import check_limits
 from sartor.run.folder import EDITS, PLAN, RECORD, WEIGHTS, write_network, write_result
+from sartor.run.kept_stages import remove_stages
 from sartor.run.record import Record
+from sartor.seed import kept_states
 from sartor.sparse.sparse_file import save_sparse
 from sartor.structure import Example
 from sartor.train import callbacks
@@ -83,6 +87,7 @@ class Fitted:
             files |= outcome.delivery.copy_to(outcome.model, stage)
             atomic_write(stage / RECORD, lines)
             write_result(folder, outcome.record.model_copy(update={"run": str(folder), "files": files}), stage)
+        remove_stages(folder)
         return folder
 
     def export(self, path: str | Path) -> dict[str, Any]:
@@ -159,6 +164,7 @@ class Session:
     ):
         limits = parse_budget(budget)
         check_limits(limits)
+        self._progress = progress
         options = SessionOptions(steps, Data(calibration=data), Judge(loss), seed, Listener(progress, warnings.warn))
         self._session = TrainingSession(model, optimizer, example, (limits, find_recipe(recipe)), options)
 
@@ -253,7 +259,7 @@ class Session:
         session = self._session
         judge = Judge(session.options.judge.loss, evaluate)
         outcome = finish(
-            session, Data(val=val, test=test), judge, Options(None, out, listener=session.listener), average
+            session, Data(val=val, test=test), judge, Options(None, out, listener=Listener(self._progress)), average
         )
         session.close()
         return Fitted(outcome)
@@ -346,7 +352,8 @@ def fit(
         evaluate: evaluate(model) -> float, larger is better; None: `metric` on `val`.
         metric: a name in `sartor.train.metrics.METRICS`, or metric(model, batches) -> float, larger is better; None:
             top-1 accuracy in percent for classes, else minus the mean loss. With `evaluate`: its name in the report.
-        out: run folder, written as the run goes on. None: nothing is written until `save`.
+        out: run folder, written as the run goes on. None: nothing is written until `save`. If a run in it was
+            interrupted, the same call continues there, and ends with the same bits; a note says so.
         seed: of everything random; None: the recipe's.
         device: where scores and training run; None: where the model lies.
         progress: called as progress(step, share done or None, text).
@@ -370,7 +377,8 @@ def fit(
     limits = parse_budget(budget)
     check_limits(limits)
     given = Data(train, val, test, calibration)
-    seen = arranged(model, given, Judge(loss, evaluate), target=target, metric=metric)
+    with kept_states(), unchanged(model) if isinstance(model, nn.Module) else nullcontext():
+        seen = arranged(model, given, Judge(loss, evaluate), target=target, metric=metric)
     chosen, notes = _recipe(model, seen, recipe, epochs)
     first = seen.example if example is None else example
     options = Options(first, out, seed, device, Listener(progress), model_name, notes, recipe is None, tuple(analyse))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_NAME = 200
+
 
 class SartorError(Exception):
     """Base class of all errors that Sartor raises."""
@@ -29,6 +31,7 @@ class UnknownName(SartorError, KeyError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str | None = None):
         names = sorted(known)
+        name = name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "..."  # looking for a near one takes time
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hints = [f"Did you mean {near[0]!r}?"] if near else []
         if hint is not None or not near:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -19,9 +22,21 @@ def lazy_names(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[st
     def attribute(name: str) -> Any:
         for home, names in homes.items():
             if name in names:
-                value = getattr(import_module(f"{package}.{home}"), name)
+                with _no_side_effects():
+                    value = getattr(import_module(f"{package}.{home}"), name)
                 setattr(sys.modules[package], name, value)
                 return value
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return attribute
+
+
+@contextmanager
+def _no_side_effects() -> Iterator[None]:
+    """Filters of warnings and Python's random generator, which libraries change when they are imported, stay."""
+    state = random.getstate()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        random.setstate(state)

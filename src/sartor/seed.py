@@ -60,6 +60,16 @@ def set_global_states(states: Mapping[str, Any]) -> None:
         torch.mps.set_rng_state(states["mps"].cpu())
 
 
+@contextmanager
+def kept_states() -> Iterator[None]:
+    """Global generators have their states of now after the block, also if the body raises."""
+    states = global_states()
+    try:
+        yield
+    finally:
+        set_global_states(states)
+
+
 def own_generators(owners: Sequence[Any]) -> dict[str, Any]:
     """Generators of torch, NumPy and Python that objects hold, such as those of loaders, samplers and data sets.
 
@@ -164,6 +174,6 @@ def _tuples(value: Any) -> Any:
 
 
 __all__ = [
-    "global_states", "own_generators", "own_states", "seed_everything", "seeded", "set_global_states",
+    "global_states", "kept_states", "own_generators", "own_states", "seed_everything", "seeded", "set_global_states",
     "set_own_states",
 ]  # fmt: skip

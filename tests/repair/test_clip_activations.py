@@ -177,3 +177,15 @@ def test_a_run_applies_saves_and_exports_them(tmp_path: Path, epochs: int) -> No
     fitted.export(tmp_path / "model.pt2")
     with torch.no_grad():
         assert torch.allclose(torch.export.load(tmp_path / "model.pt2").module()(far), fitted.model(far), atol=1e-4)
+
+
+def test_a_kept_repair_has_its_limits() -> None:
+    from sartor.run.kept_values import repaired, repaired_values
+
+    model, x = network(), pictures()
+    smaller, _ = clipped(model, trace(model, x[:1]), [x])
+    with torch.no_grad():
+        smaller.head.bias.add_(1.0)
+    again = repaired(network(), repaired_values(smaller))
+    assert clips_of(again) == clips_of(smaller)
+    assert torch.equal(again(1e6 * x), smaller(1e6 * x))

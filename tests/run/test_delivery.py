@@ -13,8 +13,7 @@ import sartor
 from sartor.errors import BadInput, SartorError, TrainingDiverged
 from sartor.export.delivery import Delivery, state_digest
 from sartor.measure import prepare
-from sartor.run import fit as fit_module
-from sartor.run import stages
+from sartor.run import run_steps, stages
 from sartor.seed import seeded
 from sartor.types import Comparison, Effort, FineTune, Latency, Recipe, Target
 
@@ -41,8 +40,8 @@ class NoOnnx(Net):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_module, "TO_HOLD", QUICK)
-    monkeypatch.setattr(fit_module, "TO_KNOW", QUICK)
+    monkeypatch.setattr(run_steps, "TO_HOLD", QUICK)
+    monkeypatch.setattr(run_steps, "TO_KNOW", QUICK)
     monkeypatch.setattr("sartor.run.stopwatch._ROUND_S", 0.2)
     monkeypatch.setattr("sartor.run.stopwatch._CONFIRM_S", 0.2)
 

@@ -184,7 +184,7 @@ def test_damaged_files_and_other_networks_are_refused(net, tmp_path):
 def test_a_measured_budget_is_met_on_the_target(monkeypatch):
     monkeypatch.setattr("sartor.run.stopwatch._ROUND_S", 0.6)
     monkeypatch.setattr("sartor.run.stopwatch._CONFIRM_S", 0.6)
-    monkeypatch.setattr("sartor.run.fit.TO_HOLD", Effort(sessions=2, min_seconds=0.3, max_seconds=0.5))
+    monkeypatch.setattr("sartor.run.run_steps.TO_HOLD", Effort(sessions=2, min_seconds=0.3, max_seconds=0.5))
     with seeded(0):
         wide = nn.Sequential(
             nn.Conv2d(3, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 48, 3, padding=1), nn.ReLU(),

@@ -245,7 +245,7 @@ class Normed(nn.Module):
 
 
 def test_groups_whose_units_an_operator_mixes_stay_whole():
-    with pytest.warns(UserWarning, match="operators mix their units"):
+    with pytest.warns(UserWarning, match="operators mix units"):
         model, optimizer, session = start("gradual", "macs<=80%", model=Normed())
     train(model, optimizer, session)
     assert set(session.plan.keep) == {"up"}

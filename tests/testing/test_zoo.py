@@ -17,6 +17,7 @@ ALL = cases()
 UNTOUCHED = {
     "unused-parameter": {"aux", "spare", "sizes"},
     "dead-pooler": {"pooled", "project"},
+    "dropped-state": {"sent"},
     "early-exit": {"exit"},
 }
 

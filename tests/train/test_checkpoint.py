@@ -126,8 +126,12 @@ def test_other_data_are_noticed_and_the_epoch_begins_anew(tmp_path: Path) -> Non
     with pytest.raises(Stopped):
         trained(drawn(), tmp_path, stop_at=10)
     notes: list[str] = []
-    trained(loader(), tmp_path, listener=Listener(note=notes.append))
+    other = drawn()
+    other.dataset.x += 1  # type: ignore[attr-defined]
+    trained(other, tmp_path, listener=Listener(note=notes.append))
     assert any("Were the data changed" in note for note in notes), notes
+    trained(loader(), tmp_path, listener=Listener(note=notes.append))
+    assert "another data loaders" in notes[-1], notes
 
 
 class Failing:
@@ -138,6 +142,9 @@ class Failing:
 
     def __len__(self) -> int:
         return len(self.inner)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.inner.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.inner:

@@ -21,7 +21,16 @@ from sartor.cli.bench import StudyCommands
 from sartor.cli.command_result import CommandResult, print_json, print_result
 from sartor.cli.demo import demo
 from sartor.cli.export import export
-from sartor.cli.failures import DONE, FAILURE, INTERRUPTED, WRONG_USAGE, Interrupted, exit_code, message
+from sartor.cli.failures import (
+    DONE,
+    FAILURE,
+    INTERRUPTED,
+    WRONG_USAGE,
+    Interrupted,
+    Terminated,
+    exit_code,
+    message,
+)
 from sartor.cli.fit import fit
 from sartor.cli.frontier import FrontierOptions, frontier
 from sartor.cli.inspect import inspect
@@ -35,7 +44,7 @@ from sartor.cli.schema import schema
 app = typer.Typer(
     name="sartor",
     help="Fit any PyTorch network to a device by structured pruning, with proof.",
-    epilog="Exit codes: 0 done, 1 failure, 2 wrong usage, 3 budget not met, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failure, 2 wrong usage, 3 budget not met, 130 interrupted, 143 terminated.",
     add_completion=False,
     rich_markup_mode="rich",
 )
@@ -138,7 +147,7 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader closed the pipe, as in `sartor list criteria | head -1`
         sys.stdout = None  # type: ignore[assignment]
         return DONE
-    except (Exception, KeyboardInterrupt) as e:
+    except (Exception, KeyboardInterrupt, Terminated) as e:
         return _fail(e, stream, debug=debug, as_json=as_json)
 
 
@@ -170,7 +179,7 @@ def main() -> None:
     """The entry point."""
 
     def stop(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
+        raise Terminated
 
     signal.signal(signal.SIGTERM, stop)  # an exception, so that cleanup code removes half-written files
     code = run(sys.argv[1:])

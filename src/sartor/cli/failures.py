@@ -6,11 +6,23 @@ import errno
 
 from sartor.errors import BadInput, BudgetNotMet, SartorError, UnknownName
 
-DONE, FAILURE, WRONG_USAGE, BUDGET_NOT_MET, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILURE, WRONG_USAGE, BUDGET_NOT_MET, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 
 class Interrupted(SartorError):
     """The user pressed Ctrl-C; the message says what was finished and how to continue."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM came. It passes every `except Exception`, so that only clean-up code runs.
+
+    Args:
+        text: what was finished and how to continue.
+    """
+
+    def __init__(self, text: str = "terminated; no file was left half-written"):
+        super().__init__(TERMINATED)
+        self.text = text
 
 
 def exit_code(error: BaseException) -> int:
@@ -21,6 +33,8 @@ def exit_code(error: BaseException) -> int:
     """
     if isinstance(error, KeyboardInterrupt | Interrupted) or type(error).__name__ == "Abort":
         return INTERRUPTED
+    if isinstance(error, Terminated):
+        return TERMINATED
     if isinstance(error, BudgetNotMet):
         return BUDGET_NOT_MET
     if isinstance(error, BadInput | UnknownName) or _from_parser(error):
@@ -31,7 +45,9 @@ def exit_code(error: BaseException) -> int:
 def message(error: BaseException) -> str | None:
     """The message for the user; None for an unexpected error, which is shown with its traceback."""
     if isinstance(error, SartorError):
-        return str(error)
+        return "\n".join([str(error), *getattr(error, "__notes__", ())])
+    if isinstance(error, Terminated):
+        return error.text
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         return "interrupted; no file was left half-written"
     if _from_parser(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sartor.cli.command_result import CommandResult
-from sartor.cli.failures import BUDGET_NOT_MET, DONE, Interrupted
+from sartor.cli.failures import BUDGET_NOT_MET, DONE, Interrupted, Terminated
 from sartor.cli.inputs import example_for, parse_pairs
 from sartor.cli.options import AsJson, Data, Factory, Force, Input, Quiet, Weights
-from sartor.cli.output_folder import must_be_replaced, writing_to
+from sartor.cli.output_folder import is_leftover, must_be_replaced, writing_to
 from sartor.cli.progress import Steps, steps
 from sartor.cli.quality import named_loss, named_metric
 from sartor.cli.recipe import choose_recipe
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sartor.types import Recipe
 
 RUN_FILES = (REQUEST_FILE, "result.json", "record.jsonl", "plan.json")  # a folder with one of them was written by a run
+_NETWORK_FILE = re.compile(r"model(\.[\w]+)*\.(safetensors|onnx|onnx\.data|pt2)")
 
 
 def fit(
@@ -146,18 +148,50 @@ def check_request(request: Request, recipe: Recipe | None) -> Path:
 def make_room(folder: Path, *, force: bool) -> None:
     """Make sure that the run folder is empty or missing; with `force`, remove an earlier run.
 
+    What a process left behind that was killed before it had written a file of the run does not count.
+
     Raises:
-        BadInput: the folder is not empty and `force` is False, or it holds something else than a run.
+        BadInput: the folder is not empty and `force` is False, or it holds something that no run wrote; names it.
     """
-    if not must_be_replaced(folder, force=force):
+    from sartor.run.kept_stages import STAGES
+
+    if not folder.is_dir():
+        must_be_replaced(folder, force=force)
         return
-    if not any((folder / name).is_file() for name in RUN_FILES):
-        raise BadInput(f"--out {folder} does not look like a run folder; --force removes earlier runs only")
-    for entry in folder.iterdir():
+    entries = [entry for entry in sorted(folder.iterdir()) if entry.name != LOCK]  # of this process
+    left = [entry for entry in entries if is_leftover(entry)]
+    if len(left) < len(entries):
+        if not force and (folder / STAGES).is_dir() and (folder / REQUEST_FILE).is_file():
+            raise BadInput(
+                f"--out {folder} holds a run that was interrupted: `sartor resume {folder}` continues it; choose "
+                "another folder, or replace it with --force"
+            )
+        must_be_replaced(folder, force=force)
+        if not any((folder / name).is_file() for name in RUN_FILES) and not (folder / STAGES).is_dir():
+            raise BadInput(f"--out {folder} does not look like a run folder; --force removes earlier runs only")
+        strangers = [entry.name for entry in entries if entry not in left and not _of_a_run(entry)]
+        if strangers:
+            raise BadInput(
+                f"--out {folder} holds {', '.join(strangers[:4])}, which no run wrote; --force removes files of "
+                "earlier runs only. Move it, or choose another folder"
+            )
+    for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif entry.name != LOCK:  # of this process
+        else:
             entry.unlink()
+
+
+def _of_a_run(entry: Path) -> bool:
+    """Whether a run writes something of this name."""
+    from sartor.export.manifest import MANIFEST, STAGE
+    from sartor.run.kept_stages import STAGES
+
+    if entry.is_dir() and not entry.is_symlink():
+        return entry.name in (STAGES, STAGE)
+    return entry.name in (*RUN_FILES, MANIFEST, "edits.json", "plan.best.json", "report.html", STAGES, STAGE) or bool(
+        _NETWORK_FILE.fullmatch(entry.name)
+    )
 
 
 def perform(request: Request, recipe: Recipe | None, folder: Path, listener: Steps) -> Record:
@@ -168,8 +202,11 @@ def perform(request: Request, recipe: Recipe | None, folder: Path, listener: Ste
 
     Raises:
         Interrupted: Ctrl-C.
+        Terminated: SIGTERM.
     """
     import sartor
+    from sartor.run.kept_stages import mark_incomplete, unfinished
+    from sartor.run.record import NOT_WRITTEN
     from sartor.sources import load_data, load_model
 
     listener.begin("load", str(request.model))
@@ -194,11 +231,18 @@ def perform(request: Request, recipe: Recipe | None, folder: Path, listener: Ste
         "model_name": request.model,
     }  # fmt: skip
     write_request(request, folder)
+    trust = " --trust" if run_uses(request) else ""
+    again = f"what was finished is kept; `sartor resume {folder}{trust}` continues"
     try:
-        return write_artefacts(sartor.fit(network, **arguments), folder, listener)
+        with unfinished(folder):
+            record = write_artefacts(sartor.fit(network, **arguments), folder, listener)
+            if any(note.startswith(NOT_WRITTEN) for note in record.notes):
+                mark_incomplete(folder)
+            return record
     except KeyboardInterrupt as e:
-        trust = " --trust" if run_uses(request) else ""
-        raise Interrupted(f"interrupted; `sartor resume {folder}{trust}` repeats the run") from e
+        raise Interrupted(f"interrupted; {again}") from e
+    except Terminated as e:
+        raise Terminated(f"terminated; {again}") from e
 
 
 def _test_part(request: Request, data: Any) -> Any:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from sartor.errors import BadInput
 from sartor.folder_lock import LOCK, held
+
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)*")  # a file that was being written when its process died
+
+
+def is_leftover(entry: Path) -> bool:
+    """Whether a killed process left this behind: a half-written file, or a folder that it had not filled yet."""
+    from sartor.export.manifest import STAGE
+    from sartor.run.kept_stages import STAGES
+
+    if entry.is_symlink():
+        return False
+    if entry.is_dir():
+        return entry.name in (STAGE, STAGES) and not any(entry.iterdir())
+    return bool(LEFTOVER.fullmatch(entry.name))
 
 
 def writing_to(folder: Path) -> AbstractContextManager[None]:

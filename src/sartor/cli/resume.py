@@ -1,4 +1,4 @@
-"""`sartor resume`: repeats an interrupted run from its recorded request."""
+"""`sartor resume`: continues an interrupted run from what its folder holds."""
 
 from __future__ import annotations
 
@@ -26,11 +26,18 @@ def resume(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> CommandResult:
-    """Repeat an interrupted run in its folder: same network, data, recipe and seed."""
+    """Continue an interrupted run in its folder from the stages and the training that it finished."""
+    from sartor.run.kept_stages import is_unfinished
+
     request = read_request(run)
+    if request is None and is_unfinished(run):
+        raise BadInput(
+            f"{run}: `sartor.fit(..., out={str(run)!r})` began this run in Python; the same call continues it. It "
+            f"holds no {REQUEST_FILE}"
+        )
     if request is None:
         raise BadInput(f"{run}: expected the folder of a run that `sartor fit` began; it holds no {REQUEST_FILE}")
-    if (run / "result.json").is_file():
+    if (run / "result.json").is_file() and not is_unfinished(run):
         raise NothingToDo(f"{run} holds a finished run; `sartor report {run}` shows it")
     if factory is not None:
         request = replace(request, model=factory, model_options={})

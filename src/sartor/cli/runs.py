@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from sartor.cli.command_result import CommandResult
 from sartor.cli.failures import DONE, FAILURE
 from sartor.cli.options import AsJson
+from sartor.cli.output_folder import LEFTOVER
 from sartor.cli.request import REQUEST_FILE, read_request
 from sartor.errors import BadInput, SartorError
 
@@ -25,7 +25,6 @@ _MARKS = (
     "plan.json",
 )  # a folder with one of them is a run's
 _DEPTH = 3  # folders below the one that is listed
-_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)*")  # a file that was being written when its process died
 
 
 def list_(
@@ -108,6 +107,7 @@ def clean(
 
     from sartor.export.manifest import STAGE, Contents, replacing_files
     from sartor.folder_lock import LOCK, held, is_held
+    from sartor.run.kept_stages import STAGES
 
     if not folder.is_dir():
         raise BadInput(f"no folder {str(folder)!r}")
@@ -117,7 +117,8 @@ def clean(
         if is_held(run):
             skipped.append(str(run))
             continue
-        left = [p for p in run.iterdir() if p.name == LOCK or _LEFTOVER.fullmatch(p.name)]
+        left = [p for p in run.iterdir() if p.name == LOCK or LEFTOVER.fullmatch(p.name)]
+        left += [p for p in (run / STAGES).glob(".*") if LEFTOVER.fullmatch(p.name)]
         with held(run):
             if (run / STAGE).is_dir() or (run / STAGE).is_symlink():
                 removed.append(str(run / STAGE))
@@ -166,13 +167,16 @@ def _state(run: Path) -> dict[str, Any]:
     """State, model and budget of a run, from its files; damaged ones make a state of their own."""
     from sartor.folder_lock import holder, is_held
     from sartor.report import read_result
+    from sartor.run.kept_stages import is_unfinished
 
     facts: dict[str, Any] = {"state": "unfinished", "model": None, "budget": None, "held_by": None}
     try:
         request = read_request(run)
         if request is not None:
             facts |= {"model": request.model, "budget": request.budget}
-        if (run / "result.json").is_file():
+        if is_unfinished(run):
+            facts |= {"state": "unfinished, can be continued"}
+        elif (run / "result.json").is_file():
             record = read_result(run)
             facts |= {"state": f"finished, {record.status}", "model": record.model, "budget": record.asked.budget}
     except SartorError as e:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sartor.errors import BadInput
 
-_NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _PLUS = re.compile(r"(?<!\d[eE])\+")  # not that of 1e+3
 
 

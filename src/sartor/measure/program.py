@@ -45,21 +45,21 @@ def capture(model: nn.Module, example: Any, *, fixed: str = "") -> Program:
     batch = batch_of(example)
     with borrowed(model), torch.no_grad():
         call(model, example)
-        with quiet():
-            # torch.export treats a dimension of length 1 as a constant
-            free = with_batch(example, max(2, batch))
-            reason = fixed
-            if not fixed:
-                try:
-                    return Program(_export(model, free, free_batch=True), True, max(2, batch))
-                except Exception as e:
-                    reason = first_line(e)
+    with quiet():
+        # torch.export treats a dimension of length 1 as a constant
+        free = with_batch(example, max(2, batch))
+        reason = fixed
+        if not fixed:
             try:
-                return Program(_export(model, example, free_batch=False), False, batch, reason)
+                return Program(_export(model, free, free_batch=True), True, max(2, batch))
             except Exception as e:
-                raise SartorError(
-                    f"export: torch.export cannot follow the forward of {type(model).__name__}: {first_line(e)}"
-                ) from e
+                reason = first_line(e)
+        try:
+            return Program(_export(model, example, free_batch=False), False, batch, reason)
+        except Exception as e:
+            raise SartorError(
+                f"export: torch.export cannot follow the forward of {type(model).__name__}: {first_line(e)}"
+            ) from e
 
 
 def _export(model: nn.Module, example: Any, *, free_batch: bool) -> ExportedProgram:
@@ -70,7 +70,8 @@ def _export(model: nn.Module, example: Any, *, free_batch: bool) -> ExportedProg
         for t in {id(t): t for t in tensors(example)}.values():
             if t.dim() and t.shape[0] == batch:
                 shapes[t] = {0: Dim.DYNAMIC}
-    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes if free_batch else None, strict=False)
+    with borrowed(model), torch.no_grad():  # for each try anew: a state that a forward keeps is exported as it was
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes if free_batch else None, strict=False)
 
 
 def state_bytes(model: nn.Module) -> int:

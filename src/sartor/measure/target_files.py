@@ -40,7 +40,7 @@ def read_target(path: Path, name: str) -> Entry[Any]:
     Raises:
         BadInput: there is no such file, or it is wrong.
     """
-    if not path.is_file():
+    if not _is_file(path):
         raise BadInput(f"target {name!r}: expected a file that describes it; {str(path)!r} does not exist")
     path = path.resolve()
     state = path.stat()
@@ -68,7 +68,15 @@ def file_named(name: str) -> Path | None:
     if not name or name != Path(name).name:
         return None
     candidates = (folder / (name + ending) for folder in folders() for ending in READERS)
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if _is_file(path)), None)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; False for names that no file system takes."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def targets_here() -> dict[str, Path]:

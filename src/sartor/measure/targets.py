@@ -173,7 +173,7 @@ def _read(text: str) -> Target:
         seen.add(key)
         if key == "dtype":
             target = dataclasses.replace(target, dtype=value)
-        elif value.lstrip("-").isdecimal():
+        elif value.removeprefix("-").isdecimal() and len(value) < 12:
             number = int(value)
             target = (
                 dataclasses.replace(target, threads=number)
@@ -181,7 +181,7 @@ def _read(text: str) -> Target:
                 else dataclasses.replace(target, batch=number)
             )
         else:
-            raise BadInput(f"target {text!r}, {key}: expected a whole number; got {value!r}")
+            raise BadInput(f"target {text!r}, {key}: expected a whole number; got {value[:80]!r}")
     return target
 
 

@@ -15,7 +15,8 @@ from sartor.errors import BadInput
 from sartor.measure import environment, parse_target
 from sartor.structure import Example
 from sartor.structure.example import batch_of, tensors
-from sartor.types import Budget, Recipe
+from sartor.train.batch import split
+from sartor.types import Batches, Budget, Recipe
 from sartor.units import show_bytes
 
 MOST_SEED = 2**63 - 1  # seeds of parts of a run are derived from it by adding small numbers
@@ -127,7 +128,20 @@ def check_weights(model: nn.Module) -> None:
             )
 
 
+def first_inputs(batches: Batches | None) -> Example:
+    """The inputs of the first batch.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if batches is None:
+        raise BadInput("fit: expected example inputs or data; got neither (pass example=..., or a train or val loader)")
+    for batch in batches:
+        return split(batch)[0]
+    raise BadInput("fit: the data loader gave no batch")
+
+
 __all__ = [
-    "check_example", "check_limits", "check_one_shot", "check_weights", "checked_seed", "one_at_a_time",
-    "usable_device",
+    "check_example", "check_limits", "check_one_shot", "check_weights", "checked_seed", "first_inputs",
+    "one_at_a_time", "usable_device",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sartor.export.delivery import Delivery
+from sartor.train.checkpoint import Checkpoints
 from sartor.types import SILENT, Judge, Listener
 
 
@@ -16,6 +17,7 @@ class Context:
     seed: int = 0
     listener: Listener = SILENT
     delivery: Delivery | None = None  # None: nothing is delivered, so latency is timed through the quick exporter only
+    checkpoints: Checkpoints | None = None  # of the training; None: it is kept in memory only
 
 
 DEFAULTS = Context()

@@ -13,6 +13,7 @@ from sartor.export.files import atomic_write
 from sartor.export.manifest import MANIFEST, Contents, adopt_files, replacing_files
 from sartor.export.weights import load_weights_, save_weights
 from sartor.json_file import MOST_BYTES, read_text
+from sartor.run.kept_stages import is_unfinished
 from sartor.run.record import Record
 from sartor.structure.model_copy import named_tensors
 from sartor.surgery import Edits, apply_edits
@@ -24,18 +25,25 @@ REQUEST = "command.json"  # of runs that the command line started
 NETWORK = (PLAN, EDITS, WEIGHTS)  # what `load` needs
 
 
-def new_folder(out: str | Path | None) -> Path | None:
-    """The folder of a new run, without the record of one that did not finish; None stays None.
+def check_unfinished(folder: Path) -> None:
+    """Refuse a folder that holds a finished run.
 
     Raises:
-        BadInput: it holds a finished run.
+        BadInput: it does.
+    """
+    if (folder / RESULT).exists() and not is_unfinished(folder):
+        raise BadInput(f"{folder} holds a finished run; choose another folder or remove it")
+
+
+def new_folder(out: str | Path | None) -> Path | None:
+    """The folder of a run, without the record of one that did not finish; None stays None.
+
+    Raises:
         SartorError: it cannot be written.
     """
     if out is None:
         return None
     folder = Path(out)
-    if (folder / RESULT).exists():
-        raise BadInput(f"{folder} holds a finished run; choose another folder or remove it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RECORD).unlink(missing_ok=True)

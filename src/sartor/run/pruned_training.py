@@ -50,7 +50,7 @@ class PrunedTraining:
             made.append(TrainingSession(model, optimizer, example, (self.budget, recipe), options))
             return made[0]
 
-        setup = TrainingSetup(recipe.training, teacher, context.seed, pruning=prune)
+        setup = TrainingSetup(recipe.training, teacher, context.seed, context.checkpoints, prune)
         history = fine_tune(
             network, self.data, setup, judge=context.judge, listener=context.listener, on_epoch=on_epoch
         )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field
 
 from sartor.errors import CorruptFile, SartorError
+from sartor.export.files import atomic_write
 from sartor.run.record_upgrade import from_format_1, with_statuses
 from sartor.types import LimitStatus, Listener, to_plain
 from sartor.types.checked import refusal
@@ -284,6 +285,32 @@ class Recorder(Listener):
                     raise SartorError(reason) from e
                 self._unwritable = True
                 self.note(f"{reason}; the later steps of the run are in its result only")
+
+    def state(self) -> dict[str, Any]:
+        """What was recorded so far, as plain values."""
+        return {"steps": list(self.steps), "seconds": dict(self.seconds), "notes": list(self.notes)}
+
+    def restore(self, state: Any) -> None:
+        """Put back what `state` gave, in place of what was recorded since; the first row and new notes stay.
+
+        Raises:
+            CorruptFile: it is no such state.
+        """
+        try:
+            steps = [dict(row) for row in state["steps"]]
+            Record.steps(steps)
+            seconds = {str(name): float(value) for name, value in state["seconds"].items()}
+            notes = [str(note) for note in state["notes"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise CorruptFile(f"record of an interrupted run: {type(e).__name__}: {e}") from e
+        self.steps, self.seconds = [*self.steps[:1], *steps[1:]], seconds
+        self.notes = notes + [note for note in self.notes if note not in notes]
+        if self.path is not None and not self._unwritable:
+            try:
+                atomic_write(self.path, "".join(json.dumps(row) + "\n" for row in self.steps))
+            except SartorError as e:
+                self._unwritable = True
+                self.note(f"{e}; the later steps of the run are in its result only")
 
     @contextmanager
     def timed(self, name: str, text: str = "") -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from sartor.cost import by_group
 from sartor.export.delivery import DeliveredFile
 from sartor.run.record import SEVERITY, BudgetRow, FrozenRow, GroupRow, LatencyRow, Pair, Samples
 from sartor.structure import Graph
-from sartor.types import Bounds, Comparison, Counted, LimitStatus, Plan
+from sartor.types import Bounds, Comparison, Counted, LimitStatus, Plan, Recipe
 
 COUNTED = ("macs", "flops", "params", "bytes", "memory")
 
@@ -154,3 +154,11 @@ def rewrite_note(modules: Mapping[str, Sequence[str]]) -> str:
 def plain_rows(rows: Iterable[BaseModel]) -> list[dict[str, Any]]:
     """Rows as plain objects."""
     return [row.model_dump(mode="json") for row in rows]
+
+
+def score_name(recipe: Recipe) -> str:
+    """What chooses units in a recipe, as the record names it."""
+    how = recipe.score
+    if how.kind != "criterion":
+        return how.kind
+    return str(getattr(how.criterion, "__name__", how.criterion))

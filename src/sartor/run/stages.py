@@ -364,6 +364,8 @@ def train(
 ) -> History | None:  # fmt: skip
     """Fine-tune the network in place with the original as teacher; None: the recipe trains for no epochs.
 
+    It is continued from the last of `context.checkpoints`, if there are any.
+
     Raises:
         BadInput: there is nothing to train on.
         TrainingDiverged: the loss is not finite.
@@ -373,7 +375,7 @@ def train(
         return None
     if data.train is None:
         raise BadInput(f"recipe {recipe.name!r} trains for {options.epochs} epochs; pass train=...")
-    setup = TrainingSetup(options, subject.model, context.seed)
+    setup = TrainingSetup(options, subject.model, context.seed, context.checkpoints)
     return fine_tune(
         network.to(device_of(subject.model)), data, setup, judge=context.judge, listener=context.listener,
         on_epoch=on_epoch,

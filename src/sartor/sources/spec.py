@@ -55,7 +55,7 @@ def parse_spec(text: str, kinds: Iterable[str], example: str) -> Spec:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or nested too deeply
         return text
 
 

@@ -28,7 +28,8 @@ class Subnet(nn.Module):
     """The network that a plan cuts out of `model`, without weights of its own.
 
     Calling it slices the parameters of `model`, which get the gradients. Buffers that a forward in training mode
-    changes (statistics and counters of batch norms) are written back. Modes of modules are those of `model`.
+    changes (statistics and counters of batch norms) are written back. Modes of modules, and numbers among their
+    attributes that a cut does not change (such as the rate of a dropout), are those of `model` at every call.
 
     A dropout inside draws for the units that are left only, so its random numbers differ from the masked network's.
 
@@ -70,13 +71,15 @@ class Subnet(nn.Module):
         self._buffers_of_full = {name for name, (owner, key, _) in tensors.items() if key not in own_parameters(owner)}
         self._tied = {name: next(n for n in tensors if tensors[n][2] is tensors[name][2]) for name in tensors}
         here, there = modules_by_path(full), modules_by_path(small)
-        self._pairs = [(here[path], there[path]) for path in here.keys() & there.keys()]
+        pairs = [(vars(here[path]), vars(there[path])) for path in here.keys() & there.keys()]
+        self._settings = [(a, b, _common(a, b)) for a, b in pairs]
         self.__dict__["_full"], self.__dict__["_small"] = full, small.to("meta")  # neither is a part of this module
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the model's own."""
-        for mine, other in self._pairs:
-            other.training = mine.training
+        for mine, other, names in self._settings:
+            for name in names:
+                other[name] = mine[name]
         given = self._sliced()
         passed = dict(given)
         output = functional_call(self._small, given, args, kwargs, tie_weights=False)
@@ -117,6 +120,12 @@ class Subnet(nn.Module):
                 whole.index_copy_(d, index, after[name].to(whole.dtype))
             else:
                 whole[_grid(slices, whole)] = after[name].to(whole.dtype)
+
+
+def _common(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Names of the numbers and texts that are equal in both: settings of a module, and no sizes that a cut changes."""
+    plain = (bool, int, float, str)
+    return [n for n, v in mine.items() if isinstance(v, plain) and type(other.get(n)) is type(v) and other[n] == v]
 
 
 def _whole(graph: Graph, resolved: Resolved, group: str) -> bool:

@@ -6,6 +6,7 @@ from sartor.studies import (  # noqa: F401
     chip,
     discovery,
     equal_latency,
+    faults,
     fibres,
     latency_study,
     measured,

@@ -20,7 +20,7 @@ from sartor.errors import BudgetNotMet, SartorError
 from sartor.measure import Artefact, compare_artefacts
 from sartor.recipes import find_recipe
 from sartor.run import Options, run
-from sartor.run.fit import TO_HOLD
+from sartor.run.run_steps import TO_HOLD
 from sartor.seed import seeded
 from sartor.sources import load_model
 from sartor.studies.grid import Grid, Part, machine

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sartor.errors import BadInput
 
@@ -72,4 +74,45 @@ def _write(flip: Flip, value: int) -> None:
         f.write(bytes([value]))
 
 
-__all__ = ["Flip", "flipped", "random_flips"]
+def rewritten(flip: Flip) -> None:
+    """Change the byte for good."""
+    _write(flip, flip.after)
+
+
+MEASURED = {  # fields that may differ between equal runs
+    "seconds", "environment", "date", "latency", "sha256", "run", "files", "ratio", "interval",
+}  # fmt: skip
+
+
+def comparable_record(folder: str | Path) -> dict[str, Any]:
+    """What a finished run folder says, without times and without notes about interruptions: equal for equal runs."""
+    folder = Path(folder)
+    result = json.loads((folder / "result.json").read_text())
+    steps = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
+    notes = [n for n in result.pop("notes") if not _about_this_run(n)]
+    return {"result": _timeless(result), "steps": _timeless(steps), "notes": notes}
+
+
+def _about_this_run(note: str) -> bool:
+    words = (
+        "CONTINUED",
+        "taken over from",
+        "interrupted run",
+        "is damaged",
+        "was interrupted",
+        "checkpoint",
+        " kept",
+        "was measured",
+        "were measured",
+        "SLOWER",
+    )
+    return any(word in note for word in words)
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if k not in MEASURED}
+    return [_timeless(v) for v in value] if isinstance(value, list) else value
+
+
+__all__ = ["Flip", "comparable_record", "flipped", "random_flips", "rewritten"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -17,8 +17,21 @@ from sartor.types import SILENT, Listener
 
 EVERY_S = 60.0  # seconds between checkpoints within an epoch
 SHARE = 0.05  # of the time, at most, is spent on writing
-_NAME = re.compile(r"training-(\d+)-(\d+)\.safetensors")
+TRAINING = "training-"  # the beginning of the names of the files
+_NAME = re.compile(rf"{TRAINING}(\d+)-(\d+)\.safetensors")
 Parts = dict[str, Any]
+
+
+class Beside(Protocol):
+    """What belongs to a training and is kept with it, such as the record of a run."""
+
+    def state(self) -> Any:
+        """Plain values and tensors."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Take a state back; raises CorruptFile if it is none."""
+        ...
 
 
 class Checkpoints:
@@ -31,23 +44,23 @@ class Checkpoints:
     Args:
         folder: where they are written; None: only the start of the last epoch is kept, in memory.
         key: name -> value that must be the same when a training is continued; see `last`.
-        extra: gives further parts, which are written under "run".
+        beside: is kept under "beside", and put back when the training is continued.
         listener: noted if a file cannot be written, or is damaged.
         every_s: seconds between checkpoints within an epoch; None: `EVERY_S`; 0: one after every step, whatever it
             costs.
     """
 
     def __init__(
-        self, folder: Path | None, *, key: Mapping[str, str] | None = None, extra: Callable[[], Any] = lambda: None,
+        self, folder: Path | None, *, key: Mapping[str, str] | None = None, beside: Beside | None = None,
         listener: Listener = SILENT, every_s: float | None = None,
     ):  # fmt: skip
-        self.folder, self.key, self.extra, self.listener = folder, dict(key or {}), extra, listener
+        self.folder, self.key, self.beside, self.listener = folder, dict(key or {}), beside, listener
         self.every_s = EVERY_S if every_s is None else every_s
         self._start: tuple[int, Parts] | None = None  # of the last epoch, while it is not on disk
         self._written_at, self._cost = time.monotonic(), 0.0
 
     def __str__(self) -> str:
-        return str(self.folder / "training-*" if self.folder is not None else "checkpoints in memory")
+        return str(self.folder / f"{TRAINING}*" if self.folder is not None else "checkpoints in memory")
 
     @property
     def within_epochs(self) -> bool:
@@ -102,6 +115,11 @@ class Checkpoints:
             return None
         return None
 
+    def restore_beside(self, parts: Parts) -> None:
+        """Put back what was kept beside the training."""
+        if self.beside is not None:
+            self.beside.restore(parts.get("beside"))
+
     def forget_after(self, epoch: int, step: int) -> None:
         """Remove places behind this one."""
         for place in self._places():
@@ -110,7 +128,7 @@ class Checkpoints:
                     self._path(*place).unlink()
 
     def _whole(self, parts: Parts) -> Parts:
-        return {**parts, "key": self.key, "run": self.extra()}
+        return {**parts, "key": self.key, "beside": None if self.beside is None else self.beside.state()}
 
     def _affordable(self) -> bool:
         return not self.every_s or time.monotonic() - self._written_at >= self._cost / SHARE
@@ -155,7 +173,7 @@ class Checkpoints:
 
     def _path(self, epoch: int, step: int) -> Path:
         assert self.folder is not None
-        return self.folder / f"training-{epoch:05}-{step:08}.safetensors"
+        return self.folder / f"{TRAINING}{epoch:05}-{step:08}.safetensors"
 
 
 def _copied(value: Any) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sartor.borrow import borrowed, device_of, in_channels_last
 from sartor.errors import BadInput, CorruptFile, NothingToDo, TrainingDiverged
 from sartor.schedule.cosine import cosine_with_warmup
-from sartor.seed import seed_everything, seeded
+from sartor.seed import own_generators, seed_everything, seeded
 from sartor.structure.example import tensors
 from sartor.train.average import Average
 from sartor.train.checkpoint import Checkpoints
@@ -175,9 +175,11 @@ class _Course:
     ) -> None:
         """Train the epochs that are left."""
         state, options = self.state, self.setup.options
+        self.checkpoints.key["data loaders"] = ", ".join(own_generators(state.owners))
         parts = self.checkpoints.last()
         if parts is not None:
             state.load(parts)
+            self.checkpoints.restore_beside(parts)
             self.listener.note(
                 f"{CONTINUED} training after an interruption: from epoch {state.epoch + 1}, step {state.done + 1}"
                 if state.epoch < options.epochs

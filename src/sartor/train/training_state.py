@@ -59,7 +59,7 @@ class TrainingState:
         return {
             "epoch": self.epoch,
             "step": self.done,
-            "model": _tensors(step.model),
+            "model": tensors_of(step.model),
             "optimizer": step.optimizer.state_dict(),
             "scaler": step.scaler.state_dict(),
             "average": None if average is None else average.state_dict(),
@@ -135,7 +135,7 @@ def load_tensors_(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: names, shapes or dtypes differ; names the first difference.
     """
-    own = _tensors(model)
+    own = tensors_of(model)
     if own.keys() != values.keys():
         different = sorted(own.keys() ^ values.keys())
         raise ValueError(f"expected tensors of the same names; differing: {', '.join(different[:4])}")
@@ -148,7 +148,7 @@ def load_tensors_(model: nn.Module, values: Mapping[str, Tensor]) -> None:
             t.copy_(values[name])
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, tied ones once."""
     seen: dict[int, str] = {}
     return {name: t for *_, name, t in named_tensors(model) if seen.setdefault(id(t), name) == name}
@@ -171,4 +171,4 @@ def _like_parameters(optimizer: torch.optim.Optimizer) -> None:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-__all__ = ["TrainingState", "batch_digest", "load_tensors_"]
+__all__ = ["TrainingState", "batch_digest", "load_tensors_", "tensors_of"]

@@ -101,7 +101,7 @@ class KeGcn(Completion):
     """Joint embeddings of entities and relations; their width is cut in both tables at once."""
 
     budget = "bytes"
-    warm_up = 8
+    warm_up = 1
 
     def network(self) -> nn.Module:
         return KnowledgeGraph()
@@ -162,7 +162,7 @@ class Interaction(nn.Module):
 class InteractE(Completion):
     """Permuted features in a picture with circular convolution; filters are cut, the picture keeps its places."""
 
-    warm_up = 8
+    warm_up = 3
     lr = 1e-2
 
     def network(self) -> nn.Module:
