@@ -14,7 +14,7 @@ ROWS = (
     ("cli", "api", "report"),
     ("studies",),
     ("recipes", "run"),
-    ("train", "sources"),
+    ("train", "sources", "analysis"),
     ("sparse",),
     ("surgery", "repair", "export"),
     ("learn",),

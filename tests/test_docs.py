@@ -47,12 +47,13 @@ def test_python_blocks_are_python(page: Path) -> None:
 @pytest.fixture
 def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page registers is forgotten after the test."""
+    from sartor.analysis import PROBES
     from sartor.importance import CRITERIA
     from sartor.recipes import RECIPES
     from sartor.studies import STUDIES
     from sartor.testing.workloads import WORKLOADS
 
-    for registry in (CRITERIA, RECIPES, STUDIES, WORKLOADS):
+    for registry in (CRITERIA, PROBES, RECIPES, STUDIES, WORKLOADS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sartor.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from sartor.analysis import Analysis, analyse
     from sartor.api import Fitted, Session, fit, lightning_callback, trainer_callback
     from sartor.budget import parse_budget
     from sartor.cost import count
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
+    "analysis": ("Analysis", "analyse"),
     "api": ("Fitted", "Session", "fit", "lightning_callback", "trainer_callback"),
     "budget": ("parse_budget",),
     "cost": ("count",),
@@ -61,10 +63,11 @@ _HOMES = {
     ),
 }  # fmt: skip
 __all__ = [
-    "BadInput", "Budget", "BudgetNotMet", "CannotCut", "CannotTrace", "CorruptFile", "Data", "Effort", "FineTune",
+    "Analysis", "BadInput", "Budget", "BudgetNotMet", "CannotCut", "CannotTrace", "CorruptFile", "Data", "Effort",
+    "FineTune",
     "Fitted", "FolderInUse", "Graph", "Group", "Judge", "Limit", "Listener", "MissingExtra", "NothingToDo", "Plan",
     "ProofFailed", "Recipe", "SartorError", "Session", "Target", "TargetLost", "TrainingDiverged", "UnknownName",
-    "Verdict", "check_cut", "count", "cut", "explain", "fit", "lightning_callback", "load", "parse_budget", "probe",
-    "prove", "silence", "trace", "trainer_callback",
+    "Verdict", "analyse", "check_cut", "count", "cut", "explain", "fit", "lightning_callback", "load", "parse_budget",
+    "probe", "prove", "silence", "trace", "trainer_callback",
 ]  # fmt: skip
 __getattr__ = lazy_names("sartor", _HOMES)  # `sartor --help` needs no torch

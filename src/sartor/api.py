@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from sartor.allocate import narrowed
+from sartor.analysis import Chosen
 from sartor.borrow import unchanged
 from sartor.budget import parse_budget
 from sartor.errors import BadInput
@@ -321,6 +322,7 @@ def fit(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
     model_name: str | None = None,
+    analyse: Sequence[Chosen] = (),
 ) -> Fitted:
     """Fit a network to a budget: find out what can be cut, decide, cut, prove, heal, measure.
 
@@ -356,6 +358,8 @@ def fit(
         device: where scores and training run; None: where the model lies.
         progress: called as progress(step, share done or None, text).
         model_name: for the record.
+        analyse: probes by name, or functions, that look at the original and at the fitted network; their rows are in
+            the record and in the report. See `sartor.analyse`. What cannot be computed becomes a note.
 
     Returns:
         The fitted network. `fitted.met` says whether every limit holds.
@@ -368,6 +372,8 @@ def fit(
     """
     if progress is not None and not callable(progress):
         raise BadInput(f"progress: expected a function of (step, share, text); got {type(progress).__name__}")
+    if isinstance(analyse, str):
+        raise BadInput(f"analyse: expected a list of probes such as [{analyse!r}]; got one text")
     limits = parse_budget(budget)
     check_limits(limits)
     given = Data(train, val, test, calibration)
@@ -375,7 +381,7 @@ def fit(
         seen = arranged(model, given, Judge(loss, evaluate), target=target, metric=metric)
     chosen, notes = _recipe(model, seen, recipe, epochs)
     first = seen.example if example is None else example
-    options = Options(first, out, seed, device, Listener(progress), model_name, notes, recipe is None)
+    options = Options(first, out, seed, device, Listener(progress), model_name, notes, recipe is None, tuple(analyse))
     return Fitted(run(model, seen.data, limits, narrowed(chosen, cut, keep, rewrite), seen.judge, options))
 
 

@@ -101,7 +101,7 @@ def test_frontier_prints_a_frontier(check: Check, say, net: str, tmp_path: Path)
     check("frontier", json.loads((out / "frontier.json").read_text()))
 
 
-@pytest.mark.parametrize("kind", ["criteria", "recipes", "targets", "allocators", "data"])
+@pytest.mark.parametrize("kind", ["criteria", "recipes", "targets", "allocators", "data", "probes"])
 def test_list_prints_a_listing(say, kind: str) -> None:
     found = say("list", kind, "--json").json
     jsonschema.validate(found, say("schema", "listing", "--json").json)

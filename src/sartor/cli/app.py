@@ -15,6 +15,8 @@ import typer
 
 from sartor.cli import runs as runs_
 from sartor.cli import tables as tables_
+from sartor.cli.advise import advise
+from sartor.cli.analyse import AnalyseOptions, analyse
 from sartor.cli.bench import StudyCommands
 from sartor.cli.command_result import CommandResult, print_json, print_result
 from sartor.cli.demo import demo
@@ -82,8 +84,8 @@ def _command(name: str, function: Callable[..., CommandResult], home: typer.Type
 
 for _name, _function in (
     ("demo", demo), ("inspect", inspect), ("measure", measure), ("fit", fit),
-    ("frontier", command_of(frontier, FrontierOptions)), ("resume", resume), ("report", report), ("export", export),
-    ("list", list_), ("schema", schema),
+    ("frontier", command_of(frontier, FrontierOptions)), ("analyse", command_of(analyse, AnalyseOptions)),
+    ("advise", advise), ("resume", resume), ("report", report), ("export", export), ("list", list_), ("schema", schema),
 ):  # fmt: skip
     _command(_name, _function)
 bench = typer.Typer(

@@ -20,13 +20,14 @@ class Kind(StrEnum):
     targets = "targets"
     allocators = "allocators"
     data = "data"
+    probes = "probes"
 
 
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     as_json: AsJson = False,
 ) -> CommandResult:
-    """List criteria, recipes, targets, allocators or data sources, each with its description and source."""
+    """List criteria, recipes, targets, allocators, data sources or probes, each with its description and source."""
     from rich.text import Text
 
     from sartor.report.text import grid
@@ -75,6 +76,10 @@ def _entries(kind: Kind) -> Any:
         from sartor.allocate import ALLOCATORS
 
         return ALLOCATORS.entries()
+    if kind is Kind.probes:
+        from sartor.analysis import PROBES
+
+        return PROBES.entries()
     from sartor.sources import SOURCES
 
     return SOURCES.entries()

@@ -28,3 +28,4 @@ class Listing(Answer):
     targets: list[TargetRow] | None = None
     allocators: list[EntryRow] | None = None
     data: list[EntryRow] | None = None
+    probes: list[EntryRow] | None = None

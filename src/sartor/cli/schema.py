@@ -61,6 +61,18 @@ def _frontier() -> dict[str, Any]:
     return FrontierTable.model_json_schema(mode="serialization")
 
 
+def _analysis() -> dict[str, Any]:
+    from sartor.analysis import Analysis
+
+    return Analysis.model_json_schema(mode="serialization")
+
+
+def _advice() -> dict[str, Any]:
+    from sartor.analysis.advice import Advice
+
+    return Advice.model_json_schema(mode="serialization")
+
+
 def _listing() -> dict[str, Any]:
     from sartor.cli.list_rows import Listing
 
@@ -75,6 +87,8 @@ SCHEMAS = {
     "inspection": Schema("`inspect --json`", _inspection),
     "measurement": Schema("`measure --json`", _measurement),
     "frontier": Schema("`frontier --json` and frontier.json", _frontier),
+    "analysis": Schema("`analyse --json`", _analysis),
+    "advice": Schema("`advise --json`", _advice),
     "listing": Schema("`list --json`", _listing),
 }
 

@@ -10,13 +10,14 @@ from torch import nn
 
 from sartor.errors import BadInput, CannotTrace
 from sartor.repair import RidgeOptions, fold_means_, refit_consumers_, refresh_norm, refresh_norm_if_better
+from sartor.repair.clip_activations import clipped
 from sartor.repair.compensation import compensate_
 from sartor.repair.distil import Samples, distilled, samples_apart
 from sartor.repair.folding import fold_units_
 from sartor.repair.gap import output_gap, outputs
 from sartor.repair.original import Original
 from sartor.structure.example import Example, batch_of
-from sartor.types import SILENT, Calibration, Distil, FoldMeans, Listener, RefreshNorms, Ridge
+from sartor.types import SILENT, Calibration, ClipActivations, Distil, FoldMeans, Listener, RefreshNorms, Ridge
 
 _HELD_OUT = 0.25  # of the calibration batches: judges whether refreshed statistics help
 _HELD_OUT_OF_REFIT = 0.1  # fewer, because layers are not refitted again with them
@@ -30,12 +31,13 @@ def heal(
     calibration: Calibration,
     listener: Listener = SILENT,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The repaired network, and what was done: "refit", "folded", "norm" and "distil", those that were tried.
+    """The repaired network, and what was done: those of "refit", "folded", "norm", "distil", "clipped" that were tried.
 
     Args:
         smaller: cut from the original; may be changed.
         original: the network before the cut, and the cut.
-        steps: `Ridge()`, `FoldMeans()`, `RefreshNorms()` and `Distil()` of `sartor.types`, taken in this order.
+        steps: `Ridge()`, `FoldMeans()`, `RefreshNorms()`, `Distil()` and `ClipActivations()` of `sartor.types`,
+            taken in this order.
         calibration: pairs (inputs, targets), on the model's device; targets are not read. `samples` bounds what means
             and statistics are taken from; `seed` draws the positions that a refit reads and the order of a
             distillation.
@@ -58,8 +60,11 @@ def heal(
                 smaller, facts["norm"] = _refreshed(smaller, original, inputs, calibration.samples)
             case Distil():
                 smaller, facts["distil"] = _distilled(smaller, original, inputs, step, calibration.seed, listener)
+            case ClipActivations():
+                smaller, facts["clipped"] = clipped(smaller, original.graph, inputs, step.margin, listener)
             case _:
-                raise BadInput(f"repair: expected the steps ridge, fold-means, refresh-norms and distil; got {step!r}")
+                known = "ridge, fold-means, refresh-norms, distil and clip-activations"
+                raise BadInput(f"repair: expected the steps {known}; got {step!r}")
     return smaller, facts
 
 

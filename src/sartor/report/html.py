@@ -52,6 +52,7 @@ def render(run: Record | Mapping[str, Any]) -> str:
         "kept_summary": sentences.kept_summary(result),
         "kept_picture": Markup(svg.kept_bars(kept)),
         "frozen": rows.frozen_rows((f.axis, f.reason) for f in result.frozen),
+        "analysis": rows.analysis_rows(result),
         "proof": sentences.proof_sentence(result),
         "proved": result.proof.passed,
         "epochs": epochs,

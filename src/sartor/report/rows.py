@@ -6,7 +6,7 @@ A table of the record that is empty, such as the latencies of a run that timed n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sartor.report.fields import COUNTED, flat, number, share_of, show_metric, show_points, thin
@@ -249,6 +249,42 @@ def frozen_rows(frozen: Iterable[tuple[str, str]]) -> list[FrozenRow]:
     for axis, reason in frozen:
         by_reason.setdefault(reason, []).append(axis)
     return [FrozenRow(r, tuple(a)) for r, a in sorted(by_reason.items(), key=lambda item: -len(item[1]))]
+
+
+@dataclass(frozen=True)
+class AnalysisRow:
+    """One quantity of an analysis."""
+
+    probe: str
+    quantity: str  # with the layer, if it is of one
+    original: str
+    fitted: str
+    change: str
+    whole: bool  # whether it is of the whole network
+
+
+def analysis_rows(result: Record) -> list[AnalysisRow]:
+    """What probes measured before and after."""
+    found = []
+    for row in result.analysis:
+        name = f"{row.quantity} of {row.layer}" if row.layer else row.quantity
+        change = "" if row.original is None or row.fitted is None else f"{row.fitted - row.original:+.4g}"
+        original = show_reading(row.original, row.unit, row.original_interval)
+        fitted = show_reading(row.fitted, row.unit, row.fitted_interval)
+        found.append(AnalysisRow(row.probe, name, original, fitted, change, not row.layer))
+    return found
+
+
+def show_reading(value: float | None, unit: str, interval: Sequence[float | None] | None) -> str:
+    """A number with its unit and its interval.
+
+    >>> show_reading(91.25, "%", (90.0, 92.5))
+    '91.25 % [90, 92.5]'
+    """
+    if value is None:
+        return "not known"
+    between = "" if interval is None or None in interval else " [{:.4g}, {:.4g}]".format(*interval)
+    return f"{value:.4g}{' ' + unit if unit else ''}{between}"
 
 
 def epoch_rows(result: Record) -> list[EpochRow]:

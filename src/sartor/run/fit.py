@@ -19,6 +19,7 @@ from sartor.export.delivery import Delivery
 from sartor.folder_lock import held
 from sartor.measure import environment
 from sartor.run import stages
+from sartor.run.analyses import analysed_rows, check_probes
 from sartor.run.conditions import (
     check_example,
     check_limits,
@@ -93,6 +94,7 @@ def _run(model: nn.Module, data: Data, budget: Budget, recipe: Recipe, judge: Ju
     folder = new_folder(options.out)
     recorder = Recorder(folder / RECORD if folder else None, options.listener)
     check_limits(budget)
+    check_probes(options.analyse, data)
     example = options.example
     if example is None:
         example = first_inputs(data.for_scores if data.for_scores is not None else data.val)
@@ -183,6 +185,7 @@ class Fitting(RunSteps):
         recorder, quality, files, delivery = self.recorder, end.quality, end.files, end.delivery
         self.kept.conclude()
         latency, rows = self._observe(subject, end.network, delivery)
+        analysis = analysed_rows(subject, end.network, self.data, self.options.analyse, recorder)
         fitted = replace(count(subject.graph, cut.plan.counts()), weights=end.weights)
         limits = budget_rows(self.budget.against(subject.original), fitted, latency, _drop(quality))
         counted = {"counted": counted_rows(subject.original, fitted)}
@@ -193,7 +196,8 @@ class Fitting(RunSteps):
         recorder.add("done", status=status)
         record = record.model_copy(
             update={
-                "budget": limits, "status": status, "latency": rows, "files": files, "notes": recorder.notes,
+                "budget": limits, "status": status, "latency": rows, "analysis": analysis, "files": files,
+                "notes": recorder.notes,
                 "seconds": dict(recorder.seconds), "record": Record.steps(recorder.steps),
             }
         )  # fmt: skip

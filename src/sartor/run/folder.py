@@ -62,7 +62,7 @@ def write_model(folder: Path, model: nn.Module, plan: Plan, edits: Edits) -> dic
 def write_network(folder: Path, model: nn.Module, plan: Plan, edits: Edits) -> None:
     """Plan, edits and weights as files."""
     atomic_write(folder / PLAN, plan.to_json())
-    atomic_write(folder / EDITS, edits.to_json())
+    atomic_write(folder / EDITS, edits.of(model).to_json())
     save_weights(model, folder / WEIGHTS)
 
 

@@ -13,6 +13,7 @@ from sartor.allocate import Step
 from sartor.errors import CorruptFile
 from sartor.run.stages import Decision, Quality
 from sartor.structure import Graph
+from sartor.surgery.zero_clip import clip_, clips_of
 from sartor.train.training_state import load_tensors_, tensors_of
 from sartor.types import Plan, Scores
 
@@ -67,6 +68,22 @@ def with_tensors(network: nn.Module, raw: Any) -> nn.Module:
     return network
 
 
+def repaired_values(network: nn.Module) -> dict[str, Any]:
+    """What a repair may change: parameters and buffers, and limits on rectifiers."""
+    return {"tensors": tensors_of(network), "limits": {path: list(x) for path, x in clips_of(network).items()}}
+
+
+def repaired(network: nn.Module, raw: Any) -> nn.Module:
+    """The network with what `repaired_values` gave of it after its repair, in place.
+
+    Raises:
+        ValueError, BadInput: the values are those of another network.
+    """
+    limits = {str(path): tuple(map(float, x)) for path, x in raw["limits"].items()}
+    return clip_(with_tensors(network, raw["tensors"]), limits)
+
+
 __all__ = [
-    "NOTHING", "decision_of", "plain_decision", "quality_of", "scores_of", "tensors_of", "with_tensors",
+    "NOTHING", "decision_of", "plain_decision", "quality_of", "repaired", "repaired_values", "scores_of", "tensors_of",
+    "with_tensors",
 ]  # fmt: skip

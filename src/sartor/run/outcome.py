@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sartor.analysis import Chosen
 from sartor.export.delivery import Delivery
 from sartor.run.record import HOLDS, Record
 from sartor.structure import Example
@@ -29,6 +30,7 @@ class Options:
     model_name: str | None = None  # for the record; None: the name of the class
     notes: tuple[str, ...] = ()  # what was decided before the run began
     keep_better: bool = False  # deliver the repaired network if training makes validation quality worse
+    analyse: tuple[Chosen, ...] = ()  # probes on the original and on the fitted network, for the record
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,20 @@ class FrozenRow(Row):
     reason: str
 
 
+class AnalysedRow(Row):
+    """One quantity that a probe measured before and after; see `sartor.analysis`."""
+
+    probe: str
+    layer: str  # "": the whole network
+    quantity: str
+    unit: str
+    original: Number
+    original_interval: tuple[Number, Number] | None = None
+    fitted: Number
+    fitted_interval: tuple[Number, Number] | None = None
+    note: str = ""
+
+
 class TrailRow(Row):
     """One plan that the latency search timed."""
 
@@ -183,6 +197,7 @@ class Record(Row):
     training: list[dict[str, Any]] = Field(default_factory=list)  # one row an epoch
     chosen_epoch: int | None = None
     trail: list[TrailRow] = Field(default_factory=list)
+    analysis: list[AnalysedRow] = Field(default_factory=list)  # of the probes that the run was asked for
     environment: dict[str, Any] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     record: list[StepRow] = Field(default_factory=list)  # the steps; not part of result.json

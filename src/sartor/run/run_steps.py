@@ -25,7 +25,7 @@ from sartor.run.kept_stages import (
     KeptStages,
     training_key,
 )
-from sartor.run.kept_values import decision_of, plain_decision, quality_of, scores_of, tensors_of, with_tensors
+from sartor.run.kept_values import decision_of, plain_decision, quality_of, repaired, repaired_values, scores_of
 from sartor.run.outcome import Options
 from sartor.run.record import (
     NOT_WRITTEN,
@@ -220,7 +220,7 @@ class RunSteps:
                 facts.update(done)
             return network
 
-        return self.kept.stage("repair", healed, tensors_of, partial(with_tensors, cut.network))
+        return self.kept.stage("repair", healed, repaired_values, partial(repaired, cut.network))
 
     def _train(self, subject: Subject, network: nn.Module) -> History | None:
         epochs = self.recipe.training.epochs

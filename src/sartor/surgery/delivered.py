@@ -27,6 +27,7 @@ from sartor.surgery.attributes import attributes_for
 from sartor.surgery.kept_numbers import NumbersKept
 from sartor.surgery.pretrained import is_guard
 from sartor.surgery.program import Rewritten
+from sartor.surgery.zero_clip import plain_class
 from sartor.torch_internals import own_parameters
 
 _TABLES = {"_parameters", "_buffers", "_modules", "_compiled_call_impl", "kept_numbers"}
@@ -61,7 +62,7 @@ def layout(network: nn.Module) -> dict[str, Any]:
     """What training must leave as it is: class, plain attributes, and names, shapes and dtypes of tensors, by path."""
     found: dict[str, Any] = {f"tensor {name!r}": (tuple(t.shape), t.dtype) for *_, name, t in named_tensors(network)}
     for path, module in network.named_modules(remove_duplicate=False):
-        found[f"class of module {path!r}"] = type(module)
+        found[f"class of module {path!r}"] = plain_class(type(module))  # a repair may limit its rectifiers
         for key, value in vars(module).items():
             if not key.startswith("_") and key != "training" and _plain(value):
                 found[f"attribute {key!r} of module {path!r}"] = value

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from sartor.surgery.edits_file import EditsFile, KeptRows
 from sartor.surgery.kept_numbers import KeptNumber, Numbers, keep_numbers_
 from sartor.surgery.pretrained import guard_pretrained_
 from sartor.surgery.program import Program, rewrite_
+from sartor.surgery.zero_clip import Clips, clip_, clips_of
 from sartor.torch_internals import is_view
 from sartor.types.rows import FORMAT
 from sartor.version import version
@@ -39,6 +41,7 @@ class Edits:
     shapes: Mapping[str, tuple[int, ...]]  # of the sliced tensors before the cut
     programs: Mapping[str, Program] = field(default_factory=dict)
     numbers: Numbers = field(default_factory=dict)  # that forwards compute with in place of what follows from a width
+    clips: Clips = field(default_factory=dict)  # limits above which rectifiers give zero; see `zero_clip`
 
     def to_json(self) -> str:
         """JSON with one tensor or attribute a line."""
@@ -53,6 +56,8 @@ class Edits:
         kept = {path: [[n.kind, n.new, n.old] for n in of_module] for path, of_module in self.numbers.items()}
         numbers = f',\n  "numbers": {json.dumps(kept)}' if kept else ""
         head = f'"format": {FORMAT},\n  "sartor": {json.dumps(version())}'
+        limits = {path: [None if math.isinf(x) else x for x in of_module] for path, of_module in self.clips.items()}
+        numbers += f',\n  "clips": {json.dumps(limits)}' if limits else ""
         parts = f'"tensors": {{\n{tensors}\n  }},\n  "attributes": [\n{attributes}\n  ]{rewritten}{numbers}'
         return f"{{\n  {head},\n  {parts}\n}}\n"
 
@@ -74,7 +79,12 @@ class Edits:
             {name: tuple(t.shape) for name, t in file.tensors.items()},
             {path: Program(program, trusted=trust) for path, program in file.forwards.items()},
             {path: tuple(KeptNumber(*n) for n in rows) for path, rows in file.numbers.items()},
+            clips={path: tuple(math.inf if x is None else x for x in row) for path, row in file.clips.items()},
         )
+
+    def of(self, network: nn.Module) -> Edits:
+        """The same with the limits on rectifiers that a repair has given to the cut network."""
+        return replace(self, clips=clips_of(network))
 
 
 def _kept(indices: list[int] | KeptRows) -> tuple[int, ...] | Rows:
@@ -145,7 +155,7 @@ def apply_edits(model: nn.Module, edits: Edits) -> nn.Module:
     set_attributes_(new, edits.attributes)
     for path, program in edits.programs.items():
         new = rewrite_(new, path, program)
-    new = keep_numbers_(new, edits.numbers)
+    new = clip_(keep_numbers_(new, edits.numbers), edits.clips)
     guard_pretrained_(new, _new_sizes(modules, edits))
     return new
 

@@ -138,6 +138,9 @@ class EditsFile(Row):
     numbers: dict[str, list[tuple[Literal["argument", "tensor", "attention"], int | float, int | float]]] = Field(
         default_factory=dict
     )  # module path -> kind, as the cut network computes it, as the original does
+    clips: dict[str, Annotated[list[Annotated[float, Field(ge=0)] | None], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )  # module path -> limit of each of its rectifiers; null: none
 
     @classmethod
     def read(cls, text: str) -> EditsFile:

@@ -11,7 +11,7 @@ from sartor.lazy_names import lazy_names
 if TYPE_CHECKING:
     from sartor.types.calibration import Calibration, Loss, Precision, check_precision
     from sartor.types.data import Batches, Data, Judge
-    from sartor.types.heal import Distil, FineTune, FoldMeans, HealStep, RefreshNorms, Ridge
+    from sartor.types.heal import ClipActivations, Distil, FineTune, FoldMeans, HealStep, RefreshNorms, Ridge
     from sartor.types.limits import METRICS, Bounds, Budget, Counted, Limit
     from sartor.types.listener import SILENT, WARNINGS, Listener, Progress
     from sartor.types.network import Counts, Frozen, Group, Member, Reason, Role, Scores
@@ -60,6 +60,7 @@ _HOMES = {
         "Judge",
     ),
     "heal": (
+        "ClipActivations",
         "Distil",
         "FineTune",
         "FoldMeans",
@@ -129,9 +130,9 @@ _HOMES = {
     "when": ("Decaying", "Gradual", "HalfSpace", "OneShot", "Projected", "PruneAndRegrow", "Shrink"),
 }
 __all__ = [
-    "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "Comparison", "Counted", "Counts", "Criterion",
-    "Custom", "Data", "Decaying", "Distil", "Effort", "ErdosRenyi", "FineTune", "FoldMeans", "Frozen", "Gates",
-    "Global", "Gradual", "Group", "GrowAndPrune", "HalfSpace", "HealStep", "Iterative", "Judge", "Knapsack",
+    "Among", "Axes", "Batches", "Bounds", "Budget", "Calibration", "ClipActivations", "Comparison", "Counted", "Counts",
+    "Criterion", "Custom", "Data", "Decaying", "Distil", "Effort", "ErdosRenyi", "FineTune", "FoldMeans", "Frozen",
+    "Gates", "Global", "Gradual", "Group", "GrowAndPrune", "HalfSpace", "HealStep", "Iterative", "Judge", "Knapsack",
     "Latency", "Limit", "LimitStatus", "Listener", "Loss", "METRICS", "Member", "NORMALISATIONS", "Normalise",
     "OneShot", "Plan", "Precision", "Progress", "Projected", "PruneAndRegrow", "REDUCTIONS", "Reason", "Recipe",
     "Reduce", "RefreshNorms", "Reweighted", "Rewire", "Rewrite", "Ridge", "Role", "SECTIONS", "SILENT", "Scaling",

@@ -59,6 +59,15 @@ class Distil:
 
 
 @checked
+class ClipActivations:
+    """Rectifiers give zero above the largest value that calibration inputs reach: faults in weights do less harm."""
+
+    margin: Annotated[float, Field(strict=True, ge=1)] = 1.01
+    # the limit, in multiples of the largest value; more than 1 because other runtimes round otherwise
+    kind: Literal["clip-activations"] = "clip-activations"
+
+
+@checked
 class FineTune:
     """The cut network is trained. Zero epochs: it is not, unless the run asks for epochs."""
 
@@ -78,4 +87,6 @@ class FineTune:
     kind: Literal["fine-tune"] = "fine-tune"
 
 
-HealStep = Annotated[Ridge | FoldMeans | RefreshNorms | Distil | FineTune, Field(discriminator="kind")]
+HealStep = Annotated[
+    Ridge | FoldMeans | RefreshNorms | Distil | ClipActivations | FineTune, Field(discriminator="kind")
+]
