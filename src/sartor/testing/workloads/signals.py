@@ -84,7 +84,7 @@ class Mskacnn(Workload):
     def violation(self, model: nn.Module) -> float:
         """Branches of a block whose widths differ."""
         blocks = [m for m in model.modules() if isinstance(m, SelectiveKernels)]
-        return float(sum(len({b[0].out_channels for b in m.branches}) - 1 for m in blocks))  # type: ignore[index]
+        return float(sum(len({b[0].out_channels for b in m.branches}) - 1 for m in blocks))  # type: ignore[index,misc]
 
 
 class ComplexConv(nn.Module):
