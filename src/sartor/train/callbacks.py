@@ -7,6 +7,7 @@ file. Both call a session after every update of the optimizer, and never for a m
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -27,13 +28,7 @@ def lightning_callback(make: MakePruning, network: Callable[[nn.Module], nn.Modu
     Raises:
         MissingExtra: neither lightning nor pytorch_lightning is installed.
     """
-    try:
-        from lightning.pytorch.callbacks import Callback
-    except ImportError:
-        try:
-            from pytorch_lightning.callbacks import Callback  # type: ignore[assignment]
-        except ImportError:
-            raise MissingExtra("lightning", "lightning", "the Lightning callback") from None
+    Callback: Any = _callback_class()
 
     class PruneWhileTraining(Callback):  # type: ignore[misc]
         """Calls a session after every update."""
@@ -66,6 +61,20 @@ def lightning_callback(make: MakePruning, network: Callable[[nn.Module], nn.Modu
             self._state = state_dict or None  # it comes before the optimizer is there
 
     return PruneWhileTraining()
+
+
+def _callback_class() -> Any:
+    """The base class of callbacks, of the package "lightning", or of the older one that holds the same trainer."""
+    try:
+        from lightning.pytorch.callbacks import Callback
+
+        return Callback
+    except ImportError:
+        older = "pytorch_lightning"
+        try:
+            return import_module(older).Callback
+        except ImportError:
+            raise MissingExtra("lightning", "lightning", "the Lightning callback") from None
 
 
 def trainer_callback(make: MakePruning) -> Any:
