@@ -176,6 +176,9 @@ def test_force_removes_earlier_runs_and_nothing_else(tmp_path: Path) -> None:
     (folder / "result.json").write_text("{}")
     with pytest.raises(BadInput, match="--force"):
         make_room(folder, force=False)
+    with pytest.raises(BadInput, match=r"holds thesis\.tex, which no run wrote"):
+        make_room(folder, force=True)
+    (folder / "thesis.tex").rename(tmp_path / "thesis.tex")
     make_room(folder, force=True)
     assert not list(folder.iterdir())
     (tmp_path / "file").write_text("")

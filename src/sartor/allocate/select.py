@@ -81,12 +81,12 @@ def narrowed(
     only, whole = patterns(cut), patterns(keep)
     if not (only or whole or rewrite):
         return recipe
-    cut = replace(recipe.cut, only=only or recipe.cut.only, exclude=(*recipe.cut.exclude, *whole))
+    narrower = replace(recipe.cut, only=only or recipe.cut.only, exclude=(*recipe.cut.exclude, *whole))
     if rewrite:
-        if not isinstance(cut, Axes):
+        if not isinstance(narrower, Axes):
             raise BadInput(f"rewrite={rewrite!r}: recipe {recipe.name!r} masks weights, and rewrites no forward")
-        cut = replace(cut, rewrite=rewrite)
-    return replace(recipe, cut=cut)
+        narrower = replace(narrower, rewrite=rewrite)
+    return replace(recipe, cut=narrower)
 
 
 def _as_kind(pattern: str) -> str:

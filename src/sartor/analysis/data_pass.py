@@ -144,7 +144,7 @@ class _Collector:
                 self._layer(layer, out, n, keep)
 
         out = replay(self.graph, self.subject.model, inputs, visit)
-        if self.wanted & {"outputs", "features"} and "outputs" not in self.missing:
+        if {"outputs", "features"} & set(self.wanted) and "outputs" not in self.missing:
             try:
                 logits = logits_of(out)
                 self.labels.append(class_numbers(targets, logits).cpu())

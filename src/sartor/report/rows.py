@@ -283,7 +283,8 @@ def show_reading(value: float | None, unit: str, interval: Sequence[float | None
     """
     if value is None:
         return "not known"
-    between = "" if interval is None or None in interval else " [{:.4g}, {:.4g}]".format(*interval)
+    ends = [end for end in interval or () if end is not None]
+    between = f" [{ends[0]:.4g}, {ends[1]:.4g}]" if len(ends) == 2 else ""
     return f"{value:.4g}{' ' + unit if unit else ''}{between}"
 
 

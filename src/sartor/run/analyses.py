@@ -64,6 +64,6 @@ def _row(original: AnalysisRow | None, fitted: AnalysisRow | None) -> AnalysedRo
     assert either is not None
     return AnalysedRow(
         probe=either.probe, layer=either.layer, quantity=either.quantity, unit=either.unit, note=either.note,
-        original=original and original.value, original_interval=original and original.interval,
-        fitted=fitted and fitted.value, fitted_interval=fitted and fitted.interval,
+        original=original.value if original else None, original_interval=original.interval if original else None,
+        fitted=fitted.value if fitted else None, fitted_interval=fitted.interval if fitted else None,
     )  # fmt: skip

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from sartor.allocate import Cap, SearchOptions, Step, allocator_of, fit_latency, floor_counts
 from sartor.cost import macs
-from sartor.errors import BudgetNotMet, NothingToDo
+from sartor.errors import BadInput, BudgetNotMet, NothingToDo
 from sartor.run.caps import macs_cap
 from sartor.run.context import Context
 from sartor.run.stopwatch import NEAR, Stopwatch
 from sartor.run.subject import Subject
 from sartor.run.table_latency import floor_words, on_timed_widths, predictor_for
 from sartor.types import Bounds, Listener, Plan
-from sartor.types.recipe import Allocation
+from sartor.types.recipe import Allocation, Custom, ErdosRenyi, Global, Knapsack, Uniform
 
 _AIM = 0.985  # of a latency limit: room for half the interval of the verdict, all of which has to lie below the limit
 _LEAST_AIM = 0.95  # ... where sessions differ by more
 _CORRECTIONS = 2
 _SLACK = 0.04  # a plan may be this much faster than what is aimed at
 _STEPS = (1, 4, 8, 16)  # multiples of units to try on the target: kernels work on whole vectors
+
+
+_OfUnits: TypeAlias = Global | Uniform | Knapsack | Custom
 
 
 class Planner(Protocol):
@@ -43,9 +46,12 @@ def meet_latency(
             found as it will be delivered, to confirm it.
 
     Raises:
+        BadInput: the allocation is one of weights.
         BudgetNotMet: names the fastest network that was measured and the operators that take its time.
         NothingToDo: the original already meets every limit.
     """
+    if isinstance(allocation, ErdosRenyi):
+        raise BadInput("latency: the densities of Erdős and Rényi are of weights, and masked weights take as long")
     watch = Stopwatch(subject, bounds, context)
     if watch.goal >= 1:
         raise NothingToDo("the original already meets every latency limit")
@@ -56,7 +62,7 @@ def meet_latency(
     return plan, watch.trail()
 
 
-def _planned_by_timing(watch: Stopwatch, allocation: Allocation, bounds: Bounds, plan_under: Planner) -> Plan:
+def _planned_by_timing(watch: Stopwatch, allocation: _OfUnits, bounds: Bounds, plan_under: Planner) -> Plan:
     """Which multiples of units this target rewards, then how many MACs it can have.
 
     Where preparing a plan takes long, both are found on a rehearsal target first and confirmed on the target itself.
@@ -114,7 +120,7 @@ def _not_met(watch: Stopwatch, last: BudgetNotMet) -> BudgetNotMet:
     )
 
 
-def _planned_by_table(watch: Stopwatch, allocation: Allocation, plan_under: Planner) -> Plan:
+def _planned_by_table(watch: Stopwatch, allocation: _OfUnits, plan_under: Planner) -> Plan:
     """Plan on what tables predict, measure the plan, and move the limit of the plan by the error of the tables."""
     subject = watch.subject
     step = allocation.round_to or 1  # tables know what every width costs

@@ -20,7 +20,7 @@ from sartor.structure.model_copy import named_tensors
 from sartor.types.weights import NM, GatherScatter, Pattern
 from sartor.version import version
 
-FORMAT = 1
+FORMAT: Literal[1] = 1  # of the metadata
 _SPLIT = ":"  # between a parameter's name and the part of its sparse form
 
 

@@ -66,7 +66,7 @@ def pack(
     if bool(w.masked_fill(live, 0).any()):
         raise BadInput(f"sparse storage of {layer.name!r}: expected zeros where the mask is dead; a dead weight is not")
     made = _PACKERS[form](w, live.numpy(), pattern, layer.name)
-    return Packed(form, {n: t.contiguous() for n, t in made.items()}, *w.shape, pattern)
+    return Packed(form, {n: t.contiguous() for n, t in made.items()}, w.shape[0], w.shape[1], pattern)
 
 
 def smallest(layer: WeightLayer, weight: Tensor, mask: Tensor) -> Packed:

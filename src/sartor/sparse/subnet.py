@@ -82,7 +82,8 @@ class Subnet(nn.Module):
                 other[name] = mine[name]
         given = self._sliced()
         passed = dict(given)
-        output = functional_call(self._small, given, args, kwargs, tie_weights=False)
+        small: Any = self._small
+        output = functional_call(small, given, args, kwargs, tie_weights=False)
         self._write_back(passed, given)
         return output
 

@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from sartor.budget import parse_budget
 from sartor.errors import SartorError
 from sartor.export import export_pt2
 from sartor.export.manifest import replacing_file
+from sartor.measure.tables.store import Store, Where
 from sartor.recipes import find_recipe
 from sartor.run import Options, load
 from sartor.run import run as run_fit
@@ -46,6 +48,7 @@ steps: Any = import_module("sartor.run.run_steps")
 UNDISTURBED = Place(0, "file operation")  # counts nothing but file operations: calls take time to count
 _EXACT = ("plan.json", "edits.json", "model.safetensors")  # equal bit for bit
 _MOST_PROBLEMS = 10
+WRITERS = 8  # processes that write to one table
 LONGEST_S = 2.0  # CPU time of one text
 
 
@@ -57,6 +60,7 @@ class Faults(Study):
     kills: Annotated[int, Option("Runs that are killed at a random place.", minimum=1)] = 200
     flips: Annotated[int, Option("Bytes of a finished run folder that are changed.", minimum=1)] = 300
     inputs: Annotated[int, Option("Garbled texts for all parsers together.", minimum=1)] = 100_000
+    seconds: Annotated[int, Option("How long processes write to one latency table.", minimum=1)] = 60
     writes: Annotated[int, Option("First file operations after which the disk is full.", minimum=1)] = 40
 
     def rows(self, run: StudyRun) -> Iterator[Row]:
@@ -72,6 +76,11 @@ class Faults(Study):
             ("the disk is full after n file operations", self.writes, _full_disks),
             ("one byte of a finished run changed", self.flips, _flips),
             ("a parser reads a garbled text", self.inputs, _garbled_texts),
+            (
+                "a process writes to a latency table beside others, two of which are killed",
+                WRITERS,
+                partial(_writers, self.seconds),
+            ),
         ]
         yield from run.rows_of(
             Case({"fault": name, "tried": count}, partial(_in_folder, act, count, run.seed, run.listener), name)
@@ -290,6 +299,52 @@ def _garbled_texts(folder: Path, count: int, seed: int, listener: Listener) -> d
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     promised = f"accepted, or refused with an error of Sartor, within {LONGEST_S:g} s of CPU time"
     return {"promised": promised, "held": held, "problems": problems, "accepted": dict(accepted), "peak_mib": peak}
+
+
+def _writers(seconds: int, folder: Path, count: int, seed: int, listener: Listener) -> dict[str, Any]:
+    """Processes that write to one latency table; two of them are killed half-way."""
+    path, where = folder / "latency.sqlite", Where("machine", "runtime", "target")
+    Store(path)
+
+    def write(i: int) -> None:
+        table, end, n = Store(path), time.monotonic() + seconds, 0
+        done = os.open(folder / f"done-{i}", os.O_WRONLY | os.O_CREAT)
+        while time.monotonic() < end:
+            name = f"{i}-{n}"
+            table.note(where, "fault", name, n)
+            os.write(done, f"{name}\n".encode())
+            n += 1
+
+    children = [_forked(partial(write, i)) for i in range(count)]
+    time.sleep(seconds / 2)
+    for child in children[:2]:
+        os.kill(child, signal.SIGKILL)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    written = Store(path).noted(where, "fault")
+    held, rows, problems = 0, 0, []
+    for i, code in enumerate(codes):
+        names = (folder / f"done-{i}").read_text().splitlines()
+        lost = [name for name in names if name not in written]
+        expected = -signal.SIGKILL if i < 2 else 0
+        if lost or code != expected:
+            problems.append(f"process {i}: exit code {code}, {len(lost)} of {len(names)} rows lost")
+        held += not lost and code == expected
+        rows += len(names)
+    promised = "every row that was written is in the table; the others go on"
+    return {"promised": promised, "held": held, "problems": problems, "rows": rows}
+
+
+def _forked(act: Any) -> int:
+    """The number of a new process that does this."""
+    child = os.fork()
+    if child == 0:
+        code = 3
+        try:
+            act()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
 
 
 def _flips(folder: Path, count: int, seed: int, listener: Listener) -> dict[str, Any]:

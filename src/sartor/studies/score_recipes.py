@@ -13,7 +13,7 @@ from sartor.learn import CurveOptions, sensitivity_scores
 from sartor.run import stages
 from sartor.run.context import Context
 from sartor.run.subject import Subject
-from sartor.types import Budget, Gates, Limit, Plan, Recipe, Scores, Sensitivity
+from sartor.types import Axes, Budget, Gates, Limit, Plan, Recipe, Scores, Sensitivity
 
 
 def score_recipes(
@@ -41,7 +41,7 @@ def score_recipes(
     passes: dict[tuple[Any, ...], list[Recipe]] = {}
     for r in recipes:
         if not isinstance(r.score, Gates):
-            key = (r.score.scaling, replace(r.cut, fibres=False), r.calibration)
+            key = (r.score.scaling, replace(r.cut, fibres=False) if isinstance(r.cut, Axes) else r.cut, r.calibration)
             passes.setdefault(key, []).append(r)
     by_recipe: dict[str, Scores] = {}
     seconds: dict[str, float] = {}

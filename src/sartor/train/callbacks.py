@@ -31,7 +31,7 @@ def lightning_callback(make: MakePruning, network: Callable[[nn.Module], nn.Modu
         from lightning.pytorch.callbacks import Callback
     except ImportError:
         try:
-            from pytorch_lightning.callbacks import Callback
+            from pytorch_lightning.callbacks import Callback  # type: ignore[assignment]
         except ImportError:
             raise MissingExtra("lightning", "lightning", "the Lightning callback") from None
 
@@ -40,7 +40,8 @@ def lightning_callback(make: MakePruning, network: Callable[[nn.Module], nn.Modu
 
         def __init__(self) -> None:
             self.session: Any = None
-            self._updates, self._state = 0, None
+            self._updates = 0
+            self._state: dict[str, Any] | None = None
 
         def on_train_start(self, trainer: Any, module: nn.Module) -> None:
             if len(trainer.optimizers) != 1:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,8 +76,9 @@ def corruptions(subject: ProbeSubject) -> Iterator[Reading]:
         if not picture and corruption in (blur, occlusion):
             continue
         generator = subject.generator(f"corruption {name}")
+        corrupted: Any = corruption
         for strength in strengths:
-            right = subject.right(partial(corruption, strength=strength, size=high - low, generator=generator))
+            right = subject.right(partial(corrupted, strength=strength, size=high - low, generator=generator))
             hits, n = hits + int(right.sum()), n + len(right)
             yield share_reading(f"accuracy under {name} {strength:g}", int(right.sum()), len(right))
     mean = share_reading("mean corruption accuracy", hits, n)

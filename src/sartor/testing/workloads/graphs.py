@@ -89,7 +89,7 @@ class Reversible(nn.Module):
         )
 
     def change(self, part: int, h: Tensor, edges: Tensor) -> Tensor:
-        conv, out = self.parts[part]  # type: ignore[misc]
+        conv, out = self.parts[part].children()
         return out(conv(h, edges).relu())
 
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:
@@ -281,6 +281,8 @@ class Erase(NodeTask):
 
 class RandomProjections(nn.Module):
     """Neighbours by two relations are averaged over hops and projected at random before anything is learned."""
+
+    projection: Tensor
 
     def __init__(self, width: int = 12, projected: int = 16, hidden: int = 24, classes: int = 4, hops: int = 2):
         super().__init__()

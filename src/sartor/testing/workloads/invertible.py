@@ -30,7 +30,7 @@ class Coupling(nn.Module):
         self.shift_first, self.scale, self.shift_second = part(second, first), part(first, second), part(first, second)
 
     def forward(self, x: Tensor, given: Sequence[Tensor] = ()) -> Tensor:
-        a, b = torch.split(x, (self.first, self.second), 1)
+        a, b = torch.split(x, [self.first, self.second], 1)
         a = a + self.shift_first(torch.cat([b, *given], 1))
         seen = torch.cat([a, *given], 1)
         b = b * self._gain(seen) + self.shift_second(seen)
@@ -38,7 +38,7 @@ class Coupling(nn.Module):
 
     def inverse(self, y: Tensor, given: Sequence[Tensor] = ()) -> Tensor:
         """Undo the forward."""
-        a, b = torch.split(y, (self.first, self.second), 1)
+        a, b = torch.split(y, [self.first, self.second], 1)
         seen = torch.cat([a, *given], 1)
         b = (b - self.shift_second(seen)) / self._gain(seen)
         a = a - self.shift_first(torch.cat([b, *given], 1))
@@ -74,7 +74,7 @@ class ArbitraryRescaling(nn.Module):
     def uncouple(self, y: Tensor, factor: float) -> Tensor:
         """Undo `couple`."""
         for block in reversed(self.blocks):
-            y = block.inverse(y, [torch.full_like(y[:, :1], factor)])
+            y = block.inverse(y, [torch.full_like(y[:, :1], factor)])  # type: ignore[operator]
         return y
 
     def _down(self, x: Tensor, size: Sequence[int]) -> Tensor:
@@ -132,6 +132,9 @@ class Iarn(Rescaling):
 class DualLatent(nn.Module):
     """Haar frequencies coupled; one latent holds the details, a second one what rounding the small picture loses."""
 
+    haar: Tensor
+    order: Tensor
+
     def __init__(self, hidden: int = 16, blocks: int = 2):
         super().__init__()
         self.blocks = nn.ModuleList(Coupling(3, 9, hidden) for _ in range(blocks))
@@ -164,7 +167,7 @@ class DualLatent(nn.Module):
         """Undo `encode`."""
         x = torch.cat([small, details], 1)
         for block in reversed(self.blocks):
-            x = block.inverse(x)
+            x = block.inverse(x)  # type: ignore[operator]
         x = torch.cat([x[:, :3] * 2, x[:, 3:]], 1)[:, self.order.argsort()]
         return F.conv_transpose2d(x, self.haar, stride=2, groups=3)
 

@@ -127,7 +127,8 @@ class Views(nn.Module):
         self.part = int(width * share)
         sizes = ((3, 1, 1), (1, 3, 1), (1, 1, 3))
         self.views = nn.ModuleList(
-            nn.Conv3d(self.part, self.part, k, padding=[s // 2 for s in k], groups=self.part, bias=False) for k in sizes
+            nn.Conv3d(self.part, self.part, k, padding=(k[0] // 2, k[1] // 2, k[2] // 2), groups=self.part, bias=False)
+            for k in sizes
         )
 
     def forward(self, x: Tensor) -> Tensor:

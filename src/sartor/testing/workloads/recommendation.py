@@ -33,6 +33,8 @@ class Cross(nn.Module):
 class FusedCross(nn.Module):
     """A linear and an exponential cross network over the embeddings of all fields."""
 
+    offsets: Tensor
+
     def __init__(self, width: int = 8, layers: int = 2):
         super().__init__()
         self.table = nn.Embedding(FIELDS * ROWS, width)

@@ -124,6 +124,8 @@ class KeGcn(Completion):
 class Interaction(nn.Module):
     """Features of head and relation laid out as a chequered picture, convolved circularly, compared with all tails."""
 
+    order: Tensor
+
     def __init__(
         self, width: int = 24, filters: int = 12, rows: int = 6, permutations: int = 2,
         sizes: tuple[int, int] = (ENTITIES, RELATIONS),

@@ -35,7 +35,7 @@ class Distillation(nn.Module):
         kept, rest = [], x
         for conv in (self.first, self.second, self.third):
             y = self.act(conv(rest))
-            aside, rest = torch.split(y, (self.part, y.shape[1] - self.part), dim=1)
+            aside, rest = torch.split(y, [self.part, y.shape[1] - self.part], dim=1)
             kept.append(aside)
         y = torch.cat([*kept, self.last(rest)], 1)
         contrast = y.mean((2, 3), keepdim=True) + y.var((2, 3), keepdim=True, unbiased=False).add(1e-6).sqrt()

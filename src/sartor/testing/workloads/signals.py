@@ -84,7 +84,7 @@ class Mskacnn(Workload):
     def violation(self, model: nn.Module) -> float:
         """Branches of a block whose widths differ."""
         blocks = [m for m in model.modules() if isinstance(m, SelectiveKernels)]
-        return float(sum(len({b[0].out_channels for b in m.branches}) - 1 for m in blocks))  # type: ignore[index]
+        return float(sum(len({b[0].out_channels for b in m.branches}) - 1 for m in blocks))  # type: ignore[index,misc]
 
 
 class ComplexConv(nn.Module):
@@ -281,7 +281,7 @@ class SelectiveScan(nn.Module):
         """[n, length, width], likewise."""
         u, gate = self.enter(self.norm(x)).chunk(2, -1)
         u = F.silu(self.conv(u.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
-        step, into, out = torch.split(self.select(u), (self.rank, self.states, self.states), -1)
+        step, into, out = torch.split(self.select(u), [self.rank, self.states, self.states], -1)
         step = F.softplus(self.step(step))  # [n, length, inner]
         keep = (step[..., None] * -self.decay.exp()).exp()  # [n, length, inner, states]
         added = (step * u)[..., None] * into[:, :, None]

@@ -20,6 +20,8 @@ WORDS, LABELS = 40, 6
 class GeneratedClassifiers(nn.Module):
     """Texts read by a bidirectional LSTM; the classifier of each label is written by attention over related labels."""
 
+    related: Tensor
+
     def __init__(self, width: int = 16, hidden: int = 12, heads: int = 2):
         super().__init__()
         self.heads = heads
