@@ -35,7 +35,19 @@ def test_a_run_beside_its_original(say, net: str, data: str, tmp_path: Path) -> 
     folder = str(tmp_path / "run")
     assert (
         say(
-            "fit", net, "--data", data, "--budget", "macs<=60%", "--recipe", "l2", "--epochs", "0", "--out", folder
+            "fit",
+            "--model",
+            net,
+            "--data",
+            data,
+            "--budget",
+            "macs<=60%",
+            "--recipe",
+            "l2",
+            "--epochs",
+            "0",
+            "--out",
+            folder,
         ).code
         == 0
     )

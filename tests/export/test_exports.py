@@ -154,12 +154,13 @@ def test_a_free_batch_that_does_not_run_becomes_a_fixed_one(tmp_path, monkeypatc
     """torch.export writes guards that speak of names they do not know; such a file would fail its user."""
     real, loads = torch.export.load, []
 
+    class Raises(nn.Module):
+        def forward(self, *args, **kwargs):
+            raise NameError("name 'L' is not defined")
+
     class Broken:
         def module(self):
-            def forward(*args, **kwargs):
-                raise NameError("name 'L' is not defined")
-
-            return forward
+            return Raises()
 
     def load(stream):
         loads.append(stream)

@@ -26,12 +26,13 @@ from sartor.testing.zoo import ZOO
 from sartor.types import Plan
 
 FIBRED = (
-    "conv-transpose-grouped", "depthwise-multiplier", "fused-qkv", "group-norm", "grouped-query", "linear-attention",
-    "multi-head-attention", "optional-mask", "partial-rotary", "regnet", "resnext", "transformer-encoder",
+    "conv-transpose-grouped", "depthwise-multiplier", "fused-qkv", "group-norm", "grouped-query", "lengths",
+    "linear-attention", "multi-head-attention", "optional-mask", "partial-rotary", "regnet", "resnext", "transformer-encoder",
 )  # fmt: skip
 MIXED = {
     "fused-qkv",
     "group-norm",
+    "lengths",
     "multi-head-attention",
     "optional-mask",
     "transformer-encoder",

@@ -59,7 +59,7 @@ def layers(graph: Graph) -> list[Layer]:
     found = []
     for op in ops:
         seen[op.path] += 1
-        name = op.path if op.path and times[op.path] == 1 else f"{op.path}:{op.name}".lstrip(":")
+        name = op.path if op.path and times[op.path] == 1 else f"{op.path or 'forward'}:{op.name}"
         name = name if times[op.path] == 1 else f"{name}#{seen[op.path]}"
         found.append(Layer(name, op.index, _unit_dim(graph, op.outputs[0]), op.name in RECTIFIERS))
     return found

@@ -95,7 +95,7 @@ def within(progress: float, start: float, end: float) -> float:
     Raises:
         BadInput: a share is outside [0, 1], or the part ends before it starts.
 
-    >>> within(0.1, 0.2, 0.6), within(0.4, 0.2, 0.6), within(0.9, 0.2, 0.6)
+    >>> within(0.1, 0.25, 0.75), within(0.5, 0.25, 0.75), within(0.9, 0.25, 0.75)
     (0.0, 0.5, 1.0)
     """
     if not 0 <= start <= end <= 1:

@@ -131,7 +131,7 @@ def log_det_penalty(weight: Tensor, shift: float = 0.0) -> tuple[Tensor, Tensor]
 
     Source: TSCNC, 2024, there (log(1e-5 + det))^2, whose determinant over- and underflows.
 
-    >>> value, gradient = log_det_penalty(torch.eye(2) * 2**0.5)
+    >>> value, gradient = log_det_penalty(torch.eye(4) * 2)
     >>> float(value), float(gradient.abs().max())
     (0.0, 0.0)
     """

@@ -14,7 +14,7 @@ from sartor.analysis.subject import ProbeSubject, image_of
 from sartor.errors import BadInput
 
 BINS = 30
-_NEIGHBOURS = 5
+_NEIGHBOURS = 3
 _NOISE = 0.1  # standard deviation of the noise, beside that of the activations
 _LEAST = 1e-6  # of the largest variance: a direction with less is left out
 
@@ -105,13 +105,17 @@ def mutual_information(
     for name, layer in activations.items():
         generator = subject.generator(f"mutual information {name}")
         t = layer.values[:n].double()
-        t = t + noise * float(t.std()) * torch.randn(t.shape, generator=generator, dtype=torch.float64)
+        t = t + noise * float((t - t.mean(0)).std()) * torch.randn(t.shape, generator=generator, dtype=torch.float64)
         if not principal(t, dimensions).shape[1]:
             yield Reading("I(X;T)", 0.0, name, unit="nats", note="the layer does not vary")
             continue
         yield Reading("I(X;T)", information(x.double(), t, dimensions), name, unit="nats")
         if len(layer.labels) >= n:
-            yield Reading("I(T;Y)", label_information(t, layer.labels[:n], dimensions), name, unit="nats")
+            try:
+                value, note = label_information(t, layer.labels[:n], dimensions), ""
+            except BadInput as e:
+                value, note = None, str(e)
+            yield Reading("I(T;Y)", value, name, unit="nats", note=note)
 
 
 def information(x: Tensor, t: Tensor, dimensions: int) -> float:
@@ -137,7 +141,7 @@ def principal(rows: Tensor, dimensions: int) -> Tensor:
     Mutual information does not depend on their scale.
     """
     centred = rows.double() - rows.double().mean(0)
-    if not float(centred.abs().max()):
+    if float(centred.abs().max()) <= 1e-12 * float(rows.abs().max()):  # equal but for rounding
         return centred[:, :0]
     left, size, _ = torch.linalg.svd(centred, full_matrices=False)
     keep = int((size.square() > _LEAST * size[0] ** 2).sum())
@@ -145,7 +149,7 @@ def principal(rows: Tensor, dimensions: int) -> Tensor:
 
 
 def entropy(rows: Tensor) -> float:
-    """Differential entropy in nats of a sample [n, d], by the distance to the fifth nearest neighbour.
+    """Differential entropy in nats of a sample [n, d], by the distance to the third nearest neighbour.
 
     Source: Kozachenko and Leonenko 1987; equal rows count as 1e-12 apart.
     """
