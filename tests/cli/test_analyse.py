@@ -33,24 +33,8 @@ def test_the_usual_probes_and_parts_of_the_data(say, net: str, data: str) -> Non
 
 def test_a_run_beside_its_original(say, net: str, data: str, tmp_path: Path) -> None:
     folder = str(tmp_path / "run")
-    assert (
-        say(
-            "fit",
-            "--model",
-            net,
-            "--data",
-            data,
-            "--budget",
-            "macs<=60%",
-            "--recipe",
-            "l2",
-            "--epochs",
-            "0",
-            "--out",
-            folder,
-        ).code
-        == 0
-    )
+    asked = ("--data", data, "--budget", "macs<=60%", "--recipe", "l2", "--epochs", "0", "--out", folder)
+    assert say("fit", "--model", net, *asked).code == 0
     words = ("analyse", folder, "--data", data, "--against", net, "--probes", "accuracy,conditioning", "--trust")
     found = say(*words, "--json").json
     assert [r["layer"] for r in found["rows"]] == [r["layer"] for r in found["against_rows"]]

@@ -27,7 +27,8 @@ from sartor.types import Plan
 
 FIBRED = (
     "conv-transpose-grouped", "depthwise-multiplier", "fused-qkv", "group-norm", "grouped-query", "lengths",
-    "linear-attention", "multi-head-attention", "optional-mask", "partial-rotary", "regnet", "resnext", "transformer-encoder",
+    "linear-attention", "multi-head-attention", "optional-mask", "partial-rotary", "regnet", "resnext",
+    "transformer-encoder",
 )  # fmt: skip
 MIXED = {
     "fused-qkv",

@@ -59,7 +59,9 @@ def layers(graph: Graph) -> list[Layer]:
     found = []
     for op in ops:
         seen[op.path] += 1
-        name = op.path if op.path and times[op.path] == 1 else f"{op.path or 'forward'}:{op.name}"
+        name = op.path if op.path and times[op.path] == 1 else f"{op.path}:{op.name}".lstrip(":")
+        if not op.path and name in times:  # a module has that name
+            name = f"forward:{name}"
         name = name if times[op.path] == 1 else f"{name}#{seen[op.path]}"
         found.append(Layer(name, op.index, _unit_dim(graph, op.outputs[0]), op.name in RECTIFIERS))
     return found
