@@ -25,6 +25,14 @@ from sartor.train.checkpoint import Checkpoints
 from sartor.types import Data, Judge, Listener
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process that a shell put in the background ignores SIGINT; here it does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Stopped(BaseException):
     """What ends a training in these tests."""
 
@@ -199,6 +207,7 @@ def test_a_worker_that_dies_stops_the_training_and_it_can_go_on(tmp_path: Path) 
     assert same(trained(make(-1), tmp_path, epochs=1), whole)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_waits_for_the_step_and_the_state_is_kept(tmp_path: Path, number: int, error: Any) -> None:
     whole = trained(loader(), None)
@@ -230,6 +239,7 @@ def test_a_signal_waits_for_the_step_and_the_state_is_kept(tmp_path: Path, numbe
     assert same(trained(loader(), tmp_path), whole)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_acts_at_once() -> None:
     acted = []
 
